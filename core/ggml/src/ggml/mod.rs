@@ -1,0 +1,1 @@
+//! ggml: devices, backends, buffers, tensors, graphs, custom operations.

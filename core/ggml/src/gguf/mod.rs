@@ -1,0 +1,1 @@
+//! GGUF files: checked parsing over a memory map, and writing.

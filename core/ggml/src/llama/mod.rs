@@ -1,0 +1,1 @@
+//! llama.cpp handles: model, context, adapter, sampler.

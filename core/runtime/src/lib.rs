@@ -1,0 +1,6 @@
+//! Thumbprint: an embedded personalization runtime.
+
+pub mod curation;
+pub mod engine;
+pub mod gate;
+pub mod store;

@@ -1,0 +1,11 @@
+//! A LoRA preference trainer for GGUF models.
+//!
+//! It knows nothing of SQL, chat, feedback or apps.
+
+pub mod adapter;
+pub mod checkpoint;
+pub mod data;
+pub mod objective;
+pub mod optimizer;
+pub mod rng;
+pub mod schedule;

@@ -1,0 +1,1 @@
+//! One loss a file: pure f64 arithmetic over log-probabilities.
