@@ -58,19 +58,15 @@ pub fn expand(t: &[f32], factors: &[f32], spans: &[Span], y: &mut [f32]) {
 /// Columns that one unit of [`outer`] owns.
 pub const OUTER_COLUMNS: usize = 4 * LANES;
 
-/// `out[r, c] = scale * sum over tokens of t[token, r] * x[token, first + c]` for up to [`OUTER_COLUMNS`] columns: `t` is
-/// `[n_tokens, t_stride]` from its first used column on, `x` likewise from the first column on, `out` `[rank, out_stride]`.
+/// Sums over tokens of `t[token, r] * x[token, c]` for up to [`OUTER_COLUMNS`] columns `c`, given row by row to `emit`. Both
+/// operands come from their first used column on, with the elements from one token to the next.
 #[inline]
-#[allow(clippy::too_many_arguments)]
 pub fn outer(
     n_tokens: usize,
     rank: usize,
-    t: &[f32],
-    t_stride: usize,
-    x: &[f32],
-    x_stride: usize,
+    (t, t_stride): (&[f32], usize),
+    (x, x_stride): (&[f32], usize),
     columns: usize,
-    scale: f32,
     mut emit: impl FnMut(usize, &[f32]),
 ) {
     let mut r = 0;
@@ -98,8 +94,7 @@ pub fn outer(
                 }
             }
         }
-        for (i, acc) in acc.iter_mut().enumerate().take(rows) {
-            acc.iter_mut().for_each(|v| *v *= scale);
+        for (i, acc) in acc.iter().enumerate().take(rows) {
             emit(r + i, &acc[..columns]);
         }
         r += rows;
