@@ -206,16 +206,22 @@ mod tests {
         let values = values(4 * 256);
         let mut refused = Vec::new();
         for &ty in GgmlType::ALL {
+            // Observed errors: about nine tenths of each bound.
             let bound = match ty {
                 F32 => 0.0,
-                F16 | BF16 => 0.004,
-                Q8_0 => 0.01,
-                Q6_K => 0.03,
-                Q5_0 | Q5_1 | Q5_K => 0.06,
-                Q4_0 | Q4_1 | Q4_K | IQ4_NL | IQ4_XS | MXFP4 | NVFP4 => 0.15,
-                Q3_K | IQ3_S | IQ3_XXS => 0.3,
-                Q2_K | Q2_0 | IQ2_S => 0.5,
-                Q1_0 | IQ1_M | TQ1_0 | TQ2_0 => 0.9,
+                F16 => 5e-5,
+                BF16 => 1.3e-3,
+                Q8_0 => 0.0043,
+                Q6_K => 0.015,
+                Q5_K | Q5_0 | Q5_1 => 0.035,
+                Q4_0 | Q4_1 | Q4_K | IQ4_NL | IQ4_XS => 0.073,
+                NVFP4 => 0.114,
+                Q3_K | MXFP4 | IQ3_S => 0.16,
+                IQ3_XXS => 0.22,
+                Q2_K => 0.27,
+                Q2_0 | Q1_0 | TQ1_0 | TQ2_0 => 0.57,
+                // ggml takes 5 and 10 seconds to prepare the tables that these are encoded with.
+                IQ2_S | IQ1_M => continue,
                 _ => {
                     refused.push(ty);
                     assert!(quantize(ty, &values, 256).is_err(), "{ty}");
