@@ -79,7 +79,6 @@ impl Storage {
     pub fn map(gguf: &Arc<Gguf>) -> Result<Self> {
         let shapes: Vec<_> = gguf
             .tensors()
-            .iter()
             .map(|t| (t.ty, t.dims.map(|n| n as usize)))
             .collect();
         let (context, tensors) = describe(&shapes)?;
@@ -166,6 +165,12 @@ impl Storage {
             sys::ggml_backend_tensor_get(tensor.raw(), bytes.as_mut_ptr().cast(), 0, bytes.len())
         };
         Ok(())
+    }
+
+    /// Copies a tensor into `data`, which takes its length.
+    pub fn read_into<T: NoUninit + AnyBitPattern + Default>(&self, id: TensorId, data: &mut Vec<T>) -> Result<()> {
+        data.resize(self.get(id).n_bytes() / size_of::<T>(), T::default());
+        self.read(id, data)
     }
 
     /// A tensor's elements as a new vector.

@@ -192,14 +192,14 @@ impl Keys<'_> {
             return Ok(None);
         }
         match self.gguf.u32(&name) {
-            Some(0) => Err(self.impossible(key, "must not be 0")),
-            Some(n) => Ok(Some(n as usize)),
-            None => Err(self.feature(&format!("a value of `{name}` that differs between layers"))),
+            Ok(0) => Err(self.impossible(key, "must not be 0")),
+            Ok(n) => Ok(Some(n as usize)),
+            Err(_) => Err(self.feature(&format!("a value of `{name}` that differs between layers"))),
         }
     }
 
     fn float(&self, key: &str) -> Result<f32, ModelError> {
-        let value = self.gguf.f32(&self.name(key));
+        let value = self.gguf.f32(&self.name(key)).ok();
         value.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| self.impossible(key, "missing or not positive"))
     }
 
@@ -209,8 +209,9 @@ impl Keys<'_> {
 
     /// Linear scaling of positions; other kinds are refused.
     fn rope_factor(&self) -> Result<f32, ModelError> {
-        let kind = self.gguf.str(&self.name("rope.scaling.type")).unwrap_or("linear");
-        match kind {
+        // llama.cpp takes linear scaling, by default by 1, where the key is missing.
+        let key = self.name("rope.scaling.type");
+        match self.gguf.str_or(&key, "linear")? {
             "none" => Ok(1.0),
             "linear" => self.float_or("rope.scaling.factor", 1.0),
             other => Err(self.feature(&format!("rope scaling `{other}`"))),
@@ -218,10 +219,10 @@ impl Keys<'_> {
     }
 
     fn refuse_unsupported(&self) -> Result<(), ModelError> {
-        if self.gguf.u32(&self.name("expert_count")).unwrap_or(0) > 0 {
+        if self.gguf.u32_or(&self.name("expert_count"), 0)? > 0 {
             return Err(self.feature("a mixture of experts"));
         }
-        if self.gguf.u32(&self.name("attention.sliding_window")).unwrap_or(0) > 0 {
+        if self.gguf.u32_or(&self.name("attention.sliding_window"), 0)? > 0 {
             return Err(self.feature("sliding-window attention"));
         }
         Ok(())
