@@ -3,8 +3,11 @@
 //! It knows nothing of SQL, chat, feedback or apps.
 
 pub mod adapter;
+pub mod batch;
 pub mod checkpoint;
 pub mod data;
+pub mod graph;
+pub mod model;
 pub mod objective;
 pub mod optimizer;
 pub mod rng;

@@ -10,6 +10,9 @@ use llama_cpp_sys_2 as sys;
 use super::error::{GgmlError, Result};
 use super::graph::Graph;
 
+/// `GGML_MAX_N_THREADS` of ggml.h.
+const MAX_THREADS: usize = 512;
+
 /// What kind of processor a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
@@ -104,7 +107,7 @@ unsafe impl Send for Backend {}
 impl Backend {
     /// The CPU with `n_threads` threads, kept across graphs.
     pub fn cpu(n_threads: usize) -> Result<Self> {
-        let n_threads = n_threads.clamp(1, sys::GGML_MAX_N_THREADS as usize) as i32;
+        let n_threads = n_threads.clamp(1, MAX_THREADS) as i32;
         // SAFETY: plain constructors; the returned pointers are checked. The pool outlives the backend (see Drop).
         unsafe {
             let raw = NonNull::new(sys::ggml_backend_cpu_init())

@@ -15,6 +15,9 @@ use super::storage::{Storage, TensorId};
 use super::tensor::Tensor;
 use crate::GgmlType;
 
+/// `GGML_N_TASKS_MAX` of ggml.h: a custom operation runs on every thread.
+const ALL_THREADS: i32 = -1;
+
 /// A graph under construction or ready to compute. `'a`: the storages that it reads and writes.
 pub struct Graph<'a> {
     context: NonNull<sys::ggml_context>,
@@ -198,7 +201,7 @@ impl<'a> Graph<'a> {
             let [n0, n1, n2, n3] = ne.map(|n| n as i64);
             // SAFETY: at most MAX_ARGS arguments; the operation outlives the node.
             unsafe {
-                let (ty, n_args, tasks) = (ty as u32, raws.len() as i32, sys::GGML_N_TASKS_MAX);
+                let (ty, n_args, tasks) = (ty as u32, raws.len() as i32, ALL_THREADS);
                 let args = raws.as_mut_ptr();
                 sys::ggml_custom_4d(context, ty, n0, n1, n2, n3, args, n_args, Some(run_custom), tasks, op)
             }
@@ -226,7 +229,7 @@ impl<'a> Graph<'a> {
             // SAFETY: as above; the target is contiguous and shares no memory with the arguments.
             unsafe {
                 let (args, n_args) = (raws.as_mut_ptr(), raws.len() as i32);
-                let tasks = sys::GGML_N_TASKS_MAX;
+                let tasks = ALL_THREADS;
                 sys::ggml_custom_inplace(context, target.raw(), args, n_args, Some(run_custom), tasks, op)
             }
         })

@@ -113,7 +113,7 @@ impl Storage {
     }
 
     /// Whether the tensors lie in a mapped file, which must not be written.
-    pub fn ismapped(&self) -> bool {
+    pub fn is_mapped(&self) -> bool {
         self.mapped.is_some()
     }
 
@@ -153,18 +153,27 @@ impl Storage {
         Ok(())
     }
 
-    /// Copies a tensor into host memory, whole.
-    pub fn read<T: NoUninit + AnyBitPattern>(&self, id: TensorId, data: &mut [T]) -> Result<()> {
+    /// Copies part of a tensor, from its beginning on or from byte `offset`, into host memory.
+    pub fn read_at<T: NoUninit + AnyBitPattern>(&self, id: TensorId, offset: usize, data: &mut [T]) -> Result<()> {
         let tensor = self.get(id);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(data);
-        if bytes.len() != tensor.n_bytes() || !tensor.is_contiguous() {
-            return Err(GgmlError::Size { tensor: tensor.n_bytes(), host: bytes.len() });
+        if offset + bytes.len() > tensor.n_bytes() || !tensor.is_contiguous() {
+            return Err(GgmlError::Size { tensor: tensor.n_bytes(), host: offset + bytes.len() });
         }
-        // SAFETY: sizes agree, the tensor has memory.
+        // SAFETY: the range lies in the tensor, which has memory.
         unsafe {
-            sys::ggml_backend_tensor_get(tensor.raw(), bytes.as_mut_ptr().cast(), 0, bytes.len())
+            sys::ggml_backend_tensor_get(tensor.raw(), bytes.as_mut_ptr().cast(), offset, bytes.len())
         };
         Ok(())
+    }
+
+    /// Copies a tensor into host memory, whole.
+    pub fn read<T: NoUninit + AnyBitPattern>(&self, id: TensorId, data: &mut [T]) -> Result<()> {
+        let (tensor, host) = (self.get(id).n_bytes(), std::mem::size_of_val(data));
+        if tensor != host {
+            return Err(GgmlError::Size { tensor, host });
+        }
+        self.read_at(id, 0, data)
     }
 
     /// Copies a tensor into `data`, which takes its length.
