@@ -5,6 +5,7 @@
 pub mod adapter;
 pub mod checkpoint;
 pub mod data;
+pub mod durable;
 pub mod objective;
 pub mod optimizer;
 pub mod rng;
