@@ -1,1 +1,3 @@
 //! ggml: devices, backends, buffers, tensors, graphs, custom operations.
+
+pub mod quant;
