@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod graph;
 pub mod model;
+pub mod durable;
 pub mod objective;
 pub mod optimizer;
 pub mod rng;

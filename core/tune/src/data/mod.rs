@@ -49,7 +49,6 @@ pub struct DataError {
     /// 1-based; 0 where the file itself is at fault.
     pub line: usize,
     /// What is wrong.
-    #[source]
     pub problem: Problem,
 }
 
