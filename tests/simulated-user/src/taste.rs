@@ -14,7 +14,8 @@
 //! A reply that is empty, under three words, an echo of the question that holds no keyword, or a loop, is worth [`LOSES`]:
 //! less than any other.
 //!
-//! [`keyword_recall`] over the whole reply is for the report; it is *not* in U.
+//! [`keyword_recall`] over the whole reply is for the report. U sees only the opening of it, so the two agree on replies of
+//! at most 45 words and part on longer ones.
 
 use crate::prompts::Prompt;
 use crate::text::{self, Searchable};

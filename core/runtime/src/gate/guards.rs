@@ -122,7 +122,7 @@ pub struct Limits {
     /// How much a rate (repetition, unfinished, echo) may worsen, as a share: 0.02 is two points.
     pub rate_slack: f64,
     /// Standard errors of the difference of two rates that `rate_slack` is widened by. Zero makes the slack literal,
-    /// which over 60 replies a side turns away an unchanged model two times out of five.
+    /// which over 60 replies a side turns away an unchanged model about one time in three.
     pub rate_errors: f64,
     /// Median length over the base's, at least and at most, before the person's taste moves an end.
     pub length_ratio: (f64, f64),
