@@ -78,9 +78,6 @@ impl<'a> Tensor<'a> {
         !self.get().data.is_null()
     }
 
-    pub(super) fn same_shape(&self, other: &Tensor<'_>) -> bool {
-        self.ne() == other.ne()
-    }
 }
 
 impl std::fmt::Debug for Tensor<'_> {

@@ -6,7 +6,6 @@ use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Tensor};
 
-use super::adapter::FusedLora;
 use super::kernels::dequantize::{self, Weight};
 use super::kernels::thin::{self, OUTER_COLUMNS, Span};
 use super::kernels::{element::Element, rows};
@@ -380,12 +379,4 @@ impl Rotation {
             }
         }
     }
-}
-
-/// A fused projection's share of the adapter, loaded into a graph.
-pub struct LoadedLora<'g, 'l> {
-    pub layout: &'l FusedLora,
-    pub a: Tensor<'g>,
-    pub b: Tensor<'g>,
-    pub scale: f32,
 }
