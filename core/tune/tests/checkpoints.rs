@@ -211,7 +211,7 @@ fn a_write_that_fails_at_any_point_leaves_the_old_file_and_nothing_else() {
             "{error}"
         );
         assert_same(&load(&path).unwrap(), &old);
-        assert_eq!(files_in(folder.path()), [path.clone()]);
+        assert_eq!(files_in(folder.path()), std::slice::from_ref(&path));
     }
 }
 
@@ -286,7 +286,7 @@ fn a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint() {
         + &String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success() && said.contains("refused"), "{said}");
     assert_same(&load(&path).unwrap(), &old);
-    assert_eq!(files_in(folder.path()), [path.clone()]);
+    assert_eq!(files_in(folder.path()), std::slice::from_ref(&path));
     big().save(&path).unwrap();
     assert_same(&load(&path).unwrap(), &big());
 }
