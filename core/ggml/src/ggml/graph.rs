@@ -24,7 +24,8 @@ pub struct Graph<'a> {
     graph: NonNull<sys::ggml_cgraph>,
     capacity: usize,
     used: Cell<usize>,
-    read_only: RefCell<Vec<*mut sys::ggml_tensor>>,
+    /// Stored tensors that were loaded, and whether they lie in a mapped file.
+    stored: RefCell<Vec<(*mut sys::ggml_tensor, bool)>>,
     // Boxed twice: ggml keeps the address of each operation.
     #[allow(clippy::vec_box)]
     custom: RefCell<Vec<Box<CustomOp<'a>>>>,
@@ -54,7 +55,7 @@ impl<'a> Graph<'a> {
                 graph,
                 capacity,
                 used: Cell::new(0),
-                read_only: RefCell::default(),
+                stored: RefCell::default(),
                 custom: RefCell::default(),
                 _storages: PhantomData,
             })
@@ -65,14 +66,13 @@ impl<'a> Graph<'a> {
 
     /// A stored tensor, to be read (or, where the storage is not a mapped file, written) by the graph.
     pub fn load<'g>(&'g self, storage: &'a Storage, id: TensorId) -> Result<Tensor<'g>> {
-        let source = storage.get(id);
-        if storage.is_mapped() {
-            self.read_only.borrow_mut().push(source.raw());
+        let raw = storage.get(id).raw();
+        let mut stored = self.stored.borrow_mut();
+        if !stored.iter().any(|(known, _)| *known == raw) {
+            stored.push((raw, storage.is_mapped()));
         }
-        self.node("load", &[], |context| {
-            // SAFETY: the stored tensor is alive for 'a, which outlives the graph.
-            unsafe { sys::ggml_view_tensor(context, source.raw()) }
-        })
+        // SAFETY: the stored tensor is alive for 'a, which outlives the graph.
+        Ok(unsafe { Tensor::from_raw(NonNull::new_unchecked(raw)) })
     }
 
     /// Copies `source` into a stored tensor of as many elements, converting the type where they differ.
@@ -314,6 +314,7 @@ impl<'a> Graph<'a> {
             )
         };
         (start..start + size).contains(&(tensor.raw() as usize))
+            || self.stored.borrow().iter().any(|(stored, _)| *stored == tensor.raw())
     }
 
     fn require_f32(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
@@ -328,7 +329,7 @@ impl<'a> Graph<'a> {
     }
 
     fn require_not_read_only(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
-        if self.read_only.borrow().contains(&tensor.root()) {
+        if self.stored.borrow().contains(&(tensor.root(), true)) {
             return Err(shape(op, "the target is mapped from a file", &[tensor]));
         }
         Ok(())
