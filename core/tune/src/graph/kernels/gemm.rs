@@ -1,4 +1,6 @@
-//! Small dense products in F32 on tiles that fit a cache, written so that the compiler turns them into vector code on any CPU.
+//! Small dense products in F32 on tiles that fit a cache, in vectors of 16 that become whatever SIMD the CPU has.
+
+use wide::f32x16;
 
 /// Elements of one vector step; a multiple of every SIMD width in use.
 pub const LANES: usize = 16;
@@ -67,47 +69,57 @@ fn micro<const M: usize, const N: usize>(
     c: &mut [f32],
     c_stride: usize,
 ) {
-    let mut acc = [[[0f32; LANES]; N]; M];
+    let mut acc = [[f32x16::ZERO; N]; M];
     for (i, acc) in acc.iter_mut().enumerate() {
         for (v, acc) in acc.iter_mut().enumerate() {
-            let start = i * c_stride + column + v * LANES;
-            acc.copy_from_slice(&c[start..start + LANES]);
+            *acc = load(&c[i * c_stride + column + v * LANES..]);
         }
     }
     let a_rows: [&[f32]; M] = std::array::from_fn(|i| &a.data[i * a.stride..i * a.stride + k]);
     for step in 0..k {
         let start = step * b.stride + column;
         let b_row = &b.data[start..start + N * LANES];
+        let b_row: [f32x16; N] = std::array::from_fn(|v| load(&b_row[v * LANES..]));
         for i in 0..M {
-            let a = a_rows[i][step];
+            let a = f32x16::splat(a_rows[i][step]);
             for v in 0..N {
-                for l in 0..LANES {
-                    acc[i][v][l] = fma(a, b_row[v * LANES + l], acc[i][v][l]);
-                }
+                acc[i][v] = a.mul_add(b_row[v], acc[i][v]);
             }
         }
     }
     for (i, acc) in acc.iter().enumerate() {
         for (v, acc) in acc.iter().enumerate() {
-            let start = i * c_stride + column + v * LANES;
-            c[start..start + LANES].copy_from_slice(acc);
+            store(*acc, &mut c[i * c_stride + column + v * LANES..]);
         }
     }
+}
+
+/// The first [`LANES`] elements.
+#[inline(always)]
+pub fn load(from: &[f32]) -> f32x16 {
+    let mut lanes = [0.0; LANES];
+    lanes.copy_from_slice(&from[..LANES]);
+    f32x16::from(lanes)
+}
+
+/// Writes the first [`LANES`] elements.
+#[inline(always)]
+pub fn store(vector: f32x16, to: &mut [f32]) {
+    to[..LANES].copy_from_slice(&vector.to_array());
 }
 
 /// The sum of products of two rows.
 #[inline]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = [0f32; 2 * LANES];
+    let mut acc = [f32x16::ZERO; 2];
     let (a_blocks, a_rest) = a.as_chunks::<{ 2 * LANES }>();
     let (b_blocks, b_rest) = b.as_chunks::<{ 2 * LANES }>();
     for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for l in 0..2 * LANES {
-            acc[l] = fma(a[l], b[l], acc[l]);
-        }
+        acc[0] = load(a).mul_add(load(b), acc[0]);
+        acc[1] = load(&a[LANES..]).mul_add(load(&b[LANES..]), acc[1]);
     }
     let tail: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    acc.iter().sum::<f32>() + tail
+    (acc[0] + acc[1]).reduce_add() + tail
 }
 
 /// `e^x` to about 1e-7 relative, as vector code; below -87 it is 0.

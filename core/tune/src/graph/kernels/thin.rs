@@ -2,7 +2,9 @@
 //!
 //! Matrices are row-major over tokens: `x` is `[n_tokens, width]`, a factor is `[rank, width]`.
 
-use super::gemm::{LANES, dot, fma};
+use wide::f32x16;
+
+use super::gemm::{LANES, dot, fma, load, store};
 
 /// A range of columns of the wide operand that belongs to a range of the thin one (one projection of several fused ones).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,13 +76,20 @@ pub fn outer(
         let rows = (rank - r).min(4);
         let mut acc = [[0f32; OUTER_COLUMNS]; 4];
         if columns == OUTER_COLUMNS && rows == 4 {
+            let mut wide = [[f32x16::ZERO; OUTER_COLUMNS / LANES]; 4];
             for token in 0..n_tokens {
                 let x = &x[token * x_stride..][..OUTER_COLUMNS];
                 let t = &t[token * t_stride + r..][..4];
-                for i in 0..4 {
-                    for c in 0..OUTER_COLUMNS {
-                        acc[i][c] = fma(t[i], x[c], acc[i][c]);
+                let x: [f32x16; OUTER_COLUMNS / LANES] = std::array::from_fn(|v| load(&x[v * LANES..]));
+                for (t, wide) in t.iter().zip(&mut wide) {
+                    for (x, wide) in x.iter().zip(wide) {
+                        *wide = f32x16::splat(*t).mul_add(*x, *wide);
                     }
+                }
+            }
+            for (acc, wide) in acc.iter_mut().zip(wide) {
+                for (v, wide) in wide.into_iter().enumerate() {
+                    store(wide, &mut acc[v * LANES..]);
                 }
             }
         } else {
