@@ -71,7 +71,7 @@ fn the_demo_model_opens_in_a_tenth_of_a_second_with_the_right_facts() {
         0,
         "tensor data in a map is aligned for ggml"
     );
-    let first = model.tensors().next().unwrap();
+    let first = &model.tensors()[0];
     assert_eq!(model.data_region()[..8], model.data(first)[..8]);
 }
 
