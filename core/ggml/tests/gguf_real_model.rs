@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
 use std::time::Instant;
 
+use thumbprint_fixtures::demo_model_path;
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::gguf::{Gguf, check_model};
 
@@ -71,7 +71,7 @@ fn the_demo_model_opens_in_a_tenth_of_a_second_with_the_right_facts() {
         0,
         "tensor data in a map is aligned for ggml"
     );
-    let first = model.tensors().next().unwrap();
+    let first = &model.tensors()[0];
     assert_eq!(model.data_region()[..8], model.data(first)[..8]);
 }
 
@@ -121,19 +121,4 @@ fn resident_kib(start: usize, end: usize) -> usize {
         }
     }
     total
-}
-
-fn demo_model_path() -> PathBuf {
-    let cache = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"))
-    };
-    let path = std::env::var_os("THUMBPRINT_TEST_MODEL").map(PathBuf::from);
-    let path =
-        path.unwrap_or_else(|| cache().join("thumbprint/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
-    assert!(
-        path.is_file(),
-        "the demo model is missing: run `make model`"
-    );
-    path
 }

@@ -214,8 +214,8 @@ impl Gguf {
     }
 
     /// The tensors in the order of the file, which is the order of their data.
-    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
-        self.layout.tensors.iter()
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.layout.tensors
     }
 
     /// The tensor of that name, if the file has it.

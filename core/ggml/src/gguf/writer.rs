@@ -63,6 +63,12 @@ impl<'a> GgufWriter<'a> {
         self
     }
 
+    /// Removes a key, if it was set.
+    pub fn remove(&mut self, key: &str) -> &mut Self {
+        self.entries.retain(|entry| entry.key != key);
+        self
+    }
+
     /// Adds a tensor. `dims` are the elements along each dimension, fastest first; `data` holds the encoded rows.
     pub fn tensor(
         &mut self,
