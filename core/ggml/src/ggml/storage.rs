@@ -79,6 +79,7 @@ impl Storage {
     pub fn map(gguf: &Arc<Gguf>) -> Result<Self> {
         let shapes: Vec<_> = gguf
             .tensors()
+            .iter()
             .map(|t| (t.ty, t.dims.map(|n| n as usize)))
             .collect();
         let (context, tensors) = describe(&shapes)?;

@@ -208,7 +208,7 @@ impl Finder<'_> {
     }
 
     fn optional(&self, name: &str) -> Option<usize> {
-        self.gguf.tensors().position(|tensor| tensor.name == name)
+        self.gguf.tensors().iter().position(|tensor| tensor.name == name)
     }
 
     fn find(&self, name: &str, expected: [usize; 2]) -> Result<TensorId, ModelError> {
