@@ -3,8 +3,12 @@
 //! It knows nothing of SQL, chat, feedback or apps.
 
 pub mod adapter;
+pub mod batch;
 pub mod checkpoint;
 pub mod data;
+pub mod graph;
+pub mod model;
+pub mod durable;
 pub mod objective;
 pub mod optimizer;
 pub mod rng;

@@ -1,0 +1,293 @@
+//! One group: all events on replies to one prompt.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::{Completion, Example, Kind, Options, similarity};
+use crate::types::{Feedback, FeedbackId, LoggedFeedback, LoggedReply, Message, ReplyId};
+
+/// Weight and label smoothing of a pair by where it comes from.
+const EXPLICIT: (f64, f64) = (1.0, 0.1);
+const RETRIED: (f64, f64) = (0.5, 0.25);
+/// Weight of a retry and nothing else.
+const RETRY_ALONE: f64 = 0.25;
+/// A pair that differs at all keeps this share of its weight.
+const LEAST_OF_SIMILAR: f64 = 0.1;
+
+pub(super) struct Outcome<'a> {
+    /// Each with the replies that its completions are, `None` for an edit.
+    pub examples: Vec<(Example, Vec<Option<&'a LoggedReply>>)>,
+    /// Events that could only give pairs of one text with itself.
+    pub identical: BTreeSet<FeedbackId>,
+}
+
+/// Makes the examples of a group. `events` are in effect, usable, and in the order of their ids.
+pub(super) fn examples_of<'a>(prompt_key: &[u8; 32], events: &[&'a LoggedFeedback], options: &Options) -> Outcome<'a> {
+    let group = Group::new(prompt_key, events, options);
+    if let Some(examples) = group.demonstration() {
+        return Outcome { examples, identical: BTreeSet::new() };
+    }
+    let mut candidates = Candidates::default();
+    group.collect_pairs(&mut candidates);
+    let mut examples = candidates.best(&group);
+    if examples.is_empty() {
+        examples.extend(group.unpaired(&candidates.identical));
+    }
+    for (example, _) in &mut examples {
+        example.items.extend(&candidates.witnesses);
+        example.items.sort_unstable();
+        example.items.dedup();
+    }
+    let used: HashSet<_> = examples.iter().flat_map(|(example, _)| example.items.clone()).collect();
+    Outcome { examples, identical: candidates.identical.into_iter().filter(|item| !used.contains(item)).collect() }
+}
+
+struct Group<'a, 'o> {
+    prompt_key: [u8; 32],
+    prompt: &'a [Message],
+    events: Vec<&'a LoggedFeedback>,
+    verdicts: BTreeMap<ReplyId, &'a LoggedFeedback>,
+    options: &'o Options,
+}
+
+/// A pair that may be made.
+struct Candidate<'a> {
+    chosen: &'a LoggedReply,
+    rejected: &'a LoggedReply,
+    strength: (f64, f64),
+    nll: bool,
+    items: Vec<FeedbackId>,
+}
+
+#[derive(Default)]
+struct Candidates<'a> {
+    pairs: Vec<Candidate<'a>>,
+    /// Events that kept other events of the group from giving a pair: the group's examples rest on them too.
+    witnesses: BTreeSet<FeedbackId>,
+    /// Events that compare a text with itself.
+    identical: BTreeSet<FeedbackId>,
+}
+
+type Made<'a> = (Example, Vec<Option<&'a LoggedReply>>);
+
+impl<'a, 'o> Group<'a, 'o> {
+    fn new(prompt_key: &[u8; 32], events: &[&'a LoggedFeedback], options: &'o Options) -> Self {
+        let is_verdict =
+            |event: &&&LoggedFeedback| !matches!(event.feedback, Feedback::Prefer { .. } | Feedback::Retry);
+        Self {
+            prompt_key: *prompt_key,
+            prompt: events.first().map_or(&[], |event| &event.reply.prompt),
+            events: events.to_vec(),
+            verdicts: events.iter().filter(is_verdict).map(|event| (event.reply.id, *event)).collect(),
+            options,
+        }
+    }
+
+    /// The latest edit, if there is one.
+    fn demonstration(&self) -> Option<Vec<Made<'a>>> {
+        let (edit, text) = self.events.iter().rev().find_map(|event| match &event.feedback {
+            Feedback::Edit(text) => Some((event, text)),
+            _ => None,
+        })?;
+        let completion = Completion::of_edit(text);
+        let mut examples: Vec<Made<'a>> = vec![(
+            self.example(Kind::Demonstration { completion: completion.clone(), weight: 1.0 }, vec![edit.id]),
+            vec![None],
+        )];
+        if self.options.edit_pairs && !edit.reply.text.trim().is_empty() {
+            let kind = Kind::Pair {
+                chosen: completion,
+                rejected: Completion::of_reply(&edit.reply, self.options),
+                weight: EXPLICIT.0 * self.discount(similarity(text, &edit.reply.text)),
+                label_smoothing: EXPLICIT.1,
+                // The demonstration beside it raises the likelihood already.
+                nll: false,
+            };
+            examples.push((self.example(kind, vec![edit.id]), vec![None, Some(&*edit.reply)]));
+        }
+        Some(examples)
+    }
+
+    fn collect_pairs(&self, candidates: &mut Candidates<'a>) {
+        let picks = self.picks(candidates);
+        for (up, down) in self.thumbs(|feedback| *feedback == Feedback::Up).flat_map(|up| {
+            self.thumbs(|feedback| matches!(feedback, Feedback::Down { .. })).map(move |down| (up, down))
+        }) {
+            if same_text(&up.reply, &down.reply) {
+                candidates.identical.extend([up.id, down.id]);
+                continue;
+            }
+            // A pick and a pair of thumbs that say the opposite: the later counts.
+            let opposing = picks.get(&(down.reply.id, up.reply.id));
+            if let Some(pick) = opposing {
+                candidates.witnesses.insert(*pick);
+                continue;
+            }
+            candidates.pairs.push(Candidate {
+                chosen: &up.reply,
+                rejected: &down.reply,
+                strength: EXPLICIT,
+                nll: true,
+                items: vec![up.id, down.id],
+            });
+        }
+        for event in &self.events {
+            if event.feedback == Feedback::Retry {
+                self.collect_retry(event, candidates);
+            }
+        }
+    }
+
+    /// Adds the pairs of picks. Returns the picks, by (picked, not picked), that no later thumbs contradict.
+    fn picks(&self, candidates: &mut Candidates<'a>) -> BTreeMap<(ReplyId, ReplyId), FeedbackId> {
+        let mut standing = BTreeMap::new();
+        for event in &self.events {
+            let (Feedback::Prefer { .. }, Some(other)) = (&event.feedback, &event.other) else {
+                continue;
+            };
+            if same_text(&event.reply, other) {
+                candidates.identical.insert(event.id);
+                continue;
+            }
+            let picked = self.verdicts.get(&event.reply.id);
+            if let (Some(down), Some(up)) = (picked, self.verdicts.get(&other.id))
+                && matches!(down.feedback, Feedback::Down { .. })
+                && up.feedback == Feedback::Up
+                && event.id < down.id.max(up.id)
+            {
+                candidates.witnesses.extend([down.id, up.id]);
+                continue;
+            }
+            standing.insert((event.reply.id, other.id), event.id);
+            let up = picked.filter(|verdict| verdict.feedback == Feedback::Up);
+            candidates.pairs.push(Candidate {
+                chosen: &event.reply,
+                rejected: other,
+                strength: EXPLICIT,
+                nll: up.is_some(),
+                items: [event.id].into_iter().chain(up.map(|up| up.id)).collect(),
+            });
+        }
+        standing
+    }
+
+    /// A retry speaks for a later reply that got a 👍, and for the one that was kept unless it got a 👎.
+    fn collect_retry(&self, retry: &'a LoggedFeedback, candidates: &mut Candidates<'a>) {
+        let old = self.verdicts.get(&retry.reply.id);
+        if let Some(up) = old.filter(|verdict| verdict.feedback == Feedback::Up) {
+            // Liked, and yet another one was wanted: no word against it.
+            candidates.witnesses.insert(up.id);
+            return;
+        }
+        let liked = self.thumbs(|feedback| *feedback == Feedback::Up).filter(|up| up.reply.id > retry.reply.id);
+        let mut better: Vec<(&'a LoggedReply, Option<FeedbackId>)> =
+            liked.map(|up| (&*up.reply, Some(up.id))).collect();
+        if let Some(kept) = &retry.other {
+            match self.verdicts.get(&kept.id) {
+                None => better.push((kept, None)),
+                Some(down) if matches!(down.feedback, Feedback::Down { .. }) => {
+                    candidates.witnesses.insert(down.id);
+                }
+                Some(_) => {}
+            }
+        }
+        for (chosen, up) in better {
+            if chosen.text.trim().is_empty() || (up.is_some() && old.is_some()) {
+                continue; // With a 👎 on the old one, the pair of thumbs says it better.
+            }
+            if same_text(chosen, &retry.reply) {
+                candidates.identical.insert(retry.id);
+                continue;
+            }
+            candidates.pairs.push(Candidate {
+                chosen,
+                rejected: &retry.reply,
+                strength: RETRIED,
+                nll: up.is_some(),
+                items: [retry.id].into_iter().chain(up).collect(),
+            });
+        }
+    }
+
+    /// The latest 👍, or else the latest 👎, or else the latest retry.
+    fn unpaired(&self, identical: &BTreeSet<FeedbackId>) -> Option<Made<'a>> {
+        let latest = |wanted: fn(&Feedback) -> bool| {
+            let mut events = self.events.iter().rev();
+            events.find(|event| wanted(&event.feedback) && !identical.contains(&event.id)).copied()
+        };
+        let (event, desirable, weight) = latest(|feedback| *feedback == Feedback::Up)
+            .map(|event| (event, true, 1.0))
+            .or_else(|| latest(|feedback| matches!(feedback, Feedback::Down { .. })).map(|event| (event, false, 1.0)))
+            .or_else(|| {
+                // Beside any word on the matter, a retry alone says nothing.
+                let silent = self.events.iter().all(|event| event.feedback == Feedback::Retry);
+                latest(|feedback| *feedback == Feedback::Retry)
+                    .filter(|_| silent)
+                    .map(|event| (event, false, RETRY_ALONE))
+            })?;
+        let completion = Completion::of_reply(&event.reply, self.options);
+        let kind = Kind::Unpaired { completion, desirable, weight };
+        Some((self.example(kind, vec![event.id]), vec![Some(&event.reply)]))
+    }
+
+    fn thumbs(&self, wanted: fn(&Feedback) -> bool) -> impl Iterator<Item = &'a LoggedFeedback> {
+        self.verdicts.values().copied().filter(move |event| wanted(&event.feedback))
+    }
+
+    fn example(&self, kind: Kind, items: Vec<FeedbackId>) -> Example {
+        Example {
+            key: kind.key(&self.prompt_key),
+            prompt: self.prompt.to_vec(),
+            prompt_key: self.prompt_key,
+            kind,
+            items,
+        }
+    }
+
+    /// The share of its weight that a pair of such similarity keeps.
+    fn discount(&self, similarity: f64) -> f64 {
+        let from = self.options.similar_from.min(1.0 - f64::EPSILON);
+        ((1.0 - similarity) / (1.0 - from)).clamp(LEAST_OF_SIMILAR, 1.0)
+    }
+}
+
+impl<'a> Candidates<'a> {
+    /// The best pairs that share no text.
+    fn best(&self, group: &Group<'a, '_>) -> Vec<Made<'a>> {
+        let mut ranked = Vec::new();
+        for pair in &self.pairs {
+            let similarity = similarity(&pair.chosen.text, &pair.rejected.text);
+            let kind = Kind::Pair {
+                chosen: Completion::of_reply(pair.chosen, group.options),
+                rejected: Completion::of_reply(pair.rejected, group.options),
+                weight: pair.strength.0 * group.discount(similarity),
+                label_smoothing: pair.strength.1,
+                nll: pair.nll,
+            };
+            ranked.push((pair, similarity, group.example(kind, pair.items.clone())));
+        }
+        ranked.sort_by(|(a, a_similarity, a_example), (b, b_similarity, b_example)| {
+            b.strength
+                .0
+                .total_cmp(&a.strength.0)
+                .then(a_similarity.total_cmp(b_similarity))
+                .then(a_example.key.cmp(&b_example.key))
+                // The same texts twice over: rather the 👍, and rather what was said last.
+                .then(b.nll.cmp(&a.nll))
+                .then(b.items.cmp(&a.items))
+        });
+        let mut taken = HashSet::new();
+        let mut best = Vec::new();
+        for (pair, _, example) in ranked {
+            let texts = [pair.chosen.text.as_str(), pair.rejected.text.as_str()];
+            if best.len() < group.options.pairs_per_prompt.max(1) && !texts.iter().any(|text| taken.contains(text)) {
+                taken.extend(texts);
+                best.push((example, vec![Some(pair.chosen), Some(pair.rejected)]));
+            }
+        }
+        best
+    }
+}
+
+fn same_text(a: &LoggedReply, b: &LoggedReply) -> bool {
+    a.text.trim() == b.text.trim()
+}
