@@ -4,3 +4,4 @@ pub mod curation;
 pub mod engine;
 pub mod gate;
 pub mod store;
+pub mod types;

@@ -85,7 +85,9 @@ pub enum StoreError {
     #[error("feedback {0} was forgotten while it was in use: start again without it")]
     ForgottenItem(FeedbackId),
     /// A preference between two replies that answer different prompts.
-    #[error("replies {reply} and {over} answer different prompts: a preference needs two replies to one prompt")]
+    #[error(
+        "replies {reply} and {over} answer different prompts: a preference needs two replies to one prompt"
+    )]
     DifferentPrompts {
         /// The reply picked.
         reply: ReplyId,
@@ -107,7 +109,9 @@ pub enum StoreError {
         state: AdapterState,
     },
     /// The adapter was made for another base model.
-    #[error("adapter {adapter} was made for another base model: load that model, or train a new adapter")]
+    #[error(
+        "adapter {adapter} was made for another base model: load that model, or train a new adapter"
+    )]
     OtherBase {
         /// The adapter.
         adapter: AdapterId,
