@@ -59,7 +59,7 @@ pub struct Example {
     pub key: [u8; 32],
     /// The prompt.
     pub prompt: Vec<Message>,
-    /// [`prompt_key`] of the prompt.
+    /// [`crate::types::prompt_key`] of the prompt.
     pub prompt_key: [u8; 32],
     /// What it says.
     pub kind: Kind,

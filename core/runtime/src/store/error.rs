@@ -84,16 +84,14 @@ pub enum StoreError {
     /// An item that something was trained on has been forgotten since.
     #[error("feedback {0} was forgotten while it was in use: start again without it")]
     ForgottenItem(FeedbackId),
-    /// A preference between two replies that answer different prompts.
+    /// Two replies that should answer one prompt answer different ones.
     #[error(
-        "replies {reply} and {over} answer different prompts: a preference needs two replies to one prompt"
+        "reply {0} answers another prompt: a preference or a retry needs two replies to one prompt"
     )]
-    DifferentPrompts {
-        /// The reply picked.
-        reply: ReplyId,
-        /// The reply not picked.
-        over: ReplyId,
-    },
+    OtherPrompt(ReplyId),
+    /// A reply preferred over itself.
+    #[error("reply {0} cannot be preferred over itself")]
+    SameReply(ReplyId),
     /// Something that must hold text is empty.
     #[error("{what} is empty")]
     Empty {

@@ -116,10 +116,11 @@ pub(super) fn insert(db: &Connection, reply: ReplyId, feedback: &Feedback) -> Re
         }
         Feedback::Edit(text) => ("edit", Some(text.clone()), None),
         Feedback::Prefer { over } => {
-            let same_prompt =
-                replies::prompt_key_of(db, reply)? == replies::prompt_key_of(db, *over)?;
-            if !same_prompt || reply == *over {
-                return Err(StoreError::DifferentPrompts { reply, over: *over });
+            if reply == *over {
+                return Err(StoreError::SameReply(reply));
+            }
+            if replies::prompt_key_of(db, reply)? != replies::prompt_key_of(db, *over)? {
+                return Err(StoreError::OtherPrompt(*over));
             }
             ("prefer", None, Some(*over))
         }

@@ -57,9 +57,11 @@ impl FolderLock {
     }
 
     fn mark(&mut self, state: &str) -> std::io::Result<()> {
+        // Empty means open, so that a full disk need not keep the folder from being opened.
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        writeln!(self.file, "{} {state}", std::process::id())
+        let _ = writeln!(self.file, "{} {state}", std::process::id());
+        Ok(())
     }
 }
 

@@ -123,7 +123,7 @@ pub(super) fn insert(db: &Connection, reply: &NewReply) -> Result<ReplyId> {
     if let Some(replaced) = reply.replaces
         && prompt_key_of(db, replaced)? != key
     {
-        return Err(StoreError::UnknownReply(replaced));
+        return Err(StoreError::OtherPrompt(replaced));
     }
     let (message, prompt) = match &reply.prompt {
         Prompt::Messages(messages) => (None, Some(to_json(messages))),

@@ -66,6 +66,39 @@ fn not_a_byte_of_a_forgotten_item_is_left_in_any_file() {
 }
 
 #[test]
+fn rows_that_moved_between_pages_before_they_were_forgotten_leave_nothing_behind() {
+    let (dir, store) = fresh();
+    let mut secrets = Vec::new();
+    for at in 0..120_usize {
+        // From a few bytes to more than a page, so that pages split and merge.
+        let text = format!("answer {at} {}", "words ".repeat(at * 37 % 900));
+        let secret = at % 3 == 0;
+        let text = if secret {
+            text.replace("words", SECRET)
+        } else {
+            text
+        };
+        let reply = store
+            .record_reply(new_reply(&format!("{at}"), &text))
+            .unwrap();
+        let edit = Feedback::Edit(if secret {
+            SECRET.repeat(at % 7 + 1)
+        } else {
+            text
+        });
+        let feedback = store.record_feedback(reply, &edit).unwrap();
+        if secret {
+            secrets.push(feedback);
+        }
+    }
+    for feedback in secrets {
+        store.forget(Target::Feedback(feedback)).unwrap();
+    }
+    assert_eq!(store.effective_feedback().unwrap().len(), 80);
+    assert_gone(dir.path(), &store);
+}
+
+#[test]
 fn a_reader_in_the_middle_of_its_work_does_not_keep_bytes_alive() {
     let (dir, store) = fresh();
     let feedback = item(&store, SECRET);

@@ -70,10 +70,18 @@ fn what_is_unknown_or_empty_is_refused() {
         store.withdraw(FeedbackId(99)),
         Err(StoreError::UnknownFeedback(_))
     ));
-    for over in [other_prompt, reply] {
-        let result = store.record_feedback(reply, &Feedback::Prefer { over });
-        assert!(matches!(result, Err(StoreError::DifferentPrompts { .. })));
-    }
+    let other = store.record_feedback(reply, &Feedback::Prefer { over: other_prompt });
+    assert!(matches!(other, Err(StoreError::OtherPrompt(id)) if id == other_prompt));
+    let itself = store.record_feedback(reply, &Feedback::Prefer { over: reply });
+    assert!(matches!(itself, Err(StoreError::SameReply(_))));
+    let elsewhere = NewReply {
+        replaces: Some(other_prompt),
+        ..new_reply("q", "b")
+    };
+    assert!(matches!(
+        store.record_reply(elsewhere),
+        Err(StoreError::OtherPrompt(_))
+    ));
     let no_edit = store.record_feedback(reply, &Feedback::Edit(" \n".into()));
     assert!(matches!(
         no_edit,

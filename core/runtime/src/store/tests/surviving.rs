@@ -186,6 +186,40 @@ fn a_read_only_folder_is_a_clear_error() {
 }
 
 #[test]
+fn a_full_disk_is_an_error_that_loses_nothing_and_passes() {
+    let (_dir, store) = fresh();
+    let limit = |pages: u32| {
+        store.with_open(|open| {
+            let writer = held(&open.writer);
+            Ok(writer
+                .connection
+                .pragma_update(None, "max_page_count", pages)?)
+        })
+    };
+    // SQLite reports its own limit just as it does the disk's.
+    limit(60).unwrap();
+    let mut recorded = Vec::new();
+    let error = loop {
+        match store.record_reply(new_reply("q", &"text ".repeat(500))) {
+            Ok(reply) => recorded.push(reply),
+            Err(error) => break error,
+        }
+        assert!(recorded.len() < 1000);
+    };
+    assert!(matches!(error, StoreError::DiskFull), "{error:?}");
+    assert!(!recorded.is_empty());
+    assert_eq!(store.replies_to_same_prompt(recorded[0]).unwrap(), recorded);
+    limit(10_000).unwrap();
+    store.record_feedback(recorded[0], &Feedback::Up).unwrap();
+    recorded.push(
+        store
+            .record_reply(new_reply("q", "now there is room"))
+            .unwrap(),
+    );
+    assert_eq!(store.replies_to_same_prompt(recorded[0]).unwrap(), recorded);
+}
+
+#[test]
 fn recording_stays_fast_and_the_bench_measures_it() {
     let dir = tempfile::tempdir().unwrap();
     let latency = bench::bench_record(dir.path(), 20_000).unwrap();
