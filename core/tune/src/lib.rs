@@ -3,9 +3,17 @@
 //! It knows nothing of SQL, chat, feedback or apps.
 
 pub mod adapter;
+pub mod batch;
 pub mod checkpoint;
+pub mod config;
 pub mod data;
+pub mod graph;
+pub mod model;
+pub mod durable;
+pub mod example;
 pub mod objective;
 pub mod optimizer;
+pub mod plan;
 pub mod rng;
 pub mod schedule;
+pub mod trainer;

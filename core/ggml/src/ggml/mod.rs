@@ -1,1 +1,22 @@
-//! ggml: devices, backends, buffers, tensors, graphs, custom operations.
+//! ggml: devices, backends, tensors, graphs, operations of our own.
+//!
+//! The shape of use: tensors that last live in a [`Storage`]; a [`Graph`] reads and writes them; a [`Workspace`] computes it on
+//! a [`Backend`].
+
+mod convert;
+pub mod custom;
+mod device;
+mod error;
+mod graph;
+pub mod quant;
+mod storage;
+mod tensor;
+mod workspace;
+
+pub use device::{Backend, DeviceInfo, DeviceKind, cpu_features, devices};
+pub use error::{GgmlError, Result};
+pub use graph::Graph;
+pub use convert::{bf16_to_f32, can_dequantize, convert_row, dequantize_row, f32_to_bf16};
+pub use storage::{Storage, StorageBuilder, TensorId};
+pub use tensor::Tensor;
+pub use workspace::Workspace;

@@ -1,1 +1,39 @@
-//! To be written.
+//! Decides what becomes of an adapter: pure functions over measured numbers.
+//!
+//! Two tiers. The *offline* tier ([`offline`]) looks at what the trained candidate does on prompts that it did not learn
+//! from; it can reject, never confirm. What passes goes on *trial*: active, unconfirmed, and frozen. The *online* tier
+//! ([`decide`]) watches blind votes against the base through an e-process, and promotes the trial or rolls it back.
+//!
+//! ```text
+//! Candidate ──offline──▶ Trial ──votes──▶ Promoted
+//!     │                    │                  │
+//!     └──▶ Rejected        └──▶ RolledBack ◀──┘
+//! ```
+//!
+//! Owns the limits, the statistics and the texts of the neutral guards. Must not know the engine, SQL, or how a number
+//! was measured; it never sees what a person wrote.
+
+mod eprocess;
+mod folds;
+mod guards;
+mod measurements;
+pub mod neutral;
+mod offline;
+pub mod replay;
+mod state;
+pub mod stats;
+pub mod text;
+
+pub use eprocess::{
+    BLIND_SHARE, Decision, EProcess, FAMILY_ALPHA, MIN_VOTES_TO_PROMOTE, ROLL_BACK_AT, TRIAL_DAYS,
+    TRIAL_VOTES, Verdict, Vote, decide, promotion_threshold, trial_may_be_replaced,
+};
+pub use folds::{DECIDING_ITEMS, FoldResults, PairFold, TELLING_ITEMS, ThumbFold, held_out};
+pub use guards::{Bounds, Guard, GuardResult, Limits, guards, length_bounds};
+pub use measurements::{
+    BaseMeasurements, LengthTaste, Measurements, Rate, SCALES, ScaleMeasurements,
+};
+pub use offline::{
+    FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
+};
+pub use state::{AdapterState, Event, IllegalTransition};

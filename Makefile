@@ -1,0 +1,68 @@
+# One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
+
+.DEFAULT_GOAL := build
+.PHONY: setup model build demo test lint doc dist ci clean distclean help
+SHELL := /bin/sh
+
+export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+THUMBPRINT = "$(TARGET)/release/thumbprint"
+cargo = . "$$THUMBPRINT_TOOLS/env.sh" && cargo
+# In CI a Cargo.lock that does not match is an error, not an edit.
+locked := $(if $(CI),--locked)
+
+## demo: build, fetch the model, and watch it learn a person's taste (ARGS="--json --seed 2" for options)
+demo: build model
+	$(THUMBPRINT) demo $(ARGS)
+
+## test: every test, on release code and the real model
+test: setup model
+	python3 -B scripts/test_scripts.py
+	$(cargo) test --release --workspace $(locked) $(ARGS)
+
+## build: target/release/thumbprint, for this machine's instruction set
+build: setup
+	$(cargo) build --release --workspace $(locked)
+
+## model: the demo model (98 MB), verified, in the cache folder
+model: setup
+	scripts/fetch-model
+
+## lint: formatting and clippy, warnings denied
+lint: setup
+	cargo fmt --all --check
+	$(cargo) clippy --release --workspace --all-targets $(locked) -- -D warnings
+
+## doc: API documentation, warnings denied
+doc: setup
+	RUSTDOCFLAGS="-D warnings"; export RUSTDOCFLAGS; $(cargo) doc --release --workspace --no-deps $(locked)
+
+## dist: a binary for every machine of this kind, in target-dist/release
+# RUSTFLAGS replaces target-cpu=native of .cargo/config.toml; llama.cpp follows it (GGML_NATIVE=OFF and the same
+# -march). x86-64-v3 is AVX2, FMA, F16C, BMI2: Intel since 2013, AMD since 2015. On aarch64 Linux llama.cpp is
+# built for armv8-a, and on Apple silicon for the M1, whatever target-cpu says: none is given there.
+machine := $(shell uname -m)
+dist_flags := $(if $(filter x86_64 amd64,$(machine)),-C target-cpu=x86-64-v3)
+dist: export RUSTFLAGS := $(dist_flags)
+dist: export CARGO_PROFILE_RELEASE_STRIP := symbols
+dist: setup
+	unset CARGO_ENCODED_RUSTFLAGS; $(cargo) build --release --locked -p thumbprint-cli --target-dir target-dist
+	@echo "target-dist/release/thumbprint"
+
+## ci: what the server runs
+ci:
+	.ci/run
+
+## clean: what our own crates built; llama.cpp, the tools and the model stay
+clean: setup
+	$(cargo) clean --release $(locked) $$(sed -n 's/^name = "\(thumbprint[a-z-]*\)"/-p \1/p' Cargo.lock)
+
+## distclean: everything built or installed inside this folder
+distclean:
+	rm -rf target target-dist .venv
+
+setup:
+	@scripts/setup
+
+help:
+	@sed -n 's/^## //p' Makefile

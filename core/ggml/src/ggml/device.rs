@@ -1,0 +1,215 @@
+//! Devices that ggml knows on this machine, and backends that compute on them.
+
+use std::ffi::{CStr, CString, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use llama_cpp_sys_2 as sys;
+
+use super::error::{GgmlError, Result};
+use super::graph::Graph;
+
+/// `GGML_MAX_N_THREADS` of ggml.h.
+const MAX_THREADS: usize = 512;
+
+/// What kind of processor a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The host's CPU.
+    Cpu,
+    /// A GPU with memory of its own.
+    Gpu,
+    /// A GPU that shares the host's memory.
+    IntegratedGpu,
+    /// A CPU-side accelerator (BLAS, AMX).
+    Accelerator,
+}
+
+/// One device, as ggml reports it.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// Name by which [`Backend::open`] finds it.
+    pub name: String,
+    /// The vendor's description.
+    pub description: String,
+    /// What kind of processor it is.
+    pub kind: DeviceKind,
+    /// Free and total memory in bytes (0 where unknown).
+    pub memory: (usize, usize),
+}
+
+/// Every device that the linked ggml backends report.
+pub fn devices() -> Vec<DeviceInfo> {
+    // SAFETY: the registry is initialised on first use and lives as long as the process; indices are below its count.
+    unsafe {
+        (0..sys::ggml_backend_dev_count())
+            .map(|index| {
+                let device = sys::ggml_backend_dev_get(index);
+                let (mut free, mut total) = (0, 0);
+                sys::ggml_backend_dev_memory(device, &mut free, &mut total);
+                DeviceInfo {
+                    name: text(sys::ggml_backend_dev_name(device)),
+                    description: text(sys::ggml_backend_dev_description(device)),
+                    kind: match sys::ggml_backend_dev_type(device) {
+                        sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Gpu,
+                        sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::IntegratedGpu,
+                        sys::GGML_BACKEND_DEVICE_TYPE_ACCEL => DeviceKind::Accelerator,
+                        _ => DeviceKind::Cpu,
+                    },
+                    memory: (free, total),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Instruction sets that the CPU backend was compiled for and found, by their usual names.
+pub fn cpu_features() -> Vec<&'static str> {
+    // SAFETY: these functions only read CPU identification.
+    let all = unsafe {
+        [
+            ("sse3", sys::ggml_cpu_has_sse3()),
+            ("ssse3", sys::ggml_cpu_has_ssse3()),
+            ("avx", sys::ggml_cpu_has_avx()),
+            ("avx_vnni", sys::ggml_cpu_has_avx_vnni()),
+            ("avx2", sys::ggml_cpu_has_avx2()),
+            ("f16c", sys::ggml_cpu_has_f16c()),
+            ("fma", sys::ggml_cpu_has_fma()),
+            ("bmi2", sys::ggml_cpu_has_bmi2()),
+            ("avx512", sys::ggml_cpu_has_avx512()),
+            ("avx512_vbmi", sys::ggml_cpu_has_avx512_vbmi()),
+            ("avx512_vnni", sys::ggml_cpu_has_avx512_vnni()),
+            ("avx512_bf16", sys::ggml_cpu_has_avx512_bf16()),
+            ("amx_int8", sys::ggml_cpu_has_amx_int8()),
+            ("neon", sys::ggml_cpu_has_neon()),
+            ("arm_fma", sys::ggml_cpu_has_arm_fma()),
+            ("fp16_va", sys::ggml_cpu_has_fp16_va()),
+            ("dotprod", sys::ggml_cpu_has_dotprod()),
+            ("i8mm", sys::ggml_cpu_has_matmul_int8()),
+            ("sve", sys::ggml_cpu_has_sve()),
+            ("llamafile", sys::ggml_cpu_has_llamafile()),
+        ]
+    };
+    all.into_iter().filter(|(_, has)| *has != 0).map(|(name, _)| name).collect()
+}
+
+/// Something that computes graphs: the CPU with a thread pool of its own, or another device.
+pub struct Backend {
+    raw: NonNull<sys::ggml_backend>,
+    threadpool: Option<NonNull<sys::ggml_threadpool>>,
+    abort: Arc<AtomicBool>,
+}
+
+// SAFETY: a backend may be used from any thread, by one at a time; `compute` takes `&mut self`.
+unsafe impl Send for Backend {}
+
+impl Backend {
+    /// The CPU with `n_threads` threads, kept across graphs.
+    pub fn cpu(n_threads: usize) -> Result<Self> {
+        let n_threads = n_threads.clamp(1, MAX_THREADS) as i32;
+        // SAFETY: plain constructors; the returned pointers are checked. The pool outlives the backend (see Drop).
+        unsafe {
+            let raw = NonNull::new(sys::ggml_backend_cpu_init())
+                .ok_or(GgmlError::Failed { what: "cpu backend", status: -1 })?;
+            sys::ggml_backend_cpu_set_n_threads(raw.as_ptr(), n_threads);
+            let mut params = sys::ggml_threadpool_params_default(n_threads);
+            let threadpool = NonNull::new(sys::ggml_threadpool_new(&mut params));
+            if let Some(pool) = threadpool {
+                sys::ggml_backend_cpu_set_threadpool(raw.as_ptr(), pool.as_ptr());
+            }
+            let abort = Arc::new(AtomicBool::new(false));
+            sys::ggml_backend_cpu_set_abort_callback(
+                raw.as_ptr(),
+                Some(abort_requested),
+                Arc::as_ptr(&abort) as *mut c_void,
+            );
+            Ok(Self { raw, threadpool, abort })
+        }
+    }
+
+    /// The device of that name, as [`devices`] lists it.
+    pub fn open(name: &str, n_threads: usize) -> Result<Self> {
+        let unknown = || GgmlError::NoDevice(name.to_owned());
+        let c_name = CString::new(name).map_err(|_| unknown())?;
+        // SAFETY: the name is a valid C string; a null device or backend is refused.
+        unsafe {
+            let device =
+                NonNull::new(sys::ggml_backend_dev_by_name(c_name.as_ptr())).ok_or_else(unknown)?;
+            if sys::ggml_backend_dev_type(device.as_ptr()) == sys::GGML_BACKEND_DEVICE_TYPE_CPU {
+                return Self::cpu(n_threads);
+            }
+            let raw = NonNull::new(sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()))
+                .ok_or(GgmlError::Failed { what: "device", status: -1 })?;
+            Ok(Self { raw, threadpool: None, abort: Arc::new(AtomicBool::new(false)) })
+        }
+    }
+
+    /// The backend's name, such as `CPU`.
+    pub fn name(&self) -> String {
+        // SAFETY: the backend is alive, its name is a static C string.
+        unsafe { text(sys::ggml_backend_name(self.raw.as_ptr())) }
+    }
+
+    /// Whether this is the CPU, where custom operations run.
+    pub fn is_cpu(&self) -> bool {
+        // SAFETY: the backend is alive.
+        unsafe { sys::ggml_backend_is_cpu(self.raw.as_ptr()) }
+    }
+
+    /// While this flag is true, a running computation stops at its next node with [`GgmlError::Aborted`].
+    pub fn abort_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.abort)
+    }
+
+    /// Whether the backend has a kernel for every node of the graph; otherwise the first that it lacks, by name.
+    pub fn supports(&self, graph: &Graph<'_>) -> std::result::Result<(), String> {
+        for node in graph.nodes() {
+            // SAFETY: node and backend are alive.
+            if !unsafe { sys::ggml_backend_supports_op(self.raw.as_ptr(), node.raw()) } {
+                // SAFETY: a node's operation has a static name.
+                return Err(unsafe { text(sys::ggml_op_desc(node.raw())) });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::ggml_backend {
+        self.raw.as_ptr()
+    }
+
+    /// Runs an allocated graph to its end.
+    pub(super) fn run(&mut self, graph: &Graph<'_>) -> Result<()> {
+        // SAFETY: `Workspace::compute` has allocated every node; `&mut self` keeps other computations away.
+        let status = unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.raw()) };
+        match status {
+            sys::GGML_STATUS_SUCCESS => Ok(()),
+            sys::GGML_STATUS_ABORTED => Err(GgmlError::Aborted),
+            status => Err(GgmlError::Failed { what: "graph computation", status }),
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        // SAFETY: both were made by us and are freed once, the backend first since it refers to the pool.
+        unsafe {
+            sys::ggml_backend_free(self.raw.as_ptr());
+            if let Some(pool) = self.threadpool {
+                sys::ggml_threadpool_free(pool.as_ptr());
+            }
+        }
+    }
+}
+
+unsafe extern "C" fn abort_requested(flag: *mut c_void) -> bool {
+    // SAFETY: the pointer is the backend's own flag, which lives as long as the backend.
+    unsafe { (*(flag as *const AtomicBool)).load(Ordering::Relaxed) }
+}
+
+/// # Safety
+/// `pointer` is a valid C string.
+unsafe fn text(pointer: *const std::ffi::c_char) -> String {
+    // SAFETY: passed on to the caller.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}

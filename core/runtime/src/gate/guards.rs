@@ -1,0 +1,509 @@
+//! The guards: what a candidate must not have broken, whatever the person's taste.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::measurements::{BaseMeasurements, LengthTaste, Rate, ScaleMeasurements, null_is_nan};
+
+/// What is guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Guard {
+    /// Perplexity of neutral texts, over the base's.
+    NeutralPerplexity,
+    /// KL(base || adapter) on neutral prompts.
+    KlNeutral,
+    /// KL(base || adapter) on the prompts of the feedback.
+    KlFeedback,
+    /// KL(adapter || base) on the adapter's own samples.
+    KlOwnSamples,
+    /// Nats per token of the adapter's own samples under the base, over the base's own.
+    OwnNatsUnderBase,
+    /// Share of replies that repeat themselves.
+    Repetition,
+    /// Share of replies that end by themselves.
+    Finished,
+    /// Share of replies that only give the question back.
+    Echo,
+    /// Median length of a reply, over the base's.
+    MedianLength,
+    /// Held-out pairs ranked as the person did.
+    HeldOutPairs,
+    /// Held-out 👍 scored above 👎.
+    HeldOutThumbs,
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NeutralPerplexity => "neutral perplexity",
+            Self::KlNeutral => "KL on neutral prompts",
+            Self::KlFeedback => "KL on feedback prompts",
+            Self::KlOwnSamples => "KL on its own samples",
+            Self::OwnNatsUnderBase => "own samples under the base",
+            Self::Repetition => "repetition",
+            Self::Finished => "finished replies",
+            Self::Echo => "echo of the question",
+            Self::MedianLength => "median length",
+            Self::HeldOutPairs => "held-out pairs",
+            Self::HeldOutThumbs => "held-out thumbs",
+        })
+    }
+}
+
+/// One check with its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardResult {
+    /// What was checked.
+    pub name: Guard,
+    /// What was measured, in the unit of `limit`.
+    #[serde(with = "null_is_nan")]
+    pub value: f64,
+    /// Where it had to lie.
+    pub limit: Bounds,
+    /// Whether it did. A value that is not finite never does.
+    pub passed: bool,
+    /// The same for people.
+    pub sentence: String,
+}
+
+/// A closed interval; a missing end is open.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Lowest allowed value.
+    pub at_least: Option<f64>,
+    /// Highest allowed value.
+    pub at_most: Option<f64>,
+}
+
+impl Bounds {
+    pub(super) const NONE: Self = Self {
+        at_least: None,
+        at_most: None,
+    };
+
+    pub(super) fn at_least(limit: f64) -> Self {
+        Self {
+            at_least: Some(limit),
+            at_most: None,
+        }
+    }
+
+    pub(super) fn at_most(limit: f64) -> Self {
+        Self {
+            at_least: None,
+            at_most: Some(limit),
+        }
+    }
+
+    /// Whether a finite `value` lies inside.
+    pub fn contain(&self, value: f64) -> bool {
+        value.is_finite()
+            && self.at_least.is_none_or(|limit| value >= limit)
+            && self.at_most.is_none_or(|limit| value <= limit)
+    }
+}
+
+/// The limits; [`Limits::default`] holds the product's. All are priors that the benchmark calibrates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Neutral perplexity over the base's, at most.
+    pub perplexity_ratio: f64,
+    /// KL(base || adapter) on neutral prompts, nats per token, at most.
+    pub kl_neutral: f64,
+    /// KL(base || adapter) on feedback prompts, nats per token, at most.
+    pub kl_feedback: f64,
+    /// KL(adapter || base) on the adapter's own samples, nats per token, at most.
+    pub kl_own_samples: f64,
+    /// Nats per token of the adapter's own samples under the base, over the base's own, at most.
+    pub own_nats_ratio: f64,
+    /// How much a rate (repetition, unfinished, echo) may worsen, as a share: 0.02 is two points.
+    pub rate_slack: f64,
+    /// Standard errors of the difference of two rates that `rate_slack` is widened by. Zero makes the slack literal,
+    /// which over 60 replies a side turns away an unchanged model about one time in three.
+    pub rate_errors: f64,
+    /// Median length over the base's, at least and at most, before the person's taste moves an end.
+    pub length_ratio: (f64, f64),
+    /// p-value under which the feedback's lengths count as a taste.
+    pub length_alpha: f64,
+    /// Range to which the taste's ratio is clipped.
+    pub length_clip: (f64, f64),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            perplexity_ratio: 1.02,
+            kl_neutral: 0.05,
+            kl_feedback: 0.3,
+            kl_own_samples: 0.3,
+            own_nats_ratio: 1.3,
+            rate_slack: 0.02,
+            // One-sided 5 %.
+            rate_errors: 1.645,
+            length_ratio: (0.7, 1.3),
+            length_alpha: 0.05,
+            length_clip: (0.25, 4.0),
+        }
+    }
+}
+
+/// Checks one scale of a candidate against the base.
+///
+/// KL on the base's replies alone does not see a ruined model (0.044 against a good one's 0.043), so the adapter's own
+/// samples are judged too: by their KL to the base and by the nats that the base gives them.
+pub fn guards(
+    base: &BaseMeasurements,
+    adapter: &ScaleMeasurements,
+    taste: Option<&LengthTaste>,
+    limits: &Limits,
+) -> Vec<GuardResult> {
+    let perplexity = adapter.neutral_perplexity / base.neutral_perplexity;
+    let own_nats = adapter.own_nats_under_base / base.own_nats;
+    vec![
+        check(
+            Guard::NeutralPerplexity,
+            perplexity,
+            Bounds::at_most(limits.perplexity_ratio),
+            format!("Neutral text is {} than to the base", harder(perplexity)),
+        ),
+        check(
+            Guard::KlNeutral,
+            adapter.kl_neutral,
+            Bounds::at_most(limits.kl_neutral),
+            format!(
+                "On unrelated prompts it moved {:.3} nats per token from the base",
+                adapter.kl_neutral
+            ),
+        ),
+        check(
+            Guard::KlFeedback,
+            adapter.kl_feedback,
+            Bounds::at_most(limits.kl_feedback),
+            format!(
+                "On the person's prompts it moved {:.3} nats per token from the base",
+                adapter.kl_feedback
+            ),
+        ),
+        check(
+            Guard::KlOwnSamples,
+            adapter.kl_own_samples,
+            Bounds::at_most(limits.kl_own_samples),
+            format!(
+                "Its own replies lie {:.3} nats per token from the base",
+                adapter.kl_own_samples
+            ),
+        ),
+        check(
+            Guard::OwnNatsUnderBase,
+            own_nats,
+            Bounds::at_most(limits.own_nats_ratio),
+            format!(
+                "The base finds its replies {own_nats:.2} times as surprising as the base's own"
+            ),
+        ),
+        check_rate(
+            Guard::Repetition,
+            base.repetition,
+            adapter.repetition,
+            limits,
+            "repeat themselves",
+        ),
+        check_finished(base.finished, adapter.finished, limits),
+        check_rate(
+            Guard::Echo,
+            base.echo,
+            adapter.echo,
+            limits,
+            "only give the question back",
+        ),
+        check_length(base, adapter, taste, limits),
+    ]
+}
+
+/// Where the median length may lie, over the base's: [0.7, 1.3], with one end moved by the person's taste.
+///
+/// A taste for short (ratio r < 1) lowers the lower end to 0.7 r and leaves the upper one: the person *may* get it short,
+/// and an adapter that has not got there yet is not rejected for it. A taste for long raises the upper end to 1.3 r.
+pub fn length_bounds(taste: Option<&LengthTaste>, limits: &Limits) -> Bounds {
+    let (shortest, longest) = limits.length_ratio;
+    let factor = taste
+        .filter(|taste| taste.p_value < limits.length_alpha && taste.ratio.is_finite())
+        .map_or(1.0, |taste| {
+            taste
+                .ratio
+                .clamp(limits.length_clip.0, limits.length_clip.1)
+        });
+    Bounds {
+        at_least: Some(shortest * factor.min(1.0)),
+        at_most: Some(longest * factor.max(1.0)),
+    }
+}
+
+fn check(name: Guard, value: f64, limit: Bounds, finding: String) -> GuardResult {
+    let passed = limit.contain(value);
+    let sentence = match (passed, value.is_finite()) {
+        (_, false) => format!("{name}: no finite number was measured, so it cannot pass."),
+        (true, _) => format!("{finding}; allowed is {limit}."),
+        (false, _) => format!("{finding}; allowed is only {limit}."),
+    };
+    GuardResult {
+        name,
+        value,
+        limit,
+        passed,
+        sentence,
+    }
+}
+
+/// A rate that must not rise by more than the slack, beyond what sampling explains.
+fn check_rate(name: Guard, base: Rate, adapter: Rate, limits: &Limits, does: &str) -> GuardResult {
+    let limit = base.share() + slack(base, adapter, limits);
+    let finding = format!(
+        "{:.0} % of its replies {does}, against {:.0} % of the base's",
+        100.0 * adapter.share(),
+        100.0 * base.share()
+    );
+    check(name, adapter.share(), Bounds::at_most(limit), finding)
+}
+
+fn check_finished(base: Rate, adapter: Rate, limits: &Limits) -> GuardResult {
+    let limit = base.share() - slack(base, adapter, limits);
+    let finding = format!(
+        "{:.0} % of its replies come to an end, against {:.0} % of the base's",
+        100.0 * adapter.share(),
+        100.0 * base.share()
+    );
+    check(
+        Guard::Finished,
+        adapter.share(),
+        Bounds::at_least(limit),
+        finding,
+    )
+}
+
+fn check_length(
+    base: &BaseMeasurements,
+    adapter: &ScaleMeasurements,
+    taste: Option<&LengthTaste>,
+    limits: &Limits,
+) -> GuardResult {
+    let finding = format!(
+        "Its typical reply has {:.0} tokens, the base's {:.0}",
+        adapter.median_tokens, base.median_tokens
+    );
+    let ratio = adapter.median_tokens / base.median_tokens;
+    check(
+        Guard::MedianLength,
+        ratio,
+        length_bounds(taste, limits),
+        finding,
+    )
+}
+
+/// The slack, widened by the standard error of the difference under "nothing changed" (pooled, with one success and one
+/// failure added so that a rate of zero still has an error).
+fn slack(base: Rate, adapter: Rate, limits: &Limits) -> f64 {
+    let pooled = (base.count + adapter.count + 1) as f64 / (base.of + adapter.of + 2) as f64;
+    let inverse = 1.0 / base.of as f64 + 1.0 / adapter.of as f64;
+    limits.rate_slack + limits.rate_errors * (pooled * (1.0 - pooled) * inverse).sqrt()
+}
+
+fn harder(ratio: f64) -> String {
+    let percent = 100.0 * (ratio - 1.0);
+    match percent >= 0.0 {
+        true => format!("{percent:.1} % harder to predict"),
+        false => format!("{:.1} % easier to predict", -percent),
+    }
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.at_least, self.at_most) {
+            (Some(low), Some(high)) => write!(f, "{low:.2} to {high:.2}"),
+            (Some(low), None) => write!(f, "{low:.2} or more"),
+            (None, Some(high)) => write!(f, "{high:.2} or less"),
+            (None, None) => f.write_str("anything"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    pub(in crate::gate) fn base() -> BaseMeasurements {
+        BaseMeasurements {
+            neutral_perplexity: 20.0,
+            own_nats: 1.2,
+            repetition: Rate { count: 6, of: 60 },
+            finished: Rate { count: 24, of: 60 },
+            echo: Rate { count: 0, of: 60 },
+            median_tokens: 160.0,
+        }
+    }
+
+    pub(in crate::gate) fn harmless(scale: f64) -> ScaleMeasurements {
+        ScaleMeasurements {
+            scale,
+            neutral_perplexity: 20.1,
+            kl_neutral: 0.01,
+            kl_feedback: 0.05,
+            kl_own_samples: 0.06,
+            own_nats_under_base: 1.3,
+            repetition: Rate { count: 5, of: 60 },
+            finished: Rate { count: 30, of: 60 },
+            echo: Rate { count: 0, of: 60 },
+            median_tokens: 150.0,
+        }
+    }
+
+    fn failed(adapter: &ScaleMeasurements, taste: Option<&LengthTaste>) -> Vec<Guard> {
+        guards(&base(), adapter, taste, &Limits::default())
+            .into_iter()
+            .filter(|result| !result.passed)
+            .map(|result| result.name)
+            .collect()
+    }
+
+    #[test]
+    fn a_harmless_adapter_passes_every_guard() {
+        assert_eq!(failed(&harmless(1.0), None), []);
+        let results = guards(&base(), &harmless(1.0), None, &Limits::default());
+        assert_eq!(results.len(), 9);
+    }
+
+    #[test]
+    fn each_limit_is_exact_and_trips_its_own_guard_alone() {
+        type Set = fn(&mut ScaleMeasurements, f64);
+        let table: [(Guard, Set, f64, f64); 6] = [
+            (
+                Guard::NeutralPerplexity,
+                |m, v| m.neutral_perplexity = v,
+                20.39,
+                20.41,
+            ),
+            (Guard::KlNeutral, |m, v| m.kl_neutral = v, 0.05, 0.0501),
+            (Guard::KlFeedback, |m, v| m.kl_feedback = v, 0.3, 0.301),
+            (Guard::KlOwnSamples, |m, v| m.kl_own_samples = v, 0.3, 0.301),
+            (
+                Guard::OwnNatsUnderBase,
+                |m, v| m.own_nats_under_base = v,
+                1.559,
+                1.561,
+            ),
+            (
+                Guard::MedianLength,
+                |m, v| m.median_tokens = v,
+                113.0,
+                111.0,
+            ),
+        ];
+        for (guard, set, inside, outside) in table {
+            let mut adapter = harmless(1.0);
+            set(&mut adapter, inside);
+            assert_eq!(failed(&adapter, None), [], "{guard} at {inside}");
+            set(&mut adapter, outside);
+            assert_eq!(failed(&adapter, None), [guard], "{guard} at {outside}");
+            set(&mut adapter, f64::NAN);
+            assert_eq!(failed(&adapter, None), [guard], "{guard} at NaN");
+        }
+    }
+
+    #[test]
+    fn the_ruined_adapter_that_was_measured_is_caught_by_its_nats_under_the_base() {
+        // Two epochs of DPO on people's answers at 2e-4: accuracy 100 %, 20 tokens, 2.41 nats against 1.19.
+        let base = BaseMeasurements {
+            own_nats: 1.19,
+            ..base()
+        };
+        let ruined = ScaleMeasurements {
+            own_nats_under_base: 2.41,
+            ..harmless(1.0)
+        };
+        let results = guards(&base, &ruined, None, &Limits::default());
+        let caught: Vec<Guard> = results
+            .iter()
+            .filter(|r| !r.passed)
+            .map(|r| r.name)
+            .collect();
+        assert_eq!(caught, [Guard::OwnNatsUnderBase]);
+    }
+
+    #[test]
+    fn rates_worse_by_more_than_chance_and_two_points_fail() {
+        let mut adapter = harmless(1.0);
+        adapter.repetition.count = 12;
+        assert_eq!(
+            failed(&adapter, None),
+            [],
+            "20 % against 10 % of sixty is within chance"
+        );
+        adapter.repetition.count = 16;
+        assert_eq!(failed(&adapter, None), [Guard::Repetition]);
+        adapter = harmless(1.0);
+        adapter.finished.count = 13;
+        assert_eq!(failed(&adapter, None), [Guard::Finished]);
+        adapter = harmless(1.0);
+        adapter.echo.count = 6;
+        assert_eq!(failed(&adapter, None), [Guard::Echo]);
+    }
+
+    #[test]
+    fn over_many_replies_the_slack_is_two_points() {
+        let limits = Limits::default();
+        let base = Rate {
+            count: 100_000,
+            of: 1_000_000,
+        };
+        assert!((slack(base, base, &limits) - 0.02).abs() < 1e-3);
+        let literal = Limits {
+            rate_errors: 0.0,
+            ..limits
+        };
+        let few = Rate { count: 1, of: 10 };
+        assert_eq!(slack(few, few, &literal), 0.02);
+    }
+
+    #[test]
+    fn a_rate_over_no_replies_fails() {
+        let mut adapter = harmless(1.0);
+        adapter.repetition = Rate { count: 0, of: 0 };
+        assert_eq!(failed(&adapter, None), [Guard::Repetition]);
+    }
+
+    #[test]
+    fn a_sure_taste_for_short_allows_short_and_does_not_demand_it() {
+        let taste = LengthTaste {
+            ratio: 0.4,
+            p_value: 0.01,
+        };
+        for (tokens, expected) in [(46.0, true), (44.0, false), (160.0, true), (209.0, false)] {
+            let adapter = ScaleMeasurements {
+                median_tokens: tokens,
+                ..harmless(1.0)
+            };
+            assert_eq!(
+                failed(&adapter, Some(&taste)).is_empty(),
+                expected,
+                "{tokens} tokens"
+            );
+        }
+    }
+
+    #[test]
+    fn the_taste_for_length_is_clipped_and_needs_evidence() {
+        let limits = Limits::default();
+        let bounds = |ratio, p_value| {
+            let bounds = length_bounds(Some(&LengthTaste { ratio, p_value }), &limits);
+            (bounds.at_least.unwrap(), bounds.at_most.unwrap())
+        };
+        assert_eq!(bounds(0.01, 0.001), (0.7 * 0.25, 1.3));
+        assert_eq!(bounds(90.0, 0.001), (0.7, 1.3 * 4.0));
+        assert_eq!(bounds(0.3, 0.05), (0.7, 1.3));
+        assert_eq!(bounds(f64::NAN, 0.001), (0.7, 1.3));
+    }
+}

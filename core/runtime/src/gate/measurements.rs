@@ -1,0 +1,202 @@
+//! What the job measured, as plain numbers.
+
+use serde::{Deserialize, Serialize};
+
+use super::folds::FoldResults;
+use super::stats;
+
+/// The scales at which a candidate is tried, largest first.
+pub const SCALES: [f64; 4] = [1.0, 0.75, 0.5, 0.25];
+
+/// Everything the offline tier looks at, for one candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurements {
+    /// Feedback events that the candidate was trained on.
+    pub thumbs: usize,
+    /// The base with the adapter off.
+    pub base: BaseMeasurements,
+    /// The candidate at each scale measured so far, in any order. Scales that were not needed are absent.
+    pub scales: Vec<ScaleMeasurements>,
+    /// What the feedback says about length; `None` where it says nothing.
+    pub length_taste: Option<LengthTaste>,
+    /// How two half-trained adapters ranked the half they had not seen.
+    pub folds: FoldResults,
+}
+
+/// The base model on the guard texts and prompts of [`super::neutral`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaseMeasurements {
+    /// Perplexity of the neutral texts.
+    #[serde(with = "null_is_nan")]
+    pub neutral_perplexity: f64,
+    /// Mean of -log p_base over the tokens of the base's own samples, nats per token.
+    #[serde(with = "null_is_nan")]
+    pub own_nats: f64,
+    /// Replies in which some run of words repeats ([`super::text::repeats`]).
+    pub repetition: Rate,
+    /// Replies that ended by themselves, before the cap on new tokens.
+    pub finished: Rate,
+    /// Replies that only give the question back ([`super::text::echoes`]).
+    pub echo: Rate,
+    /// Median length of the replies, tokens. A reply cut at the cap counts with the cap.
+    #[serde(with = "null_is_nan")]
+    pub median_tokens: f64,
+}
+
+/// The candidate at one scale, on the same texts and prompts as the base.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScaleMeasurements {
+    /// Factor on the adapter's delta, in (0, 1].
+    pub scale: f64,
+    /// Perplexity of the neutral texts.
+    #[serde(with = "null_is_nan")]
+    pub neutral_perplexity: f64,
+    /// KL(base || adapter) on the base's replies to neutral prompts, nats per token.
+    #[serde(with = "null_is_nan")]
+    pub kl_neutral: f64,
+    /// KL(base || adapter) on the prompts of the feedback, nats per token.
+    #[serde(with = "null_is_nan")]
+    pub kl_feedback: f64,
+    /// KL(adapter || base): mean of log p_adapter - log p_base over the adapter's own samples, nats per token.
+    #[serde(with = "null_is_nan")]
+    pub kl_own_samples: f64,
+    /// Mean of -log p_base over the tokens of the adapter's own samples, nats per token.
+    #[serde(with = "null_is_nan")]
+    pub own_nats_under_base: f64,
+    /// As in [`BaseMeasurements`].
+    pub repetition: Rate,
+    /// As in [`BaseMeasurements`].
+    pub finished: Rate,
+    /// As in [`BaseMeasurements`].
+    pub echo: Rate,
+    /// As in [`BaseMeasurements`].
+    #[serde(with = "null_is_nan")]
+    pub median_tokens: f64,
+}
+
+/// A share that keeps its counts, so that sampling error can be told from change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Replies that have the property.
+    pub count: usize,
+    /// Replies looked at.
+    pub of: usize,
+}
+
+impl Rate {
+    /// Counts the items for which `property` holds.
+    pub fn count<T>(items: &[T], property: impl Fn(&T) -> bool) -> Self {
+        let count = items.iter().filter(|item| property(item)).count();
+        Self {
+            count,
+            of: items.len(),
+        }
+    }
+
+    /// The share in [0, 1]; NaN over nothing, which every guard refuses.
+    pub fn share(self) -> f64 {
+        self.count as f64 / self.of as f64
+    }
+}
+
+/// What the feedback says about length, and how surely.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LengthTaste {
+    /// How much longer the wanted reply is than the unwanted one: median of |w| / |l|.
+    #[serde(with = "null_is_nan")]
+    pub ratio: f64,
+    /// Two-sided p-value of "length does not matter".
+    #[serde(with = "null_is_nan")]
+    pub p_value: f64,
+}
+
+impl LengthTaste {
+    /// From pairs of lengths (chosen, rejected) in tokens, by a sign test over the pairs whose sides differ. `None`
+    /// without pairs, or where a side is empty throughout.
+    pub fn from_pairs(pairs: &[(usize, usize)]) -> Option<Self> {
+        let ratios: Vec<f64> = pairs
+            .iter()
+            .filter(|(chosen, rejected)| *chosen > 0 && *rejected > 0)
+            .map(|(chosen, rejected)| *chosen as f64 / *rejected as f64)
+            .collect();
+        let longer = ratios.iter().filter(|ratio| **ratio > 1.0).count();
+        let shorter = ratios.iter().filter(|ratio| **ratio < 1.0).count();
+        Some(Self {
+            ratio: stats::median(&ratios)?,
+            p_value: stats::sign_test(longer, shorter),
+        })
+    }
+
+    /// From the lengths of 👍 and 👎 replies in tokens, where no pairs exist: the ratio of the medians, with the
+    /// two-sided p-value of the rank-sum test. `None` if either side is empty.
+    pub fn from_thumbs(up: &[usize], down: &[usize]) -> Option<Self> {
+        let up: Vec<f64> = up.iter().map(|tokens| *tokens as f64).collect();
+        let down: Vec<f64> = down.iter().map(|tokens| *tokens as f64).collect();
+        let ratio = stats::median(&up)? / stats::median(&down)?;
+        let greater = stats::rank_sum_p(&up, &down)?;
+        let less = stats::rank_sum_p(&down, &up)?;
+        Some(Self {
+            ratio,
+            p_value: (2.0 * greater.min(less)).min(1.0),
+        })
+    }
+}
+
+/// JSON has no NaN and no infinity: both are written as `null` and read back as NaN, which fails every guard.
+pub(super) mod null_is_nan {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match value.is_finite() {
+            true => serializer.serialize_f64(*value),
+            false => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn pairs_with_the_shorter_side_chosen_show_a_taste_for_short() {
+        let pairs: Vec<(usize, usize)> = (0..12).map(|i| (40 + i, 120 + 3 * i)).collect();
+        let taste = LengthTaste::from_pairs(&pairs).unwrap();
+        assert!((taste.ratio - 1.0 / 3.0).abs() < 1e-12);
+        assert!((taste.p_value - 2.0 / 4096.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn pairs_of_equal_length_show_nothing() {
+        let taste = LengthTaste::from_pairs(&[(50, 50); 30]).unwrap();
+        assert_eq!((taste.ratio, taste.p_value), (1.0, 1.0));
+        assert_eq!(LengthTaste::from_pairs(&[]), None);
+        assert_eq!(LengthTaste::from_pairs(&[(0, 9)]), None);
+    }
+
+    #[test]
+    fn thumbs_without_pairs_show_a_taste_for_short_too() {
+        let taste = LengthTaste::from_thumbs(&[30, 40, 50, 35], &[150, 160, 192, 192]).unwrap();
+        assert!((taste.ratio - 37.5 / 176.0).abs() < 1e-12);
+        // 1 of the 70 ways to choose four of eight is as extreme, on either side.
+        assert!((taste.p_value - 2.0 / 70.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_survives_json_as_nan() {
+        let taste = LengthTaste {
+            ratio: f64::INFINITY,
+            p_value: 0.5,
+        };
+        let json = serde_json::to_string(&taste).unwrap();
+        assert_eq!(json, r#"{"ratio":null,"p_value":0.5}"#);
+        let back: LengthTaste = serde_json::from_str(&json).unwrap();
+        assert!(back.ratio.is_nan());
+        assert_eq!(back.p_value, 0.5);
+    }
+}

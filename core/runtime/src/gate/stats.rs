@@ -1,0 +1,443 @@
+//! The statistics of gate and report: exact where exact is cheap.
+
+/// Two-sided 95 % of a standard normal.
+const Z_95: f64 = 1.959_963_984_540_054;
+/// Above this many observations the rank-sum test uses the normal approximation.
+const EXACT_RANK_SUM: usize = 80;
+/// Ridge on the length coefficient of [`length_controlled_win_rate`]: weak, so that it only keeps the estimate finite.
+pub const LENGTH_RIDGE: f64 = 0.1;
+/// Ridge on the intercept, only so that a record without a single loss has a finite estimate.
+const INTERCEPT_RIDGE: f64 = 1e-3;
+
+/// The 95 % Wilson score interval of a share; `successes` may hold halves (ties). (0, 1) over nothing.
+pub fn wilson(successes: f64, total: usize) -> (f64, f64) {
+    if total == 0 {
+        return (0.0, 1.0);
+    }
+    let n = total as f64;
+    let share = successes / n;
+    let z2 = Z_95 * Z_95;
+    let centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half = Z_95 / (1.0 + z2 / n) * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();
+    ((centre - half).max(0.0), (centre + half).min(1.0))
+}
+
+/// P(X >= `successes`) for X ~ Binomial(`total`, `p`), by summing the terms.
+pub fn binomial_upper_tail(successes: usize, total: usize, p: f64) -> f64 {
+    if successes == 0 {
+        return 1.0;
+    }
+    (successes..=total)
+        .map(|k| binomial_term(k, total, p))
+        .sum::<f64>()
+        .min(1.0)
+}
+
+/// The fewest successes out of `total` that a fair coin reaches with probability at most `alpha`; `None` if even all of
+/// them are not enough.
+pub fn pass_mark(total: usize, alpha: f64) -> Option<usize> {
+    (0..=total).find(|k| binomial_upper_tail(*k, total, 0.5) <= alpha)
+}
+
+/// Two-sided exact sign test: the p-value of `plus` against `minus` under a fair coin. Ties are left out by the caller.
+pub fn sign_test(plus: usize, minus: usize) -> f64 {
+    (2.0 * binomial_upper_tail(plus.max(minus), plus + minus, 0.5)).min(1.0)
+}
+
+/// P(a positive scores above a negative), ties counted half. `None` if either side is empty or a score is NaN.
+pub fn auc(positive: &[f64], negative: &[f64]) -> Option<f64> {
+    let ranks = doubled_ranks(positive, negative)?;
+    let (m, n) = (positive.len() as f64, negative.len() as f64);
+    let rank_sum = ranks[..positive.len()].iter().sum::<usize>() as f64 / 2.0;
+    Some((rank_sum - m * (m + 1.0) / 2.0) / (m * n))
+}
+
+/// One-sided p-value of the Wilcoxon-Mann-Whitney test that positives do not score above negatives. Exact over all
+/// relabellings, with ties, up to 80 observations; beyond, normal with tie and continuity correction. `None` as [`auc`].
+pub fn rank_sum_p(positive: &[f64], negative: &[f64]) -> Option<f64> {
+    let ranks = doubled_ranks(positive, negative)?;
+    let observed: usize = ranks[..positive.len()].iter().sum();
+    match ranks.len() <= EXACT_RANK_SUM {
+        true => Some(exact_rank_sum(&ranks, positive.len(), observed)),
+        false => Some(normal_rank_sum(&ranks, positive.len(), observed)),
+    }
+}
+
+/// The median; the mean of the middle two for an even count. `None` over nothing or if a value is NaN.
+pub fn median(values: &[f64]) -> Option<f64> {
+    if values.is_empty() || values.iter().any(|value| value.is_nan()) {
+        return None;
+    }
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
+
+/// P(Z > `z`) for a standard normal Z, to 1e-7 (Abramowitz and Stegun, 7.1.26).
+pub fn normal_upper_tail(z: f64) -> f64 {
+    let x = z.abs() / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let poly = t
+        * (0.254_829_592
+            + t * (-0.284_496_736
+                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let tail = 0.5 * poly * (-x * x).exp();
+    if z >= 0.0 { tail } else { 1.0 - tail }
+}
+
+/// One comparison between two models.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Compared {
+    /// 1 for a win, 0 for a loss, 0.5 for a tie.
+    pub outcome: f64,
+    /// Own length minus the other's, tokens.
+    pub length_difference: f64,
+}
+
+/// A win rate with the part removed that length alone explains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LengthControlled {
+    /// sigma(theta): the win rate at equal length.
+    pub win_rate: f64,
+    /// Log-odds of a win at equal length.
+    pub theta: f64,
+    /// Log-odds that length adds, per unit of tanh(difference / sd).
+    pub gamma: f64,
+}
+
+/// Fits P(win) = sigma(theta + gamma tanh(difference / sd)) with a ridge on gamma, by Newton's method (length-controlled
+/// AlpacaEval, 2404.04475, without its per-instruction term). `ridge` multiplies gamma^2 / 2 against the summed
+/// log-likelihood; [`LENGTH_RIDGE`] is the default. `None` over nothing or if a number is not finite.
+///
+/// Where every difference has the same sign (an adapter that is always shorter), theta and gamma are told apart only by
+/// the curve of tanh and the ridge: read it beside the raw win rate, never instead of it.
+pub fn length_controlled_win_rate(compared: &[Compared], ridge: f64) -> Option<LengthControlled> {
+    let finite = |c: &Compared| c.outcome.is_finite() && c.length_difference.is_finite();
+    if compared.is_empty() || !compared.iter().all(finite) {
+        return None;
+    }
+    let sd = standard_deviation(compared.iter().map(|c| c.length_difference));
+    let feature = |c: &Compared| {
+        if sd > 0.0 {
+            (c.length_difference / sd).tanh()
+        } else {
+            0.0
+        }
+    };
+    let (mut theta, mut gamma) = (0.0_f64, 0.0_f64);
+    for _ in 0..100 {
+        let (mut g0, mut g1) = (-INTERCEPT_RIDGE * theta, -ridge * gamma);
+        let (mut h00, mut h01, mut h11) = (INTERCEPT_RIDGE, 0.0, ridge.max(1e-9));
+        for c in compared {
+            let x = feature(c);
+            let p = sigmoid(theta + gamma * x);
+            let weight = p * (1.0 - p);
+            g0 += c.outcome - p;
+            g1 += (c.outcome - p) * x;
+            h00 += weight;
+            h01 += weight * x;
+            h11 += weight * x * x;
+        }
+        let determinant = h00 * h11 - h01 * h01;
+        // The objective is concave but flat far out; a step of at most 1 cannot overshoot it.
+        let step0 = ((h11 * g0 - h01 * g1) / determinant).clamp(-1.0, 1.0);
+        let step1 = ((h00 * g1 - h01 * g0) / determinant).clamp(-1.0, 1.0);
+        theta += step0;
+        gamma += step1;
+        if step0.abs() + step1.abs() < 1e-10 {
+            break;
+        }
+    }
+    Some(LengthControlled {
+        win_rate: sigmoid(theta),
+        theta,
+        gamma,
+    })
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+fn standard_deviation(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let n = values.clone().count() as f64;
+    let mean = values.clone().sum::<f64>() / n;
+    (values.map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt()
+}
+
+fn binomial_term(k: usize, n: usize, p: f64) -> f64 {
+    let log_choose: f64 = (1..=k).map(|i| ((n - k + i) as f64 / i as f64).ln()).sum();
+    let power = |base: f64, exponent: usize| match exponent {
+        0 => 0.0,
+        _ => exponent as f64 * base.ln(),
+    };
+    (log_choose + power(p, k) + power(1.0 - p, n - k)).exp()
+}
+
+/// Twice the mid-rank of each observation, positives first: whole numbers even with ties.
+fn doubled_ranks(positive: &[f64], negative: &[f64]) -> Option<Vec<usize>> {
+    let all: Vec<f64> = positive.iter().chain(negative).copied().collect();
+    if positive.is_empty() || negative.is_empty() || all.iter().any(|score| score.is_nan()) {
+        return None;
+    }
+    let mut sorted = all.clone();
+    sorted.sort_by(f64::total_cmp);
+    let doubled = |score: &f64| {
+        let below = sorted.partition_point(|other| other < score);
+        let not_above = sorted.partition_point(|other| other <= score);
+        below + not_above + 1
+    };
+    Some(all.iter().map(doubled).collect())
+}
+
+/// Counts, by dynamic programming, the subsets of `size` ranks whose sum reaches `observed`.
+fn exact_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
+    let highest: usize = ranks.iter().sum();
+    let mut subsets = vec![vec![0.0_f64; highest + 1]; size + 1];
+    subsets[0][0] = 1.0;
+    for (seen, rank) in ranks.iter().enumerate() {
+        for taken in (0..size.min(seen + 1)).rev() {
+            let (lower, upper) = subsets.split_at_mut(taken + 1);
+            for (sum, ways) in lower[taken][..=highest - rank].iter().enumerate() {
+                upper[0][sum + rank] += ways;
+            }
+        }
+    }
+    let total: f64 = subsets[size].iter().sum();
+    subsets[size][observed..].iter().sum::<f64>() / total
+}
+
+fn normal_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
+    let n = ranks.len() as f64;
+    let m = size as f64;
+    let mean_rank = n + 1.0;
+    let variance = ranks
+        .iter()
+        .map(|rank| (*rank as f64 - mean_rank).powi(2))
+        .sum::<f64>()
+        / n;
+    // Sampling `size` ranks without replacement.
+    let sd = (m * variance * (n - m) / (n - 1.0)).sqrt();
+    if sd == 0.0 {
+        return 1.0;
+    }
+    // One doubled rank is half a unit of the continuity correction.
+    normal_upper_tail((observed as f64 - m * mean_rank - 1.0) / sd)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn close(value: f64, expected: f64, tolerance: f64) {
+        assert!(
+            (value - expected).abs() <= tolerance,
+            "{value} is not {expected}"
+        );
+    }
+
+    #[test]
+    fn wilson_agrees_with_published_values() {
+        // Newcombe 1998, table I, method 3: 81/263, 15/148, 0/20, 1/29.
+        for (k, n, lower, upper) in [
+            (81.0, 263, 0.2553, 0.3662),
+            (15.0, 148, 0.0624, 0.1605),
+            (0.0, 20, 0.0, 0.1611),
+            (1.0, 29, 0.0061, 0.1718),
+        ] {
+            let (low, high) = wilson(k, n);
+            close(low, lower, 5e-5);
+            close(high, upper, 5e-5);
+        }
+        assert_eq!(wilson(0.0, 0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn binomial_tail_equals_counting() {
+        close(
+            binomial_upper_tail(15, 20, 0.5),
+            21_700.0 / 1_048_576.0,
+            1e-14,
+        );
+        close(binomial_upper_tail(3, 3, 0.2), 0.008, 1e-15);
+        close(
+            binomial_upper_tail(1, 4, 0.25),
+            1.0 - 0.75_f64.powi(4),
+            1e-14,
+        );
+        assert_eq!(binomial_upper_tail(0, 4, 0.5), 1.0);
+        assert_eq!(binomial_upper_tail(5, 4, 0.5), 0.0);
+        assert_eq!(binomial_upper_tail(4, 4, 1.0), 1.0);
+    }
+
+    #[test]
+    fn pass_marks_are_those_of_a_one_sided_five_percent_test() {
+        let table = [
+            (5, 5),
+            (10, 9),
+            (20, 15),
+            (26, 18),
+            (40, 26),
+            (50, 32),
+            (100, 59),
+        ];
+        for (total, mark) in table {
+            assert_eq!(pass_mark(total, 0.05), Some(mark), "of {total}");
+            assert!(binomial_upper_tail(mark - 1, total, 0.5) > 0.05);
+        }
+        for total in 0..5 {
+            assert_eq!(pass_mark(total, 0.05), None);
+        }
+    }
+
+    #[test]
+    fn sign_test_is_two_sided_and_symmetric() {
+        close(sign_test(9, 1), 22.0 / 1024.0, 1e-14);
+        assert_eq!(sign_test(9, 1), sign_test(1, 9));
+        assert_eq!(sign_test(5, 5), 1.0);
+        assert_eq!(sign_test(0, 0), 1.0);
+    }
+
+    #[test]
+    fn auc_equals_counting_every_pair_with_ties_half() {
+        let positive = [3.0, 1.0, 2.0, 2.0];
+        let negative = [2.0, 0.0, 1.0];
+        let mut counted = 0.0;
+        for p in positive {
+            for n in negative {
+                counted += if p > n { 1.0 } else { 0.5 * f64::from(p == n) };
+            }
+        }
+        close(auc(&positive, &negative).unwrap(), counted / 12.0, 1e-15);
+        assert_eq!(auc(&[1.0; 5], &[1.0; 3]), Some(0.5));
+        assert_eq!(auc(&[], &[1.0]), None);
+        assert_eq!(auc(&[f64::NAN], &[1.0]), None);
+    }
+
+    #[test]
+    fn rank_sum_p_equals_enumerating_every_relabelling() {
+        let scores = [0.3, 1.2, 1.2, 0.7, 2.0, 0.7, -0.4, 0.9];
+        let observed = auc(&scores[..3], &scores[3..]).unwrap();
+        let (mut as_high, mut all) = (0, 0);
+        for mask in 0u32..256 {
+            if mask.count_ones() != 3 {
+                continue;
+            }
+            let side = |bit: u32| -> Vec<f64> {
+                (0..8)
+                    .filter(|i| (mask >> i & 1) == bit)
+                    .map(|i| scores[i])
+                    .collect()
+            };
+            all += 1;
+            as_high += usize::from(auc(&side(1), &side(0)).unwrap() >= observed - 1e-12);
+        }
+        let p = rank_sum_p(&scores[..3], &scores[3..]).unwrap();
+        close(p, as_high as f64 / f64::from(all), 1e-12);
+    }
+
+    #[test]
+    fn the_normal_rank_sum_agrees_with_the_exact_one_where_both_run() {
+        let positive: Vec<f64> = (0..40).map(|i| f64::from(i * 7 % 40) + 4.0).collect();
+        let negative: Vec<f64> = (0..40).map(|i| f64::from(i * 11 % 40)).collect();
+        let ranks = doubled_ranks(&positive, &negative).unwrap();
+        let observed = ranks[..40].iter().sum();
+        let exact = exact_rank_sum(&ranks, 40, observed);
+        // Observed 0.0623 against 0.0624.
+        close(normal_rank_sum(&ranks, 40, observed), exact, 1e-3);
+        assert!(
+            exact > 0.01 && exact < 0.2,
+            "{exact} is too far out to compare"
+        );
+    }
+
+    #[test]
+    fn median_takes_the_middle_of_odd_and_even_counts() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[1.0, f64::NAN]), None);
+    }
+
+    #[test]
+    fn normal_tail_agrees_with_tables() {
+        close(normal_upper_tail(1.644_853_626_951), 0.05, 2e-7);
+        close(normal_upper_tail(-1.959_963_984_540), 0.975, 2e-7);
+        close(normal_upper_tail(0.0), 0.5, 2e-7);
+    }
+
+    #[test]
+    fn a_preference_for_short_alone_is_removed_by_length_control() {
+        // The shorter reply wins nine times out of ten, on either side; the adapter's is shorter three times out of four.
+        let compared: Vec<Compared> = (0..200)
+            .map(|i| {
+                let shorter = i % 4 != 0;
+                let length_difference = if shorter { -60.0 } else { 60.0 };
+                let win = if (i / 4) % 10 == 0 { !shorter } else { shorter };
+                Compared {
+                    outcome: f64::from(win),
+                    length_difference,
+                }
+            })
+            .collect();
+        let raw = compared.iter().map(|c| c.outcome).sum::<f64>() / 200.0;
+        let controlled = length_controlled_win_rate(&compared, LENGTH_RIDGE).unwrap();
+        close(raw, 0.7, 1e-12);
+        // 0.5 without the ridge; observed 0.5026.
+        close(controlled.win_rate, 0.5, 0.01);
+        assert!(controlled.gamma < -2.0, "{controlled:?}");
+    }
+
+    #[test]
+    fn length_control_leaves_a_win_rate_alone_that_length_does_not_explain() {
+        let compared: Vec<Compared> = (0..100)
+            .map(|i| Compared {
+                outcome: f64::from(i % 10 < 7),
+                length_difference: if (i / 10) % 2 == 0 { 30.0 } else { -30.0 },
+            })
+            .collect();
+        let controlled = length_controlled_win_rate(&compared, LENGTH_RIDGE).unwrap();
+        close(controlled.win_rate, 0.7, 1e-4);
+        close(controlled.gamma, 0.0, 1e-6);
+    }
+
+    #[test]
+    fn length_control_meets_its_first_order_conditions() {
+        let compared: Vec<Compared> = (0..60)
+            .map(|i| Compared {
+                outcome: [1.0, 0.0, 1.0, 0.5, 1.0][i % 5],
+                length_difference: (i as f64 * 37.0) % 113.0 - 70.0,
+            })
+            .collect();
+        let fit = length_controlled_win_rate(&compared, 0.5).unwrap();
+        let sd = standard_deviation(compared.iter().map(|c| c.length_difference));
+        let (mut g0, mut g1) = (-INTERCEPT_RIDGE * fit.theta, -0.5 * fit.gamma);
+        for c in &compared {
+            let x = (c.length_difference / sd).tanh();
+            let residual = c.outcome - sigmoid(fit.theta + fit.gamma * x);
+            g0 += residual;
+            g1 += residual * x;
+        }
+        close(g0, 0.0, 1e-8);
+        close(g1, 0.0, 1e-8);
+    }
+
+    #[test]
+    fn a_record_of_wins_only_has_a_finite_length_controlled_rate() {
+        let wins = [Compared {
+            outcome: 1.0,
+            length_difference: -50.0,
+        }; 30];
+        let controlled = length_controlled_win_rate(&wins, LENGTH_RIDGE).unwrap();
+        assert!(
+            controlled.win_rate > 0.99 && controlled.theta.is_finite(),
+            "{controlled:?}"
+        );
+        assert_eq!(length_controlled_win_rate(&[], LENGTH_RIDGE), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! Log-probabilities of labels, and their gradients with respect to the hidden state: the head runs once.
+//!
+//! The gradient of a label's log-probability with respect to the normed hidden state is `W[label] - sum_v p_v W[v]`. It is linear
+//! in the one coefficient that an objective gives a sequence, so it is computed unscaled before the objective is known. The
+//! vocabulary is worked on in blocks, so that neither scratch nor transposed weights grow with it.
+
+use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::custom::Work;
+use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequantize_row};
+
+use super::builder::Builder;
+use super::kernels::head::{EMPTY, STATS, accumulate, probabilities};
+use crate::model::Model;
+
+type Result<T> = std::result::Result<T, GgmlError>;
+
+/// Vocabulary entries of one block.
+pub const VOCAB_BLOCK: usize = 8192;
+
+/// Tensors that the graph of a chunk may need.
+pub fn graph_nodes(n_vocab: usize) -> usize {
+    48 + 14 * n_vocab.div_ceil(VOCAB_BLOCK)
+}
+
+/// A chunk of rows to be scored.
+pub struct HeadChunk<'a> {
+    pub model: &'a Model,
+    /// Where the inputs and outputs below lie.
+    pub storage: &'a Storage,
+    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives the gradients, if wanted.
+    pub hidden: TensorId,
+    /// Labels `[rows]`, I32.
+    pub labels: TensorId,
+    /// Receives [`STATS`] numbers a row, F32.
+    pub stats: TensorId,
+    pub scratch: GgmlType,
+    /// Rows in use.
+    pub n_rows: usize,
+}
+
+impl<'a> HeadChunk<'a> {
+    /// Builds the graph: statistics, and with `gradient` the unscaled gradients in place of the hidden states.
+    pub fn build(&self, graph: &Graph<'a>, gradient: bool) -> Result<()> {
+        let model = self.model;
+        let b = Builder { graph, scratch: self.scratch, n_tokens: self.n_rows };
+        let hidden = graph.rows(graph.load(self.storage, self.hidden)?, 0, self.n_rows)?;
+        let labels = graph.columns(graph.load(self.storage, self.labels)?, 0, self.n_rows)?;
+        let norm = graph.load(&model.storage, model.output_norm)?;
+        let head = graph.load(&model.storage, model.head)?;
+        let h = b.norm(model.spec.norm, hidden, norm)?;
+
+        let n_vocab = model.spec.n_vocab;
+        let mut blocks = Vec::new();
+        let mut stats: Option<Tensor<'_>> = None;
+        for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
+            let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
+            let logits = graph.mul_mat(b.scratch_rows(&[rows])?, h)?;
+            stats = Some(self.accumulate(graph, logits, labels, stats, first)?);
+            blocks.push((rows, logits));
+        }
+        let stats = stats.ok_or(GgmlError::Failed { what: "head of an empty vocabulary", status: -1 })?;
+        graph.store(stats, graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?)?;
+        if !gradient {
+            return Ok(());
+        }
+
+        let mut sum: Option<Tensor<'_>> = None;
+        for (rows, logits) in blocks {
+            let p = self.probabilities(graph, logits, stats)?;
+            let weighted = graph.mul_mat(b.scratch_transposed(&[rows])?, p)?;
+            sum = Some(match sum {
+                None => weighted,
+                Some(sum) => b.epilogue(sum, &[], Some(weighted), None)?,
+            });
+        }
+        let sum = sum.ok_or(GgmlError::Failed { what: "head of an empty vocabulary", status: -1 })?;
+        let dh = self.minus_from_label(graph, sum, head, labels)?;
+        let dx = b.norm_backward(model.spec.norm, hidden, norm, dh, None)?;
+        graph.store(dx, hidden)
+    }
+
+    fn accumulate<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        logits: Tensor<'g>,
+        labels: Tensor<'g>,
+        before: Option<Tensor<'g>>,
+        first: usize,
+    ) -> Result<Tensor<'g>> {
+        let scale = self.model.spec.logit_scale;
+        debug_assert_eq!(scale, 1.0, "no trainable architecture scales logits yet");
+        let args: Vec<_> = [logits, labels].into_iter().chain(before).collect();
+        let has_before = before.is_some();
+        let work = Work::rows("softmax_stats", self.n_rows, STATS * size_of::<f32>(), 4);
+        graph.custom(GgmlType::F32, [STATS, self.n_rows, 1, 1], &args, work, Box::new(
+            move |unit, args, out| {
+                let (logits, labels) = (args.f32(0), args.view::<i32>(1));
+                for (i, stats) in out.region::<f32>(0).chunks_exact_mut(STATS).enumerate() {
+                    let row = unit * 4 + i;
+                    stats.copy_from_slice(if has_before { args.f32(2).row(row) } else { &EMPTY });
+                    accumulate(logits.row(row), first, labels.data[row] as usize, stats);
+                }
+            },
+        ))
+    }
+
+    fn probabilities<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        logits: Tensor<'g>,
+        stats: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let width = logits.ne()[0];
+        let work = Work::rows("probabilities", self.n_rows, width * size_of::<f32>(), 4);
+        graph.custom_in_place(logits, &[stats], work, Box::new(move |unit, args, out| {
+            for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                probabilities(row, args.f32(0).row(unit * 4 + i));
+            }
+        }))
+    }
+
+    /// `W[label] - sum`, in place.
+    fn minus_from_label<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        sum: Tensor<'g>,
+        head: Tensor<'g>,
+        labels: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let (width, ty) = (sum.ne()[0], head.ty());
+        let work = Work::rows("label_gradient", self.n_rows, width * size_of::<f32>(), 8);
+        graph.custom_in_place(sum, &[head, labels], work, Box::new(move |unit, args, out| {
+            let (head, labels) = (args.raw(0), args.view::<i32>(1));
+            let mut label_row = vec![0.0; width];
+            for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                let start = labels.data[unit * 8 + i] as usize * head.stride[1];
+                let bytes = &head.data[start..start + ty.row_size(width)];
+                if let Err(error) = dequantize_row(ty, bytes, &mut label_row) {
+                    panic!("{error}");
+                }
+                row.iter_mut().zip(&label_row).for_each(|(sum, label)| *sum = label - *sum);
+            }
+        }))
+    }
+}

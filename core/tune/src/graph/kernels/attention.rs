@@ -1,0 +1,363 @@
+//! Causal grouped-query attention over packed sequences, forward and backward, in memory linear in tokens.
+//!
+//! Scores exist only for one tile of queries and keys at a time; the backward pass recomputes them from the saved log-sum-exp
+//! (Dao et al. 2022). Masks are never stored: which keys a token sees follows from its [`Segment`].
+
+use std::ops::Range;
+
+use thumbprint_ggml::ggml::custom::View;
+
+use super::element::Element;
+use super::gemm::{LANES, Mat, dot, exp, gemm};
+
+/// Consecutive tokens that attend causally to one another and fully to an earlier range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// The tokens.
+    pub tokens: Range<usize>,
+    /// The tokens before the segment that all of it sees: another whole segment (the prompt), or nothing.
+    pub prefix: Range<usize>,
+}
+
+/// Tokens of one segment that are worked on together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Block {
+    segment: usize,
+    tokens: Range<usize>,
+}
+
+/// Tokens of a block of queries, and of keys.
+const BLOCK: usize = 32;
+/// Keys (or, for key gradients, queries) that pass by a block at a time.
+const TILE: usize = 64;
+
+/// The geometry of one attention operation.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    n_head: usize,
+    n_head_kv: usize,
+    head_dim: usize,
+    scale: f32,
+    segments: Vec<Segment>,
+    blocks: Vec<Block>,
+}
+
+impl Attention {
+    /// Attention of `n_head` query heads over `n_head_kv` key and value heads. The segments must cover the tokens in order.
+    pub fn new(n_head: usize, n_head_kv: usize, head_dim: usize, scale: f32, segments: &[Segment]) -> Self {
+        let blocks = segments
+            .iter()
+            .enumerate()
+            .flat_map(|(segment, s)| {
+                let end = s.tokens.end;
+                let starts = s.tokens.clone().step_by(BLOCK);
+                starts.map(move |start| Block { segment, tokens: start..(start + BLOCK).min(end) })
+            })
+            .collect();
+        Self { n_head, n_head_kv, head_dim, scale, segments: segments.to_vec(), blocks }
+    }
+
+    /// Number of units of work.
+    pub fn n_units(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Offsets, in elements, of each unit's rows in an output of `row` elements a token.
+    pub fn unit_offsets(&self, row: usize) -> Vec<usize> {
+        let ends = self.blocks.iter().map(|block| block.tokens.end * row);
+        std::iter::once(0).chain(ends).collect()
+    }
+
+    /// Computes unit `unit`: `out` receives its rows of the attention's output `[n_tokens, n_head * head_dim]`, `lse` the
+    /// log-sum-exp of its scores `[n_tokens, n_head]`. `qkv` holds a token's queries, keys and values side by side.
+    pub fn forward<T: Element>(&self, unit: usize, qkv: View<'_, T>, out: &mut [f32], lse: &mut [f32]) {
+        let block = &self.blocks[unit];
+        let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
+        let (rows, wide) = (group * block.tokens.len(), d.next_multiple_of(LANES));
+        let mut q = vec![0.0; rows * d];
+        let mut k_t = vec![0.0; d * TILE];
+        let mut v = vec![0.0; TILE * wide];
+        let mut s = vec![0.0; rows * TILE];
+        let mut o = vec![0.0; rows * wide];
+        for kv in 0..self.n_head_kv {
+            self.pack_queries(block, kv, self.scale, &mut q, |token, column| &qkv.row(token)[column..column + d]);
+            o.fill(0.0);
+            let mut max = vec![f32::NEG_INFINITY; rows];
+            let mut sum = vec![0.0f32; rows];
+            for keys in self.keys_of(block) {
+                pack_transposed(&qkv, &keys, self.key_column(kv), d, TILE, &mut k_t);
+                pack_rows(&qkv, &keys, self.value_column(kv), d, wide, &mut v);
+                s.fill(0.0);
+                gemm(rows, TILE, d, mat(&q, d), mat(&k_t, TILE), &mut s, TILE);
+                for row in 0..rows {
+                    let visible = self.visible(block, row, &keys);
+                    let scores = &mut s[row * TILE..(row + 1) * TILE];
+                    let (seen, hidden) = scores.split_at_mut(visible);
+                    hidden.fill(0.0);
+                    let new_max = seen.iter().copied().fold(max[row], f32::max);
+                    if new_max == f32::NEG_INFINITY {
+                        continue;
+                    }
+                    seen.iter_mut().for_each(|x| *x = exp(*x - new_max));
+                    let shrink = exp(max[row] - new_max);
+                    sum[row] = sum[row] * shrink + seen.iter().sum::<f32>();
+                    if shrink != 1.0 {
+                        o[row * wide..(row + 1) * wide].iter_mut().for_each(|x| *x *= shrink);
+                    }
+                    max[row] = new_max;
+                }
+                gemm(rows, wide, keys.len(), mat(&s, TILE), mat(&v, wide), &mut o, wide);
+            }
+            for row in 0..rows {
+                let (token, head) = self.place(block, kv, row);
+                let target = &mut out[(token * self.n_head + head) * d..][..d];
+                for (to, from) in target.iter_mut().zip(&o[row * wide..]) {
+                    *to = from / sum[row];
+                }
+                lse[token * self.n_head + head] = max[row] + sum[row].ln();
+            }
+        }
+    }
+
+    /// The gradient of queries for unit `unit`: `dq` `[n_tokens, n_head * head_dim]`, and `delta` `[n_tokens, n_head]`, the
+    /// inner products of outputs and their gradients that [`backward_keys`](Self::backward_keys) needs.
+    pub fn backward_queries<T: Element>(
+        &self,
+        unit: usize,
+        qkv: View<'_, T>,
+        output: View<'_, T>,
+        d_output: View<'_, f32>,
+        lse: View<'_, f32>,
+        (dq_out, delta_out): (&mut [f32], &mut [f32]),
+    ) {
+        let block = &self.blocks[unit];
+        let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
+        let (rows, wide) = (group * block.tokens.len(), d.next_multiple_of(LANES));
+        let mut q = vec![0.0; rows * d];
+        let mut d_o = vec![0.0; rows * d];
+        let mut o = vec![0.0; d];
+        let mut k_t = vec![0.0; d * TILE];
+        let mut v_t = vec![0.0; d * TILE];
+        let mut k = vec![0.0; TILE * wide];
+        let mut s = vec![0.0; rows * TILE];
+        let mut dp = vec![0.0; rows * TILE];
+        let mut dq = vec![0.0; rows * wide];
+        let mut delta = vec![0.0; rows];
+        for kv in 0..self.n_head_kv {
+            self.pack_queries(block, kv, self.scale, &mut q, |token, column| &qkv.row(token)[column..column + d]);
+            self.pack_queries(block, kv, 1.0, &mut d_o, |token, column| &d_output.row(token)[column..column + d]);
+            for row in 0..rows {
+                let (token, head) = self.place(block, kv, row);
+                let token = token + block.tokens.start;
+                T::widen(&output.row(token)[head * d..(head + 1) * d], &mut o);
+                delta[row] = dot(&o, &d_o[row * d..(row + 1) * d]);
+            }
+            dq.fill(0.0);
+            for keys in self.keys_of(block) {
+                pack_transposed(&qkv, &keys, self.key_column(kv), d, TILE, &mut k_t);
+                pack_transposed(&qkv, &keys, self.value_column(kv), d, TILE, &mut v_t);
+                pack_rows(&qkv, &keys, self.key_column(kv), d, wide, &mut k);
+                s.fill(0.0);
+                dp.fill(0.0);
+                gemm(rows, TILE, d, mat(&q, d), mat(&k_t, TILE), &mut s, TILE);
+                gemm(rows, TILE, d, mat(&d_o, d), mat(&v_t, TILE), &mut dp, TILE);
+                for row in 0..rows {
+                    let visible = self.visible(block, row, &keys);
+                    let (token, head) = self.place(block, kv, row);
+                    let lse = lse.row(block.tokens.start + token)[head];
+                    let scores = &mut s[row * TILE..(row + 1) * TILE];
+                    let dp = &dp[row * TILE..(row + 1) * TILE];
+                    for (s, dp) in scores.iter_mut().zip(dp) {
+                        *s = exp(*s - lse) * (dp - delta[row]) * self.scale;
+                    }
+                    scores[visible..].fill(0.0);
+                }
+                gemm(rows, wide, keys.len(), mat(&s, TILE), mat(&k, wide), &mut dq, wide);
+            }
+            for row in 0..rows {
+                let (token, head) = self.place(block, kv, row);
+                let target = &mut dq_out[(token * self.n_head + head) * d..][..d];
+                target.copy_from_slice(&dq[row * wide..row * wide + d]);
+                delta_out[token * self.n_head + head] = delta[row];
+            }
+        }
+    }
+
+    /// The gradients of keys and values for unit `unit`, side by side: `[n_tokens, 2 * n_head_kv * head_dim]`.
+    pub fn backward_keys<T: Element>(
+        &self,
+        unit: usize,
+        qkv: View<'_, T>,
+        d_output: View<'_, f32>,
+        lse: View<'_, f32>,
+        delta: View<'_, f32>,
+        out: &mut [f32],
+    ) {
+        let block = &self.blocks[unit];
+        let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
+        let (keys, wide) = (block.tokens.len(), d.next_multiple_of(LANES));
+        let mut k = vec![0.0; keys * d];
+        let mut v = vec![0.0; keys * d];
+        let mut q_t = vec![0.0; d * TILE];
+        let mut do_t = vec![0.0; d * TILE];
+        let mut q = vec![0.0; TILE * wide];
+        let mut d_o = vec![0.0; TILE * wide];
+        let mut s = vec![0.0; keys * TILE];
+        let mut dp = vec![0.0; keys * TILE];
+        let mut dk = vec![0.0; keys * wide];
+        let mut dv = vec![0.0; keys * wide];
+        let mut lse_row = [0.0; TILE];
+        let mut delta_row = [0.0; TILE];
+        for kv in 0..self.n_head_kv {
+            pack_rows(&qkv, &block.tokens, self.key_column(kv), d, d, &mut k);
+            pack_rows(&qkv, &block.tokens, self.value_column(kv), d, d, &mut v);
+            dk.fill(0.0);
+            dv.fill(0.0);
+            for (queries, causal) in self.queries_of(block) {
+                for head in kv * group..(kv + 1) * group {
+                    pack_transposed(&qkv, &queries, head * d, d, TILE, &mut q_t);
+                    pack_transposed(&d_output, &queries, head * d, d, TILE, &mut do_t);
+                    pack_rows(&qkv, &queries, head * d, d, wide, &mut q);
+                    pack_rows(&d_output, &queries, head * d, d, wide, &mut d_o);
+                    for (i, token) in queries.clone().enumerate() {
+                        lse_row[i] = lse.row(token)[head];
+                        delta_row[i] = delta.row(token)[head];
+                    }
+                    s.fill(0.0);
+                    dp.fill(0.0);
+                    gemm(keys, TILE, d, mat(&k, d), mat(&q_t, TILE), &mut s, TILE);
+                    gemm(keys, TILE, d, mat(&v, d), mat(&do_t, TILE), &mut dp, TILE);
+                    for row in 0..keys {
+                        let key = block.tokens.start + row;
+                        let hidden = if causal { key.saturating_sub(queries.start).min(TILE) } else { 0 };
+                        let s = &mut s[row * TILE..(row + 1) * TILE];
+                        let dp = &mut dp[row * TILE..(row + 1) * TILE];
+                        for i in 0..TILE {
+                            let p = exp(s[i] * self.scale - lse_row[i]);
+                            dp[i] = p * (dp[i] - delta_row[i]) * self.scale;
+                            s[i] = p;
+                        }
+                        for row in [s, dp] {
+                            row[..hidden].fill(0.0);
+                            row[queries.len()..].fill(0.0);
+                        }
+                    }
+                    gemm(keys, wide, queries.len(), mat(&s, TILE), mat(&d_o, wide), &mut dv, wide);
+                    gemm(keys, wide, queries.len(), mat(&dp, TILE), mat(&q, wide), &mut dk, wide);
+                }
+            }
+            let width = 2 * self.n_head_kv * d;
+            for row in 0..keys {
+                let out = &mut out[row * width..(row + 1) * width];
+                out[kv * d..(kv + 1) * d].copy_from_slice(&dk[row * wide..row * wide + d]);
+                let values = (self.n_head_kv + kv) * d;
+                out[values..values + d].copy_from_slice(&dv[row * wide..row * wide + d]);
+            }
+        }
+    }
+
+    fn key_column(&self, kv: usize) -> usize {
+        (self.n_head + kv) * self.head_dim
+    }
+
+    fn value_column(&self, kv: usize) -> usize {
+        (self.n_head + self.n_head_kv + kv) * self.head_dim
+    }
+
+    /// A tile's row as a token of the block and a query head: the heads of a group lie one after another.
+    fn place(&self, block: &Block, kv: usize, row: usize) -> (usize, usize) {
+        let tokens = block.tokens.len();
+        (row % tokens, kv * (self.n_head / self.n_head_kv) + row / tokens)
+    }
+
+    /// How many of `keys`, from the first on, a tile's row sees.
+    fn visible(&self, block: &Block, row: usize, keys: &Range<usize>) -> usize {
+        let token = block.tokens.start + row % block.tokens.len();
+        (token + 1).saturating_sub(keys.start).min(keys.len())
+    }
+
+    /// Tiles of keys that some token of the block sees: its segment's prefix, then its own segment up to itself.
+    fn keys_of(&self, block: &Block) -> Vec<Range<usize>> {
+        let segment = &self.segments[block.segment];
+        let own = segment.tokens.start..block.tokens.end;
+        tiles(&segment.prefix).chain(tiles(&own)).collect()
+    }
+
+    /// Tiles of queries that see keys of the block, and whether they see them causally.
+    fn queries_of(&self, block: &Block) -> Vec<(Range<usize>, bool)> {
+        let own = block.tokens.start..self.segments[block.segment].tokens.end;
+        let after = self.segments.iter().filter(|other| other.prefix.contains(&block.tokens.start));
+        let after = after.flat_map(|other| tiles(&other.tokens));
+        tiles(&own).map(|tile| (tile, true)).chain(after.map(|tile| (tile, false))).collect()
+    }
+
+    fn pack_queries<'a, T: Element + 'a>(
+        &self,
+        block: &Block,
+        kv: usize,
+        scale: f32,
+        tile: &mut [f32],
+        row_of: impl Fn(usize, usize) -> &'a [T],
+    ) {
+        let d = self.head_dim;
+        for (row, to) in tile.chunks_exact_mut(d).enumerate() {
+            let (token, head) = self.place(block, kv, row);
+            T::widen(row_of(block.tokens.start + token, head * d), to);
+            if scale != 1.0 {
+                to.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
+    }
+}
+
+fn tiles(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (start, end) = (range.start, range.end);
+    (start..end).step_by(TILE).map(move |at| at..(at + TILE).min(end))
+}
+
+fn mat(data: &[f32], stride: usize) -> Mat<'_> {
+    Mat { data, stride }
+}
+
+/// Columns `column .. column + d` of some rows, one row after another, `stride` elements apart.
+fn pack_rows<T: Element>(
+    source: &View<'_, T>,
+    rows: &Range<usize>,
+    column: usize,
+    d: usize,
+    stride: usize,
+    tile: &mut [f32],
+) {
+    for (to, row) in tile.chunks_exact_mut(stride).zip(rows.clone()) {
+        T::widen(&source.row(row)[column..column + d], &mut to[..d]);
+    }
+}
+
+/// The same transposed: `tile[i * stride + row]`.
+fn pack_transposed<T: Element>(
+    source: &View<'_, T>,
+    rows: &Range<usize>,
+    column: usize,
+    d: usize,
+    stride: usize,
+    tile: &mut [f32],
+) {
+    const STEP: usize = 16;
+    let mut lines = [[0f32; STEP]; STEP];
+    for first in (0..rows.len()).step_by(STEP) {
+        let n = (rows.len() - first).min(STEP);
+        for start in (0..d).step_by(STEP) {
+            let width = (d - start).min(STEP);
+            for (i, line) in lines.iter_mut().enumerate().take(n) {
+                let from = column + start;
+                T::widen(&source.row(rows.start + first + i)[from..from + width], &mut line[..width]);
+            }
+            for c in 0..width {
+                let to = &mut tile[(start + c) * stride + first..][..n];
+                for (to, line) in to.iter_mut().zip(&lines) {
+                    *to = line[c];
+                }
+            }
+        }
+    }
+}

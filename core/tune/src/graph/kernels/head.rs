@@ -1,0 +1,45 @@
+//! The head's softmax over a vocabulary that is worked on in blocks.
+
+use super::gemm::{LANES, exp};
+
+/// What is known of a token's logits so far: running maximum, sum of exponentials relative to it, the label's logit.
+pub const STATS: usize = 3;
+
+/// Takes a block of logits (vocabulary entries `first ..`) into the statistics of one token.
+#[inline]
+pub fn accumulate(logits: &[f32], first: usize, label: usize, stats: &mut [f32]) {
+    let block_max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = stats[0].max(block_max);
+    // Lane sums in F32 over at most a few thousand terms, then F64 across lanes.
+    let mut lanes = [0f32; LANES];
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane += exp(x - max);
+        }
+    }
+    let sum: f64 = lanes.iter().map(|x| f64::from(*x)).sum::<f64>()
+        + rest.iter().map(|x| f64::from(exp(x - max))).sum::<f64>();
+    let before = if stats[1] == 0.0 { 0.0 } else { f64::from(stats[1]) * f64::from(exp(stats[0] - max)) };
+    stats[0] = max;
+    stats[1] = (before + sum) as f32;
+    if (first..first + logits.len()).contains(&label) {
+        stats[2] = logits[label - first];
+    }
+}
+
+/// The statistics before any logits.
+pub const EMPTY: [f32; STATS] = [f32::NEG_INFINITY, 0.0, 0.0];
+
+/// Log-probability of the label, nats.
+#[inline]
+pub fn log_prob(stats: &[f32]) -> f64 {
+    f64::from(stats[2]) - f64::from(stats[0]) - f64::from(stats[1]).ln()
+}
+
+/// Turns a block of logits into probabilities.
+#[inline]
+pub fn probabilities(logits: &mut [f32], stats: &[f32]) {
+    let (max, factor) = (stats[0], 1.0 / stats[1]);
+    logits.iter_mut().for_each(|x| *x = exp(*x - max) * factor);
+}

@@ -1,0 +1,14 @@
+//! Forward and hand-written backward passes over a frozen model with a LoRA adapter, layer by layer.
+//!
+//! [`Network`] owns the memory and walks the layers; [`layer`] builds one block's graphs, [`linear`] the projections in them,
+//! [`head`] the log-probabilities; [`kernels`] holds what custom operations compute.
+
+mod adapter;
+mod builder;
+mod head;
+pub mod kernels;
+mod layer;
+mod network;
+
+pub use head::VOCAB_BLOCK;
+pub use network::{Kernels, Network, NetworkError, NetworkOptions, Scores};

@@ -1,0 +1,491 @@
+//! A model with an adapter and the memory to run it forward and backward, one ubatch at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, Storage, StorageBuilder, TensorId, Workspace};
+
+use super::adapter::DeviceAdapter;
+use super::head::{self, HeadChunk};
+use super::kernels::attention::Attention;
+use super::kernels::dropout::Dropout;
+use super::kernels::head::{STATS, log_prob};
+use super::layer::{self, Extent, GRAPH_NODES, LayerContext, Saved};
+use crate::adapter::Lora;
+use crate::batch::Packed;
+use crate::model::{Model, ModelError};
+
+/// Number formats that a network computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Kernels {
+    /// Type of the matrices that frozen weights are dequantized into before a product.
+    #[serde(with = "ggml_type_name")]
+    pub scratch: GgmlType,
+    /// Type of activations kept for the backward pass (F32 or BF16).
+    #[serde(with = "ggml_type_name")]
+    pub saved: GgmlType,
+}
+
+impl Kernels {
+    /// Everything in F32: for comparing with references.
+    pub const EXACT: Self = Self { scratch: GgmlType::F32, saved: GgmlType::F32 };
+    /// BF16 products and activations, F32 sums: fast where the CPU has BF16.
+    pub const BF16: Self = Self { scratch: GgmlType::BF16, saved: GgmlType::BF16 };
+}
+
+/// How a [`Network`] is set up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkOptions {
+    /// Threads of the CPU backend.
+    pub n_threads: usize,
+    /// Most rows of a ubatch.
+    pub max_tokens: usize,
+    /// Number formats.
+    pub kernels: Kernels,
+    /// Whether to keep only each layer's input and to recompute the rest during the backward pass.
+    pub checkpoint: bool,
+    /// Rows that the head scores at a time.
+    pub head_rows: usize,
+}
+
+/// Why a pass could not be computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// A ubatch with more rows than the network was made for.
+    #[error("a batch of {rows} tokens does not fit the {max} that memory was planned for; shorten the examples or plan for more")]
+    TooLong {
+        /// Rows of the batch.
+        rows: usize,
+        /// Rows that fit.
+        max: usize,
+    },
+    /// The ggml layer failed, or the computation was stopped.
+    #[error(transparent)]
+    Ggml(#[from] GgmlError),
+    /// The model refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl NetworkError {
+    /// Whether the computation was stopped through the abort flag.
+    pub fn is_aborted(&self) -> bool {
+        matches!(self, Self::Ggml(GgmlError::Aborted))
+    }
+}
+
+type Result<T> = std::result::Result<T, NetworkError>;
+
+/// Log-probabilities of a ubatch's targets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// Per completion, per token, nats.
+    pub logps: Vec<Vec<f64>>,
+}
+
+impl Scores {
+    /// Sum over a completion's tokens, nats.
+    pub fn sum(&self, sequence: usize) -> f64 {
+        self.logps[sequence].iter().sum()
+    }
+}
+
+/// A frozen model, optionally with an adapter to be trained.
+pub struct Network {
+    model: Model,
+    options: NetworkOptions,
+    backend: Backend,
+    workspace: Workspace,
+    memory: Memory,
+    head: HeadMemory,
+    adapter: Option<DeviceAdapter>,
+    /// Gradients of log-probabilities with respect to hidden states, a row a target, of the last [`forward`](Self::forward).
+    head_gradient: Vec<f32>,
+    /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
+    dropout: Option<Dropout>,
+}
+
+/// Tensors that last from graph to graph.
+struct Memory {
+    storage: Storage,
+    /// Inputs of the layers and the output of the last, `[n_embd, max]`; without an adapter only two that take turns.
+    x: Vec<TensorId>,
+    /// One per layer, or one for all when checkpointing.
+    saved: Vec<Saved>,
+    /// Gradient of the current layer's output, `[n_embd, max]`.
+    gradient: TensorId,
+    cos: TensorId,
+    sin: TensorId,
+}
+
+struct HeadMemory {
+    storage: Storage,
+    hidden: TensorId,
+    labels: TensorId,
+    stats: TensorId,
+}
+
+impl Network {
+    /// Takes a model; with `lora`, memory for training it is allocated as well.
+    ///
+    /// # Errors
+    /// [`NetworkError`] when memory cannot be had.
+    pub fn new(model: Model, options: NetworkOptions, lora: Option<&Lora>) -> Result<Self> {
+        let backend = Backend::cpu(options.n_threads)?;
+        let workspace = Workspace::new(&backend)?;
+        let adapter = lora.map(|lora| DeviceAdapter::new(&model, lora, &backend)).transpose()?;
+        let memory = Memory::new(&model, &options, adapter.as_ref(), &backend)?;
+        let head = HeadMemory::new(&model, &options, &backend)?;
+        Ok(Self { model, options, backend, workspace, memory, head, adapter, head_gradient: Vec::new(), dropout: None })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// How the network was set up.
+    pub fn options(&self) -> &NetworkOptions {
+        &self.options
+    }
+
+    /// While this flag is true, passes stop within one layer with an error for which [`NetworkError::is_aborted`] holds.
+    pub fn abort_flag(&self) -> Arc<AtomicBool> {
+        self.backend.abort_flag()
+    }
+
+    /// Bytes of memory held besides the mapped model: states, adapter, scratch.
+    pub fn n_bytes(&self) -> usize {
+        let adapter = self.adapter.as_ref().map_or(0, |a| a.storage.n_bytes() + a.gradients.n_bytes());
+        self.memory.storage.n_bytes() + self.head.storage.n_bytes() + self.workspace.n_bytes() + adapter
+    }
+
+    /// Copies new parameters of the same adapter to the device.
+    ///
+    /// # Errors
+    /// [`NetworkError`] when the network was made without an adapter of this shape.
+    pub fn update_adapter(&mut self, lora: &Lora) -> Result<()> {
+        match &mut self.adapter {
+            Some(adapter) => Ok(adapter.upload(lora)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops elements of the adapter's inputs with this probability in [`forward`](Self::forward) and the
+    /// [`backward`](Self::backward) that follows it, in the pattern that `key` stands for. 0 switches it off.
+    pub fn set_dropout(&mut self, probability: f32, key: u64) {
+        self.dropout = (probability > 0.0).then_some(Dropout { probability, key });
+    }
+
+    /// Log-probabilities of every target, with or without the adapter; keeps nothing.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn score(&mut self, packed: &Packed, with_adapter: bool) -> Result<Scores> {
+        let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
+        self.run_head(packed, last, false)
+    }
+
+    /// Log-probabilities of every target with the adapter, keeping what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn forward(&mut self, packed: &Packed) -> Result<Scores> {
+        let extent = if self.options.checkpoint { Extent::Output } else { Extent::OutputAndSave };
+        let last = self.run_layers(packed, true, extent, self.dropout)?;
+        self.run_head(packed, last, true)
+    }
+
+    /// Adds to `grads` (laid out as `lora.values`) the gradient of a loss whose derivative with respect to completion `i`'s summed
+    /// log-probability is `coefficients[i]`, for the ubatch of the last [`forward`](Self::forward).
+    ///
+    /// # Errors
+    /// [`NetworkError`]; after one, `grads` is incomplete.
+    pub fn backward(
+        &mut self,
+        packed: &Packed,
+        coefficients: &[f64],
+        lora: &Lora,
+        grads: &mut [f32],
+    ) -> Result<()> {
+        let n_embd = self.model.spec.n_embd;
+        let mut start = vec![0.0f32; packed.tokens.len() * n_embd];
+        for (targets, coefficient) in packed.sequences.iter().zip(coefficients) {
+            for index in targets.clone() {
+                let from = &self.head_gradient[index * n_embd..][..n_embd];
+                let to = &mut start[packed.targets[index].row * n_embd..][..n_embd];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += (*coefficient as f32) * from);
+            }
+        }
+        self.memory.storage.write_at(self.memory.gradient, 0, &start)?;
+        let pass = Pass::new(&self.model, packed, true, self.dropout);
+        for layer in (0..self.model.spec.n_layer).rev() {
+            if self.options.checkpoint {
+                self.run_layer(layer, &pass, Extent::Save)?;
+            }
+            let graph = Graph::new(GRAPH_NODES)?;
+            let scratch = self.options.kernels.scratch;
+            let context =
+                pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer, scratch);
+            let storage = &self.memory.storage;
+            let (input, gradient) =
+                ((storage, self.memory.x[layer]), (storage, self.memory.gradient));
+            context.backward(&graph, input, gradient, layer > 0)?;
+            self.workspace.compute(&mut self.backend, &graph)?;
+            drop(graph);
+            if let Some(adapter) = &mut self.adapter {
+                adapter.download_gradients(layer, &lora.tensors, grads)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits `[n_rows, n_vocab]` of the hidden states that predict the targets, for comparing with another implementation.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn logits(&mut self, packed: &Packed, with_adapter: bool) -> Result<Vec<f32>> {
+        let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
+        let hidden = self.hidden(last, packed.tokens.len())?;
+        let (n_embd, n_vocab) = (self.model.spec.n_embd, self.model.spec.n_vocab);
+        let mut builder = StorageBuilder::new();
+        let row = builder.add(GgmlType::F32, &[n_embd]);
+        let out = builder.add(GgmlType::F32, &[n_vocab]);
+        let mut storage = builder.build(&self.backend)?;
+        let mut logits = Vec::with_capacity(packed.targets.len() * n_vocab);
+        for target in &packed.targets {
+            storage.write(row, &hidden[target.row * n_embd..][..n_embd])?;
+            let graph = Graph::new(16)?;
+            let builder = super::builder::Builder {
+                graph: &graph,
+                scratch: self.options.kernels.scratch,
+                n_tokens: 1,
+            };
+            let norm = graph.load(&self.model.storage, self.model.output_norm)?;
+            let head = graph.load(&self.model.storage, self.model.head)?;
+            let h = builder.norm(self.model.spec.norm, graph.load(&storage, row)?, norm)?;
+            let y = graph.mul_mat(builder.scratch_rows(&[head])?, h)?;
+            graph.store(y, graph.load(&storage, out)?)?;
+            self.workspace.compute(&mut self.backend, &graph)?;
+            drop(graph);
+            logits.extend(storage.to_vec::<f32>(out)?);
+        }
+        Ok(logits)
+    }
+
+    /// Runs all layers and says where the last one's output is.
+    fn run_layers(
+        &mut self,
+        packed: &Packed,
+        with_adapter: bool,
+        extent: Extent,
+        dropout: Option<Dropout>,
+    ) -> Result<TensorId> {
+        let (rows, max) = (packed.tokens.len(), self.options.max_tokens);
+        if rows > max {
+            return Err(NetworkError::TooLong { rows, max });
+        }
+        let embeddings = self.model.embed(&packed.tokens)?;
+        self.memory.storage.write_at(self.memory.x[0], 0, &embeddings)?;
+        self.memory.write_rope(&self.model, &packed.positions)?;
+        let pass = Pass::new(&self.model, packed, with_adapter, dropout);
+        for layer in 0..self.model.spec.n_layer {
+            self.run_layer(layer, &pass, extent)?;
+        }
+        Ok(self.memory.x[self.model.spec.n_layer % self.memory.x.len()])
+    }
+
+    fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
+        let graph = Graph::new(GRAPH_NODES)?;
+        let scratch = self.options.kernels.scratch;
+        let context = pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer, scratch);
+        let (storage, x) = (&self.memory.storage, &self.memory.x);
+        let (input, output) = (x[layer % x.len()], x[(layer + 1) % x.len()]);
+        context.forward(&graph, (storage, input), (storage, output), extent)?;
+        self.workspace.compute(&mut self.backend, &graph)?;
+        Ok(())
+    }
+
+    fn run_head(&mut self, packed: &Packed, last: TensorId, gradient: bool) -> Result<Scores> {
+        let n_embd = self.model.spec.n_embd;
+        let hidden = self.hidden(last, packed.tokens.len())?;
+        let mut logps = Vec::with_capacity(packed.targets.len());
+        self.head_gradient.clear();
+        let mut rows = vec![0.0; self.options.head_rows * n_embd];
+        for chunk in packed.targets.chunks(self.options.head_rows) {
+            for (to, target) in rows.chunks_exact_mut(n_embd).zip(chunk) {
+                to.copy_from_slice(&hidden[target.row * n_embd..][..n_embd]);
+            }
+            let labels: Vec<i32> = chunk.iter().map(|target| target.label).collect();
+            let used = chunk.len() * n_embd;
+            self.head.storage.write_at(self.head.hidden, 0, &rows[..used])?;
+            self.head.storage.write_at(self.head.labels, 0, &labels)?;
+            let graph = Graph::new(head::graph_nodes(self.model.spec.n_vocab))?;
+            let head = HeadChunk {
+                model: &self.model,
+                storage: &self.head.storage,
+                hidden: self.head.hidden,
+                labels: self.head.labels,
+                stats: self.head.stats,
+                scratch: self.options.kernels.scratch,
+                n_rows: chunk.len(),
+            };
+            head.build(&graph, gradient)?;
+            self.workspace.compute(&mut self.backend, &graph)?;
+            drop(graph);
+            let stats = self.head.storage.to_vec::<f32>(self.head.stats)?;
+            logps.extend(stats.chunks_exact(STATS).take(chunk.len()).map(log_prob));
+            if gradient {
+                self.head.storage.read_at(self.head.hidden, 0, &mut rows[..used])?;
+                self.head_gradient.extend_from_slice(&rows[..used]);
+            }
+        }
+        let logps = packed.sequences.iter().map(|range| logps[range.clone()].to_vec()).collect();
+        Ok(Scores { logps })
+    }
+
+    fn hidden(&self, last: TensorId, rows: usize) -> Result<Vec<f32>> {
+        let mut hidden = vec![0.0; rows * self.model.spec.n_embd];
+        self.memory.storage.read_at(last, 0, &mut hidden)?;
+        Ok(hidden)
+    }
+}
+
+impl Memory {
+    fn new(
+        model: &Model,
+        options: &NetworkOptions,
+        adapter: Option<&DeviceAdapter>,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let spec = &model.spec;
+        let (n, saved_type) = (options.max_tokens, options.kernels.saved);
+        let mut builder = StorageBuilder::new();
+        let n_x = if adapter.is_some() { spec.n_layer + 1 } else { 2 };
+        let x = (0..n_x).map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n])).collect();
+        let n_saved = match adapter {
+            None => 0,
+            Some(_) if options.checkpoint => 1,
+            Some(_) => spec.n_layer,
+        };
+        let mut saved: Vec<_> = (0..n_saved)
+            .map(|slot| {
+                let rank = |which: usize| {
+                    let layers = adapter.map(|a| a.layers.as_slice()).unwrap_or_default();
+                    // A slot that serves all layers must fit the largest.
+                    let fits = |layer: usize| n_saved == 1 || layer == slot;
+                    let ranks = layers.iter().enumerate().filter(|(layer, _)| fits(*layer));
+                    ranks.map(|(_, fused)| fused[which].rank).max().unwrap_or(0)
+                };
+                Saved {
+                    qkv: builder.add(saved_type, &[spec.n_qkv(), n]),
+                    attn: builder.add(saved_type, &[spec.n_attn(), n]),
+                    lse: builder.add(GgmlType::F32, &[spec.n_head, n]),
+                    middle: builder.add(GgmlType::F32, &[spec.n_embd, n]),
+                    gate_up: builder.add(saved_type, &[2 * spec.n_ff, n]),
+                    thin: std::array::from_fn(|which| {
+                        (rank(which) > 0).then(|| builder.add(GgmlType::F32, &[rank(which), n]))
+                    }),
+                }
+            })
+            .collect();
+        let gradient = builder.add(GgmlType::F32, &[spec.n_embd, if n_saved == 0 { 1 } else { n }]);
+        if saved.is_empty() {
+            // Forward passes that keep nothing never touch these.
+            let unused = gradient;
+            saved.push(Saved {
+                qkv: unused,
+                attn: unused,
+                lse: unused,
+                middle: unused,
+                gate_up: unused,
+                thin: [None; 4],
+            });
+        }
+        let half = spec.rope.n_dims / 2;
+        let cos = builder.add(GgmlType::F32, &[half, n]);
+        let sin = builder.add(GgmlType::F32, &[half, n]);
+        Ok(Self { storage: builder.build(backend)?, x, saved, gradient, cos, sin })
+    }
+
+    fn write_rope(&mut self, model: &Model, positions: &[u32]) -> Result<()> {
+        let rope = &model.spec.rope;
+        let half = rope.n_dims / 2;
+        let frequencies: Vec<f64> = (0..half)
+            .map(|i| {
+                let factor = model.rope_factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
+                rope.freq_scale * rope.freq_base.powf(-2.0 * i as f64 / rope.n_dims as f64) / factor
+            })
+            .collect();
+        let angles = positions.iter().flat_map(|p| frequencies.iter().map(move |f| f64::from(*p) * f));
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        self.storage.write_at(self.cos, 0, &cos)?;
+        self.storage.write_at(self.sin, 0, &sin)?;
+        Ok(())
+    }
+}
+
+impl HeadMemory {
+    fn new(model: &Model, options: &NetworkOptions, backend: &Backend) -> Result<Self> {
+        let mut builder = StorageBuilder::new();
+        let hidden = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
+        let labels = builder.add(GgmlType::I32, &[options.head_rows]);
+        let stats = builder.add(GgmlType::F32, &[STATS, options.head_rows]);
+        Ok(Self { storage: builder.build(backend)?, hidden, labels, stats })
+    }
+}
+
+/// What the layers of one pass have in common.
+struct Pass {
+    attention: Attention,
+    n_tokens: usize,
+    with_adapter: bool,
+    dropout: Option<Dropout>,
+}
+
+impl Pass {
+    fn new(model: &Model, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Self {
+        let attention = layer::attention(&model.spec, &packed.segments);
+        Self { attention, n_tokens: packed.tokens.len(), with_adapter, dropout }
+    }
+
+    fn context<'a>(
+        &'a self,
+        model: &'a Model,
+        adapter: Option<&'a DeviceAdapter>,
+        memory: &'a Memory,
+        layer: usize,
+        scratch: GgmlType,
+    ) -> LayerContext<'a> {
+        LayerContext {
+            model,
+            adapter: adapter.filter(|_| self.with_adapter),
+            layer,
+            saved: memory.saved[layer % memory.saved.len()],
+            storage: &memory.storage,
+            rope: (&memory.storage, memory.cos, memory.sin),
+            attention: &self.attention,
+            scratch,
+            n_tokens: self.n_tokens,
+            dropout: self.dropout,
+        }
+    }
+}
+
+/// Serialises a type by ggml's name.
+mod ggml_type_name {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use thumbprint_ggml::GgmlType;
+
+    pub fn serialize<S: Serializer>(ty: &GgmlType, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(ty.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GgmlType, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let found = GgmlType::ALL.iter().find(|ty| ty.name() == name);
+        found.copied().ok_or_else(|| serde::de::Error::custom(format!("unknown tensor type `{name}`")))
+    }
+}

