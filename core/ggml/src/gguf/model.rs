@@ -8,7 +8,8 @@ use super::{GgmlType, Gguf, GgufError};
 /// Checks that a file is a whole language model whose keys, vocabulary and tensors llama.cpp survives.
 ///
 /// llama.cpp reports most problems, but aborts the process (or throws through C) on those that are checked here.
-/// Whether the tensors have the shapes that the architecture demands is left to llama.cpp, which reports it.
+/// Whether the tensors have the shapes that the architecture demands is left to llama.cpp, which reports it. The widths
+/// of heads are checked for `llama`, `qwen2` and `qwen3`; keys that only other architectures have are not.
 ///
 /// # Errors
 /// What is wrong with the first key or tensor that does not fit.
