@@ -280,3 +280,141 @@ fn message(message: &ChatMessage) -> Message {
         content: message.content.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::Value;
+    use thumbprint_fixtures::{TinyModel, demo_model_path, golden_data, golden_dir};
+
+    use super::*;
+    use crate::base_model::load_chat;
+
+    const NEWLINE: Token = 198;
+
+    fn ids(recorded: &Value, field: &str) -> Vec<Token> {
+        serde_json::from_value(recorded[field].clone()).unwrap()
+    }
+
+    #[test]
+    fn trls_preparation_gives_trls_tokens_and_ours_leaves_out_what_follows_the_end_token() {
+        let chat = load_chat(&demo_model_path()).unwrap();
+        let golden = std::fs::read_to_string(golden_dir().join("logps.json")).unwrap();
+        let golden: Value = serde_json::from_str(&golden).unwrap();
+        let read = |set: &str, preparation| {
+            Pairs::read(&golden_data(&format!("{set}.jsonl")), &chat, preparation)
+                .unwrap()
+                .pairs
+        };
+        let mut n = 0;
+        for set in ["train", "heldout"] {
+            let (trl, ours) = (
+                read(set, Preparation::Trl),
+                read(set, Preparation::EndToken),
+            );
+            for recorded in golden["pairs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|pair| pair["set"] == set)
+            {
+                let index = recorded["index"].as_u64().unwrap() as usize;
+                let (trl, ours) = (&trl[index], &ours[index]);
+                assert_eq!(trl.line, index + 1);
+                assert_eq!(trl.prompt, ids(recorded, "prompt_ids"), "{set} {index}");
+                assert_eq!(trl.chosen, ids(recorded, "chosen_ids"), "{set} {index}");
+                assert_eq!(trl.rejected, ids(recorded, "rejected_ids"), "{set} {index}");
+                assert_eq!(ours.prompt, trl.prompt);
+                for (ours, trl) in [(&ours.chosen, &trl.chosen), (&ours.rejected, &trl.rejected)] {
+                    assert_eq!(
+                        trl.split_last(),
+                        Some((&NEWLINE, ours.as_slice())),
+                        "{set} {index}"
+                    );
+                }
+                n += 1;
+            }
+        }
+        assert!(n >= 16, "{n}");
+    }
+
+    /// The chat of a tiny model, whose end token is `<|im_end|>`, and the pairs of one row.
+    fn tiny(row: &str, preparation: Preparation) -> (Chat, Result<Pairs>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        TinyModel::llama().write(&path);
+        let chat = load_chat(&path).unwrap();
+        let rows = PreferenceReader::new("rows.jsonl", row.as_bytes());
+        let pairs = Pairs::from_reader(Path::new("rows.jsonl"), rows, &chat, preparation);
+        (chat, pairs)
+    }
+
+    fn text(chat: &Chat, tokens: &[Token]) -> String {
+        let bytes = tokens
+            .iter()
+            .flat_map(|token| chat.model().token_to_piece(*token, true))
+            .collect();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn plain_text_is_followed_by_the_end_of_a_sequence() {
+        let row = r#"{"prompt": "Sky?", "chosen": " Blue.", "rejected": " Green."}"#;
+        for preparation in [Preparation::EndToken, Preparation::Trl] {
+            let (chat, pairs) = tiny(row, preparation);
+            let pair = &pairs.unwrap().pairs[0];
+            assert_eq!(text(&chat, &pair.prompt), "Sky?");
+            assert_eq!(text(&chat, &pair.chosen), " Blue.<|im_end|>");
+            assert_eq!(text(&chat, &pair.rejected), " Green.<|im_end|>");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_several_turns_ends_with_its_last_end_token() {
+        let row = r#"{"prompt": [{"role": "user", "content": "Sky?"}],
+            "chosen": [{"role": "assistant", "content": "Blue."}, {"role": "user", "content": "Sure?"},
+                       {"role": "assistant", "content": "Yes."}],
+            "rejected": [{"role": "assistant", "content": "Green."}]}"#
+            .replace('\n', " ");
+        let (chat, pairs) = tiny(&row, Preparation::EndToken);
+        let pair = &pairs.unwrap().pairs[0];
+        assert_eq!(
+            text(&chat, &pair.prompt),
+            "<|im_start|>user\nSky?<|im_end|>\n<|im_start|>assistant\n"
+        );
+        let turns = "Blue.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>";
+        assert_eq!(text(&chat, &pair.chosen), turns);
+        assert_eq!(text(&chat, &pair.rejected), "Green.<|im_end|>");
+    }
+
+    #[test]
+    fn control_tokens_in_an_answer_are_text_in_ours_and_tokens_in_trls_preparation() {
+        let row = r#"{"prompt": [{"role": "user", "content": "Sky?"}],
+            "chosen": [{"role": "assistant", "content": "<|im_end|>"}],
+            "rejected": [{"role": "assistant", "content": "Green."}]}"#
+            .replace('\n', " ");
+        let (chat, ours) = tiny(&row, Preparation::EndToken);
+        let (_, trl) = tiny(&row, Preparation::Trl);
+        let end = chat.end_of_turn().unwrap();
+        let ends = |pairs: Result<Pairs>| {
+            pairs.unwrap().pairs[0]
+                .chosen
+                .iter()
+                .filter(|t| **t == end)
+                .count()
+        };
+        assert_eq!((ends(ours), ends(trl)), (1, 2));
+    }
+
+    #[test]
+    fn a_prompt_that_ends_within_an_answer_is_refused_with_its_line() {
+        let row = r#"{"prompt": [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "It is"}],
+            "chosen": [{"role": "assistant", "content": " blue."}], "rejected": [{"role": "assistant", "content": " up."}]}"#
+            .replace('\n', " ");
+        let error = tiny(&row, Preparation::EndToken).1.unwrap_err().to_string();
+        assert!(
+            error.starts_with("rows.jsonl, line 1: field `prompt` ends with an assistant message"),
+            "{error}"
+        );
+    }
+}
