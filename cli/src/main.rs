@@ -23,7 +23,12 @@ use output::Output;
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 nothing to learn, or the adapter was rejected; 130 interrupted;
 /// 141 the reader of standard output went away.
 #[derive(Parser)]
-#[command(name = "thumbprint", version, propagate_version = true)]
+#[command(
+    name = "thumbprint",
+    version,
+    propagate_version = true,
+    args_override_self = true
+)]
 struct Cli {
     /// Print JSON: one object, or one a line where it streams.
     #[arg(long, global = true)]

@@ -315,7 +315,7 @@ impl Report {
                 total_mib,
             } = device;
             out.line(format!(
-                "  {kind:<18} {name}: {description}, {free_mib} of {total_mib} MiB free"
+                "  {kind:<18} {description} ({name}), {free_mib} of {total_mib} MiB free"
             ))?;
         }
         out.line(format!(

@@ -39,8 +39,8 @@ fn the_first_recorded_pair_has_trls_tokens_and_pytorchs_log_probabilities() {
             .zip(&expected)
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f64::max);
-        // Observed: 3e-5, as far as PyTorch's own float32 is off.
-        assert!(worst < 2e-4, "{side}: {worst}");
+        // Observed: 1e-5; PyTorch's own float32 is off by 3.5e-5.
+        assert!(worst < 1e-4, "{side}: {worst}");
         let sum = scored[format!("{side}_logp")].as_f64().unwrap();
         assert!((sum - got.iter().sum::<f64>()).abs() < 1e-9);
     }

@@ -26,12 +26,12 @@ fn training_lowers_the_loss_from_ln_2_and_the_adapter_prefers_the_chosen_side() 
     let objects = run.objects();
     assert_eq!(objects.len(), 21);
     let (first, last, summary) = (&objects[0], &objects[19], &objects[20]);
-    // Observed: exact to 1e-15.
+    // Observed: equal.
     assert!(
         (number(first, "loss") - std::f64::consts::LN_2).abs() < 1e-12,
         "{first}"
     );
-    // Observed: under 0.01.
+    // Observed: 2e-5.
     assert!(number(last, "loss") < 0.2, "{last}");
     assert_eq!(number(last, "step"), 20.0);
     for key in [
@@ -164,23 +164,22 @@ fn training_goes_on_from_another_adapter() {
             .arg(&first),
     )
     .ok();
-    // The reference is the base, so that the loss is not ln 2 any more. Observed: 0.05.
+    // The reference is the base, so that the loss is not ln 2 any more. Observed: 7e-5.
     assert!(number(&run.objects()[0], "loss") < 0.5, "{}", run.stdout);
     assert_eq!(bytes(&first).len(), bytes(&second).len());
 }
 
-/// A run long enough to be stopped in the middle.
+/// A run that prints more than a pipe holds: unless somebody reads on, it cannot end before it is stopped.
 fn long_run(folder: &Folder, out: &Path) -> Command {
     let mut command = train(&folder.path("tiny.gguf"), &folder.path("pairs.jsonl"), out);
     command.args([
         "--json",
         "--max-steps",
-        "60",
-        "--lora-dropout",
-        "0.1",
-        "--lr-scheduler-type",
-        "cosine",
+        "400",
+        "--per-device-train-batch-size",
+        "2",
     ]);
+    command.args(["--lora-dropout", "0.1", "--lr-scheduler-type", "cosine"]);
     command
 }
 
@@ -232,7 +231,7 @@ fn a_run_that_was_killed_gives_the_bytes_of_one_that_was_not() {
     ))
     .ok();
     let resumed = number(run.objects().last().unwrap(), "resumed_from_step");
-    assert!((6.0..60.0).contains(&resumed), "{resumed}");
+    assert!((6.0..400.0).contains(&resumed), "{resumed}");
     assert!(run.stderr.contains("resuming after step"), "{}", run.stderr);
     assert_eq!(bytes(&whole), bytes(&killed));
     assert_eq!(

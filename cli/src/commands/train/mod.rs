@@ -30,11 +30,7 @@ use options::{Objective, Truncation};
 /// Anything that keeps it from being written; what stood in its place then still does.
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let objective = options.objective()?;
-    // Before anything is loaded; the number of examples does not matter to it.
-    options
-        .config(objective, 1)
-        .validate()
-        .map_err(|error| CliError::Usage(error.to_string()))?;
+    options.validate(objective)?;
     let interrupt = Interrupt::install()?;
     files::check_writable(&options.out)?;
     if let Some(checkpoint) = &options.checkpoint {

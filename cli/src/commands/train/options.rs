@@ -11,7 +11,7 @@ use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::{
     LossType, PairObjective, PairWeights, UnpairedLossType, UnpairedObjective,
 };
-use thumbprint_tune::optimizer::AdamWConfig;
+use thumbprint_tune::optimizer::{AdamW, AdamWConfig};
 use thumbprint_tune::schedule::Shape;
 
 use crate::error::{CliError, Result};
@@ -331,6 +331,18 @@ impl Options {
             seed: self.seed.seed,
             ..TrainConfig::default()
         }
+    }
+
+    /// Checks every setting that does not depend on the data.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] names the first that is out of range.
+    pub fn validate(&self, objective: Objective) -> Result<()> {
+        let usage = |error: &dyn std::fmt::Display| CliError::Usage(error.to_string());
+        let config = self.config(objective, 1);
+        config.validate().map_err(|error| usage(&error))?;
+        AdamW::new(config.adamw, 0).map_err(|error| usage(&error))?;
+        Ok(())
     }
 
     /// What an adapter file does not say.
