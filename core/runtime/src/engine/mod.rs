@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 
 use thumbprint_ggml::llama::{Adapter, Context, LlamaError};
 
+pub use crate::types::Message;
 pub use adapter::{AdapterSource, LoadedAdapter};
 pub use chat::Chat;
 pub use error::{EngineError, Result};
@@ -35,7 +36,7 @@ pub use request::{
     Sampling, StopReason, Usage, With,
 };
 pub use score::{Comparison, ScoreText};
-pub use template::{ChatTemplate, Message};
+pub use template::ChatTemplate;
 
 use batch::BatchJob;
 use queue::{Priority, Queue};

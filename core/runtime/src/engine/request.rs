@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thumbprint_ggml::llama::{SamplingParams, Token};
 
 use super::{EngineError, LoadedAdapter, Message, Result};
+pub use crate::types::{Sampling, StopReason, Usage};
 
 /// One reply to generate.
 #[derive(Debug, Clone)]
@@ -90,66 +91,7 @@ impl Default for GenerateOptions {
     }
 }
 
-/// How tokens are chosen; the terms are llama.cpp's (see [`SamplingParams`]). Stored with replies.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token.
-    pub temperature: f32,
-    /// Keep the k likeliest tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the smallest set of tokens whose probabilities sum to this; 1 keeps all.
-    pub top_p: f32,
-    /// Drop tokens less likely than this times the likeliest.
-    pub min_p: f32,
-    /// Divides the logits of the reply's own recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// How many tokens of the reply count as recent.
-    pub repeat_last_n: u32,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        let SamplingParams {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n,
-            ..
-        } = SamplingParams::default();
-        Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n,
-        }
-    }
-}
-
 impl Sampling {
-    /// The likeliest token each time.
-    pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::default()
-        }
-    }
-
-    /// The model's own distribution, unchanged: temperature 1 and nothing cut off.
-    pub fn plain() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            ..Self::default()
-        }
-    }
-
     pub(super) fn params(&self, seed: u32) -> SamplingParams {
         let &Self {
             temperature,
@@ -224,33 +166,6 @@ pub struct Completed {
     pub template_hash: String,
     /// Version of the adapter that it was generated under; `None` for the base model.
     pub adapter: Option<String>,
-}
-
-/// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// The model ended its turn.
-    EndOfTurn,
-    /// A stop string appeared.
-    StopString,
-    /// `max_tokens` were generated.
-    MaxTokens,
-    /// The caller cancelled.
-    Cancelled,
-    /// The context is full.
-    ContextFull,
-}
-
-/// Token counts of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated, the end token included.
-    pub completion_tokens: usize,
-    /// Prompt tokens that were not computed again, because the cache held them.
-    pub reused_tokens: usize,
 }
 
 /// Stops work that was handed out: a generation within a graph node, other work likewise.
