@@ -232,7 +232,7 @@ impl Thumbprint {
     pub(crate) fn generate_for(&self, request: Request, prompt: Prompt) -> Result<Generation> {
         let loaded = self.loaded()?;
         let inner = loaded.engine.generate(&request.engine_request())?;
-        let recorder = self.recorder(loaded, request, prompt);
+        let recorder = self.recorder(loaded, &request, prompt);
         Ok(Generation::new(inner, recorder))
     }
 
@@ -261,7 +261,7 @@ impl Thumbprint {
             .map(|(request, completed)| {
                 let completed = completed.ok_or(crate::engine::EngineError::Stopped)?;
                 let prompt = Prompt::Messages(request.messages.clone());
-                self.recorder(Arc::clone(&loaded), request, prompt).record(completed)
+                self.recorder(Arc::clone(&loaded), &request, prompt).record(completed)
             })
             .collect()
     }
@@ -278,8 +278,8 @@ impl Thumbprint {
         Ok(Conversation::new(self.clone(), id))
     }
 
-    fn recorder(&self, loaded: Arc<Loaded>, request: Request, prompt: Prompt) -> Recorder {
-        Recorder { store: self.0.store.clone(), loaded, prompt, replaces: request.replaces, options: request.options }
+    fn recorder(&self, loaded: Arc<Loaded>, request: &Request, prompt: Prompt) -> Recorder {
+        Recorder { store: self.0.store.clone(), loaded, prompt, replaces: request.replaces }
     }
 
     // ---- feedback ----
@@ -481,7 +481,7 @@ impl Thumbprint {
         let gguf = thumbprint_ggml::gguf::Gguf::parse(bytes.clone())
             .map_err(|_| Error::AdapterChanged { adapter: row.id })?;
         AdapterFile::from_gguf(&gguf)?.check_base(&loaded.sha256)?;
-        Ok(loaded.engine.load_adapter(&AdapterSource::Bytes(bytes), row.id.to_string(), scale)?)
+        Ok(loaded.engine.load_adapter(AdapterSource::Bytes(bytes), row.id.to_string(), scale)?)
     }
 
     /// Puts the adapter that the store says is active in force.

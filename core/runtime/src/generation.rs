@@ -6,7 +6,7 @@ use crate::engine::{self, Completed, GenerateOptions, With};
 use crate::error::Result;
 use crate::facade::Loaded;
 use crate::store::{self, NewReply, Prompt, Store};
-use crate::types::{AdapterId, Message, ReplyId, StopReason, Usage};
+use crate::types::{AdapterId, Message, ReplyId, Sampling, StopReason, Usage};
 
 /// A reply to be generated.
 #[derive(Debug, Clone)]
@@ -45,14 +45,12 @@ pub struct Reply {
     pub text: String,
     /// Why it ended.
     pub stop_reason: StopReason,
-    /// Token counts.
+    /// Token counts and times.
     pub usage: Usage,
-    /// Seconds from the request to the first token.
-    pub time_to_first_token: f64,
     /// Tokens per second after the first one.
-    pub tokens_per_second: f64,
-    /// The seed that was used.
-    pub seed: u32,
+    pub tokens_per_second: f32,
+    /// How its tokens were chosen, the seed included.
+    pub sampling: Sampling,
     /// The adapter that it was generated under.
     pub adapter: Option<AdapterId>,
     /// Messages that did not fit the context and were left out.
@@ -120,11 +118,11 @@ pub(crate) struct Recorder {
     pub loaded: Arc<Loaded>,
     pub prompt: Prompt,
     pub replaces: Option<ReplyId>,
-    pub options: GenerateOptions,
 }
 
 impl Recorder {
     pub fn record(&self, completed: Completed) -> Result<Reply> {
+        let tokens_per_second = completed.tokens_per_second();
         let adapter = completed.adapter.as_deref().and_then(|version| version.parse().ok());
         let id = self.store.record_reply(NewReply {
             prompt: self.prompt.clone(),
@@ -137,8 +135,7 @@ impl Recorder {
                 prompt_offset: 0,
                 prompt_tokens: completed.prompt_tokens,
                 completion_tokens: completed.tokens,
-                sampling: self.options.sampling.clone(),
-                seed: completed.seed,
+                sampling: completed.sampling,
                 stop_reason: completed.stop_reason,
                 usage: completed.usage,
             }),
@@ -148,9 +145,8 @@ impl Recorder {
             text: completed.text,
             stop_reason: completed.stop_reason,
             usage: completed.usage,
-            time_to_first_token: completed.time_to_first_token,
-            tokens_per_second: completed.tokens_per_second,
-            seed: completed.seed,
+            tokens_per_second,
+            sampling: completed.sampling,
             adapter,
             dropped_messages: completed.dropped_messages,
         })

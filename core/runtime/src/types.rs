@@ -170,22 +170,23 @@ impl StopReason {
     }
 }
 
-/// How tokens are chosen; the terms are llama.cpp's. Stored with replies.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+/// How tokens are drawn. A temperature of 0 is greedy.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Divides the logits; 0 takes the likeliest token.
     pub temperature: f32,
     /// Keep the k likeliest tokens; 0 keeps all.
     pub top_k: u32,
-    /// Keep the smallest set of tokens whose probabilities sum to this; 1 keeps all.
+    /// Keep the smallest set of tokens with this much probability, in (0, 1]; 1 keeps all.
     pub top_p: f32,
-    /// Drop tokens less likely than this times the likeliest.
+    /// Drop tokens less likely than this share of the likeliest, in [0, 1); 0 keeps all.
     pub min_p: f32,
-    /// Divides the logits of the reply's own recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// How many tokens of the reply count as recent.
-    pub repeat_last_n: u32,
+    /// Divides the logits of recent tokens; 1 is off.
+    pub repetition_penalty: f32,
+    /// How many recent tokens the penalty looks at.
+    pub repetition_window: u32,
+    /// Seed of the draw.
+    pub seed: u64,
 }
 
 impl Default for Sampling {
@@ -195,42 +196,26 @@ impl Default for Sampling {
             top_k: 40,
             top_p: 0.95,
             min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
+            repetition_penalty: 1.0,
+            repetition_window: 64,
+            seed: 0,
         }
     }
 }
 
-impl Sampling {
-    /// The likeliest token each time.
-    pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::default()
-        }
-    }
-
-    /// The model's own distribution, unchanged: temperature 1 and nothing cut off.
-    pub fn plain() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            ..Self::default()
-        }
-    }
-}
-
-/// Token counts of a reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What one generation consumed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Prompt tokens that were not computed again, because the cache held them.
-    pub reused_tokens: usize,
-    /// Tokens generated, the end token included.
-    pub completion_tokens: usize,
+    /// Tokens of the prompt, reused ones included.
+    pub prompt_tokens: u32,
+    /// Tokens of the prompt that were already in the KV cache.
+    pub reused_tokens: u32,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+    /// Milliseconds until the first token.
+    pub first_token_ms: f32,
+    /// Milliseconds from the first token to the last.
+    pub decode_ms: f32,
 }
 
 /// A reply as curation sees it.

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use thumbprint_ggml::llama::{Model, Token};
 
-use crate::types::Role;
-
-use super::{ChatTemplate, EngineError, Message, Overflow, Prompt, Result};
+use super::{ChatTemplate, EngineError, Overflow, Prompt, Result};
+use crate::types::{Message, Role};
 
 /// The model's vocabulary and chat template.
 #[derive(Debug)]

@@ -25,7 +25,6 @@ use std::thread::JoinHandle;
 
 use thumbprint_ggml::llama::{Adapter, Context, LlamaError};
 
-pub use crate::types::Message;
 pub use adapter::{AdapterSource, LoadedAdapter};
 pub use chat::Chat;
 pub use error::{EngineError, Result};
@@ -33,7 +32,7 @@ pub use load::{EngineOptions, ModelSource};
 pub use queue::Demand;
 pub use request::{
     Batch, Canceller, Completed, Event, GenerateOptions, Generation, Overflow, Prompt, Request,
-    Sampling, StopReason, Usage, With,
+    With,
 };
 pub use score::{Comparison, ScoreText};
 pub use template::ChatTemplate;
@@ -43,6 +42,8 @@ use queue::{Priority, Queue};
 use reply::Reply;
 use score::{CompareJob, ScoreJob};
 use worker::{Command, GenerateJob, Worker};
+
+use crate::types::Message;
 
 /// A loaded model. Clones share it; when the last one goes, the model is unloaded.
 #[derive(Clone)]
@@ -175,11 +176,11 @@ impl Engine {
             with: request.with.clone(),
             canceller: canceller.clone(),
             events,
-            _demand: self.0.demand.begin(),
+            demand: self.0.demand.begin(),
         };
         self.0
             .queue
-            .push(Priority::Foreground, Command::Generate(job))?;
+            .push(Priority::Foreground, Command::Generate(Box::new(job)))?;
         Ok(Generation {
             events: receiver,
             canceller,
@@ -292,7 +293,7 @@ impl Engine {
     /// [`EngineError::Llama`] when it is malformed or made for another base.
     pub fn load_adapter(
         &self,
-        source: &AdapterSource,
+        source: AdapterSource,
         version: impl Into<String>,
         scale: f32,
     ) -> Result<LoadedAdapter> {
@@ -304,7 +305,7 @@ impl Engine {
         }
         let model = self.0.chat.model();
         let adapter = match source {
-            AdapterSource::File(path) => Adapter::load(model, path)?,
+            AdapterSource::File(path) => Adapter::load(model, &path)?,
             AdapterSource::Bytes(bytes) => Adapter::from_bytes(model, bytes)?,
         };
         Ok(LoadedAdapter {

@@ -92,8 +92,7 @@ impl Bench<'_> {
                 prompt: Prompt::Messages(messages.clone()),
                 options: GenerateOptions {
                     max_tokens: SAMPLE_TOKENS,
-                    sampling: Sampling::plain(),
-                    seed: Some(SEED.wrapping_add(i as u32)),
+                    sampling: Sampling { seed: u64::from(SEED) + i as u64, ..Sampling::plain() },
                     stop: Vec::new(),
                     overflow: Overflow::TruncateOldestTurns,
                 },

@@ -248,8 +248,7 @@ impl Context<'_> {
                 prompt: Prompt::Messages(vec![Message::user(*prompt)]),
                 options: GenerateOptions {
                     max_tokens: REPLAY_TOKENS,
-                    sampling: Sampling::plain(),
-                    seed: Some((self.budget.seed as u32).wrapping_mul(31).wrapping_add(i as u32)),
+                    sampling: Sampling { seed: self.budget.seed.wrapping_mul(31).wrapping_add(i as u64), ..Sampling::plain() },
                     stop: Vec::new(),
                     overflow: Overflow::Error,
                 },

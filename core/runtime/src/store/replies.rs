@@ -56,20 +56,10 @@ pub struct Generation {
     pub completion_tokens: Vec<i32>,
     /// How they were drawn.
     pub sampling: Sampling,
-    /// The seed of the draw.
-    pub seed: u32,
     /// Why it ended.
     pub stop_reason: StopReason,
     /// What it consumed.
     pub usage: Usage,
-}
-
-/// The JSON of column `sampling`.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Drawn {
-    #[serde(flatten)]
-    sampling: Sampling,
-    seed: u32,
 }
 
 /// A recorded reply.
@@ -176,9 +166,7 @@ pub(super) fn insert(db: &Connection, reply: &NewReply) -> Result<ReplyId> {
         generation.map(|generation| generation.prompt_offset),
         generation.map(|generation| tokens_to_blob(&generation.prompt_tokens)),
         generation.map(|generation| tokens_to_blob(&generation.completion_tokens)),
-        generation.map(|generation| {
-            to_json(&Drawn { sampling: generation.sampling.clone(), seed: generation.seed })
-        }),
+        generation.map(|generation| to_json(&generation.sampling)),
         generation.map(|generation| to_json(&generation.stop_reason)),
         generation.map(|generation| to_json(&generation.usage)),
     ])?;
@@ -252,22 +240,18 @@ pub(super) fn load(db: &Connection, id: ReplyId) -> Result<StoredReply> {
                 Some(prompt),
                 Some(completion),
             ),
-            (Some(drawn), Some(stop_reason), Some(usage)),
-        ) => {
-            let drawn: Drawn = from_json(&drawn, "replies", id.0)?;
-            Some(Generation {
-                model,
-                template_hash,
-                adapter,
-                prompt_offset,
-                prompt_tokens: tokens_from_blob(&prompt),
-                completion_tokens: tokens_from_blob(&completion),
-                sampling: drawn.sampling,
-                seed: drawn.seed,
-                stop_reason: from_json(&stop_reason, "replies", id.0)?,
-                usage: from_json(&usage, "replies", id.0)?,
-            })
-        }
+            (Some(sampling), Some(stop_reason), Some(usage)),
+        ) => Some(Generation {
+            model,
+            template_hash,
+            adapter,
+            prompt_offset,
+            prompt_tokens: tokens_from_blob(&prompt),
+            completion_tokens: tokens_from_blob(&completion),
+            sampling: from_json(&sampling, "replies", id.0)?,
+            stop_reason: from_json(&stop_reason, "replies", id.0)?,
+            usage: from_json(&usage, "replies", id.0)?,
+        }),
         _ => return Err(unreadable),
     };
     Ok(StoredReply {

@@ -28,10 +28,10 @@ fn generation() -> Generation {
         prompt_tokens: vec![7, -1, i32::MAX],
         completion_tokens: vec![1, 2, 3],
         sampling: Sampling {
+            seed: u64::MAX,
             temperature: 0.1,
             ..Sampling::default()
         },
-        seed: u32::MAX,
         stop_reason: StopReason::EndOfTurn,
         usage: Usage {
             prompt_tokens: 6,
