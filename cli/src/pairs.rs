@@ -6,7 +6,8 @@
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use thumbprint::engine::{Chat, EngineError, Message};
+use thumbprint::engine::{Chat, EngineError};
+use thumbprint::types::{Message, Role};
 use thumbprint_ggml::llama::Token;
 use thumbprint_tune::data::{
     ChatMessage, DataError, PreferenceReader, PreferenceRow, Problem, Text,
@@ -276,7 +277,11 @@ fn split(prompt: Vec<Token>, whole: Vec<Token>) -> Side {
 
 fn message(message: &ChatMessage) -> Message {
     Message {
-        role: message.role.clone(),
+        role: match message.role.as_str() {
+            "system" => Role::System,
+            "assistant" => Role::Assistant,
+            _ => Role::User,
+        },
         content: message.content.clone(),
     }
 }

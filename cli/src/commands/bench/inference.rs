@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use thumbprint::engine::{
     AdapterSource, Chat, Completed, Engine, EngineOptions, GenerateOptions, LoadedAdapter,
-    ModelSource, Prompt, Request, Sampling, With,
+    ModelSource, Prompt, Request, With,
 };
+use thumbprint::types::Sampling;
 use thumbprint_ggml::llama::{
     Batch, Context, ContextParams, Model, Sampler, SamplingParams, Token,
 };
@@ -45,7 +46,7 @@ impl Inference {
             &options,
             &mut |_| std::ops::ControlFlow::Continue(()),
         )?;
-        let adapter = engine.load_adapter(&AdapterSource::Bytes(adapter), "bench", 1.0)?;
+        let adapter = engine.load_adapter(AdapterSource::Bytes(adapter), "bench", 1.0)?;
         Ok(Self {
             bare: Bare::new(&model, n_ctx, n_threads)?,
             engine,
@@ -78,11 +79,11 @@ impl Inference {
             } else {
                 times.add(
                     "engine pp",
-                    self.engine_run(&self.text, 1)?.time_to_first_token,
+                    f64::from(self.engine_run(&self.text, 1)?.usage.first_token_ms) / 1000.0,
                 );
                 let written = self.engine_run(&self.prompt, GENERATED as u32)?;
                 if written.tokens.len() > 1 {
-                    times.add("engine tg", written.tokens_per_second);
+                    times.add("engine tg", f64::from(written.tokens_per_second()));
                 }
             }
         }

@@ -17,7 +17,7 @@ use crate::error::Result;
 /// A trainer whose every step is the same ubatch.
 pub struct Training {
     trainer: Trainer,
-    all: Vec<usize>,
+    examples: Vec<thumbprint_tune::example::Example>,
 }
 
 impl Training {
@@ -70,10 +70,10 @@ impl Training {
             },
             plan => plan?,
         };
-        let all = (0..examples.len()).collect();
+        let kept = examples.clone();
         let mut trainer = Trainer::with_adapter(model, "", examples, config, plan, lora)?;
         while !trainer.score_references()?.is_empty() {}
-        Ok(Self { trainer, all })
+        Ok(Self { trainer, examples: kept })
     }
 
     /// The adapter as a file's bytes, with something in it.
@@ -111,7 +111,7 @@ impl Training {
         times.add("step", started.elapsed().as_secs_f64());
         for (name, with_adapter) in [("forward", true), ("reference", false)] {
             let started = Instant::now();
-            self.trainer.score(&self.all, with_adapter)?;
+            self.trainer.score_examples(&self.examples, with_adapter)?;
             times.add(name, started.elapsed().as_secs_f64());
         }
         Ok(())
