@@ -78,6 +78,8 @@ pub enum CliError {
     Data(#[from] DataError),
     /// From the engine.
     #[error(transparent)]
+    Runtime(#[from] thumbprint::Error),
+    #[error(transparent)]
     Engine(#[from] EngineError),
     /// From llama.cpp's handles.
     #[error(transparent)]

@@ -44,6 +44,8 @@ use crate::types::{AdapterId, LoggedFeedback, Message, ReplyId, RunId, Sampling,
 const FOLDS: u32 = 2;
 /// Seconds of training between checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+/// Pairs on which the shift of log-probabilities is measured.
+const SHIFT_PAIRS: usize = 16;
 /// Tokens of a replayed answer at most.
 const REPLAY_TOKENS: u32 = 128;
 
@@ -138,8 +140,9 @@ impl Context<'_> {
         }
         let everything: Vec<usize> = (0..material.tokenized.examples.len()).collect();
         let label = Training { phase: Phase::Train, part: 0, parts: 1, name: "train" };
-        let trainer = self.train(&label, &everything, &material, &replay, &references, &resolved, &dir)?;
-        let adapter = self.record(trainer, &resolved, &material.curated)?;
+        let mut trainer = self.train(&label, &everything, &material, &replay, &references, &resolved, &dir)?;
+        let shifts = self.kept(&dir, "shifts.json", |this| this.shifts(&mut trainer, &material, &references))?;
+        let adapter = self.record(trainer, &resolved, &material.curated, &shifts)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -445,8 +448,29 @@ impl Context<'_> {
 
     // ---- after training ----
 
+    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread).
+    fn shifts(&self, trainer: &mut Trainer, material: &Material, references: &[References]) -> Step<Shifts> {
+        let examples = &material.tokenized.examples;
+        let pairs: Vec<usize> =
+            (0..examples.len()).filter(|i| matches!(examples[*i].kind, Kind::Pair { .. })).collect();
+        let pairs: Vec<usize> = pairs.iter().step_by(pairs.len().div_ceil(SHIFT_PAIRS).max(1)).copied().collect();
+        let subset: Vec<Example> = pairs.iter().map(|i| examples[*i].clone()).collect();
+        let scores = self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
+        let mean = |side: usize| {
+            let shifts = pairs.iter().zip(&scores).map(|(i, scores)| scores[side] - references[*i][side]);
+            shifts.sum::<f64>() / pairs.len().max(1) as f64
+        };
+        Ok(Shifts { pairs: pairs.len(), chosen: mean(0), rejected: mean(1) })
+    }
+
     /// Writes the adapter's file and records it as a candidate.
-    fn record(&self, trainer: Trainer, resolved: &Resolved, curated: &Curated) -> Step<AdapterRow> {
+    fn record(
+        &self,
+        trainer: Trainer,
+        resolved: &Resolved,
+        curated: &Curated,
+        shifts: &Shifts,
+    ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
         if let Some(row) = store.adapters()?.into_iter().find(|row| run.is_some() && row.run == run) {
@@ -470,6 +494,7 @@ impl Context<'_> {
             config: serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?,
             manifest: json!({
                 "counts": curated.counts,
+                "logp_shifts": shifts,
                 "steps": trainer.steps_done(),
                 "stopped_by_kl": trainer.stopped_by_kl(),
                 "template": self.loaded.engine.info().template_hash,
@@ -641,6 +666,14 @@ struct Training<'a> {
 struct Replayed {
     prompt: Vec<i32>,
     completion: Vec<i32>,
+}
+
+/// Mean change of pairs' log-probabilities by training, nats a reply.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Shifts {
+    pairs: usize,
+    chosen: f64,
+    rejected: f64,
 }
 
 /// How a model that never saw some examples ranks them.
