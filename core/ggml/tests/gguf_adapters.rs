@@ -43,16 +43,35 @@ fn a_matrix_of_another_float_type_is_accepted() {
 
 #[test]
 fn token_embeddings_are_changed_by_a_transposed_a() {
+    let untied = Gguf::parse(
+        TinyModel {
+            tied: false,
+            ..TinyModel::llama()
+        }
+        .to_bytes(),
+    )
+    .unwrap();
     let mut file = adapter();
     file.tensor_f32("token_embd.weight.lora_a", &[4, 384], &[0.0; 4 * 384]);
     file.tensor_f32("token_embd.weight.lora_b", &[4, 64], &[0.0; 4 * 64]);
-    assert_eq!(check_adapter_for(&parse(&file), &base()).unwrap().len(), 3);
+    assert_eq!(check_adapter_for(&parse(&file), &untied).unwrap().len(), 3);
 
     let mut file = adapter();
     file.tensor_f32("token_embd.weight.lora_a", &[4, 384], &[0.0; 4 * 384]);
     file.tensor_f32("token_embd.weight.lora_b", &[2, 64], &[0.0; 2 * 64]);
     assert!(
         matches!(refusal(&file), GgufError::UnusableTensor { tensor, .. } if tensor == "token_embd.weight.lora_a")
+    );
+}
+
+#[test]
+fn token_embeddings_that_are_also_the_output_matrix_cannot_be_changed() {
+    let mut file = adapter();
+    file.tensor_f32("token_embd.weight.lora_a", &[4, 384], &[0.0; 4 * 384]);
+    file.tensor_f32("token_embd.weight.lora_b", &[4, 64], &[0.0; 4 * 64]);
+    let error = check_adapter_for(&parse(&file), &base()).unwrap_err();
+    assert!(
+        matches!(error, GgufError::AdapterMismatch { tensor, .. } if tensor == "token_embd.weight")
     );
 }
 

@@ -246,6 +246,18 @@ fn keys_values_and_names_that_are_not_utf8_are_refused() {
 }
 
 #[test]
+fn keys_and_names_with_a_zero_byte_are_refused() {
+    for (text, named) in [("a.number", "a key"), ("second", "a tensor name")] {
+        let mut bytes = Raw::default().bytes();
+        let at = find(&bytes, text);
+        bytes[at + 2] = 0;
+        assert!(
+            matches!(refusal(bytes), GgufError::ZeroByte { what, offset } if what == named && offset == at as u64)
+        );
+    }
+}
+
+#[test]
 fn the_same_key_twice_is_refused() {
     let mut bytes = Raw {
         key: ("b.number".into(), raw_u32(7)),
@@ -599,6 +611,37 @@ fn a_vocabulary_with_the_same_token_twice_is_refused() {
             second: 300
         }
     ));
+}
+
+#[test]
+fn tokens_that_differ_behind_a_zero_byte_are_the_same_to_llama_cpp() {
+    let mut model = TinyModel::llama().writer();
+    let mut tokens = thumbprint_fixtures::tokenizer::vocabulary(384).tokens;
+    tokens[300] = format!("{}\0 and more", tokens[7]);
+    model.set("tokenizer.ggml.tokens", tokens.as_slice());
+    assert!(matches!(
+        model_refusal(&model),
+        GgufError::DuplicateToken {
+            first: 7,
+            second: 300
+        }
+    ));
+}
+
+#[test]
+fn hyperparameters_that_are_not_numbers_or_negative_are_refused() {
+    for name in [
+        "llama.attention.layer_norm_rms_epsilon",
+        "llama.rope.freq_base",
+    ] {
+        for value in [f32::NAN, f32::INFINITY, -1e-5] {
+            let mut model = TinyModel::llama().writer();
+            model.set(name, value);
+            assert!(
+                matches!(model_refusal(&model), GgufError::BadKeyValue { key, .. } if key == name)
+            );
+        }
+    }
 }
 
 #[test]

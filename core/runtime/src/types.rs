@@ -1,5 +1,5 @@
-//! Small types that every module shares: identifiers, messages, what a person can say about a reply,
-//! and what is remembered about how a reply came to be.
+//! Small types that every module shares: identifiers, messages, what a person can say about a
+//! reply, and what is remembered about how a reply came to be.
 
 use std::fmt;
 use std::str::FromStr;
@@ -100,17 +100,26 @@ pub struct Message {
 impl Message {
     /// A message of the app.
     pub fn system(content: impl Into<String>) -> Self {
-        Self { role: Role::System, content: content.into() }
+        Self {
+            role: Role::System,
+            content: content.into(),
+        }
     }
 
     /// A message of the person.
     pub fn user(content: impl Into<String>) -> Self {
-        Self { role: Role::User, content: content.into() }
+        Self {
+            role: Role::User,
+            content: content.into(),
+        }
     }
 
     /// A message of the model.
     pub fn assistant(content: impl Into<String>) -> Self {
-        Self { role: Role::Assistant, content: content.into() }
+        Self {
+            role: Role::Assistant,
+            content: content.into(),
+        }
     }
 }
 
@@ -235,8 +244,8 @@ pub struct LoggedFeedback {
     pub reply: Arc<LoggedReply>,
     /// What was said.
     pub feedback: Feedback,
-    /// For [`Feedback::Prefer`], the reply that was not picked. For [`Feedback::Retry`], the last of
-    /// the replies that took its place, if that one was kept: the chat went on from it.
+    /// For [`Feedback::Prefer`], the reply that was not picked. For [`Feedback::Retry`], the last
+    /// of the replies that took its place, if that one was kept: the chat went on from it.
     pub other: Option<Arc<LoggedReply>>,
 }
 
@@ -251,7 +260,8 @@ pub fn prompt_key(prompt: &[Message]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Identifies a completion of a prompt whatever the model: SHA-256 over the prompt's key and the text.
+/// Identifies a completion of a prompt whatever the model: SHA-256 over the prompt's key and the
+/// text.
 pub fn completion_key(prompt_key: &[u8; 32], text: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(b"thumbprint completion 1");
@@ -286,9 +296,17 @@ mod tests {
     fn feedback_is_written_as_json_that_the_command_line_documents() {
         let cases = [
             (Feedback::Up, r#""up""#),
-            (Feedback::Down { reasons: vec!["too long".into()] }, r#"{"down":{"reasons":["too long"]}}"#),
+            (
+                Feedback::Down {
+                    reasons: vec!["too long".into()],
+                },
+                r#"{"down":{"reasons":["too long"]}}"#,
+            ),
             (Feedback::Edit("Short.".into()), r#"{"edit":"Short."}"#),
-            (Feedback::Prefer { over: ReplyId(3) }, r#"{"prefer":{"over":3}}"#),
+            (
+                Feedback::Prefer { over: ReplyId(3) },
+                r#"{"prefer":{"over":3}}"#,
+            ),
             (Feedback::Retry, r#""retry""#),
         ];
         for (feedback, json) in cases {

@@ -5,11 +5,15 @@
 pub mod adapter;
 pub mod batch;
 pub mod checkpoint;
+pub mod config;
 pub mod data;
 pub mod graph;
 pub mod model;
 pub mod durable;
+pub mod example;
 pub mod objective;
 pub mod optimizer;
+pub mod plan;
 pub mod rng;
 pub mod schedule;
+pub mod trainer;

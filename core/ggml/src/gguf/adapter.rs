@@ -104,6 +104,12 @@ pub fn check_adapter_for<'a>(
         let target = base
             .tensor(pair.base)
             .ok_or_else(|| mismatch("does not exist there".into()))?;
+        if pair.is_embedding() && base.tensor("output.weight").is_none() {
+            // The output layer would find the pair by the tensor's name too, and abort over its transposed A.
+            return Err(mismatch(
+                "is also the output matrix there, which llama.cpp cannot adapt".into(),
+            ));
+        }
         let [n_in, n_out] = pair.base_dims();
         if target.dims != [n_in, n_out, 1, 1] || target.n_dims != 2 {
             return Err(mismatch(format!(

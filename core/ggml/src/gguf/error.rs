@@ -104,6 +104,14 @@ pub enum GgufError {
         /// Where it stands.
         offset: u64,
     },
+    /// A key or a tensor name with a zero byte, behind which C reads no further.
+    #[error("{what} at byte {offset} contains a zero byte; the file is damaged")]
+    ZeroByte {
+        /// What was being read.
+        what: &'static str,
+        /// Where it stands.
+        offset: u64,
+    },
     /// The same key twice.
     #[error("key {key:?} occurs twice, again at byte {offset}; the file is damaged")]
     DuplicateKey {

@@ -8,7 +8,8 @@ use super::{GgmlType, Gguf, GgufError};
 /// Checks that a file is a whole language model whose keys, vocabulary and tensors llama.cpp survives.
 ///
 /// llama.cpp reports most problems, but aborts the process (or throws through C) on those that are checked here.
-/// Whether the tensors have the shapes that the architecture demands is left to llama.cpp, which reports it.
+/// Whether the tensors have the shapes that the architecture demands is left to llama.cpp, which reports it. The widths
+/// of heads are checked for `llama`, `qwen2` and `qwen3`; keys that only other architectures have are not.
 ///
 /// # Errors
 /// What is wrong with the first key or tensor that does not fit.
@@ -100,6 +101,17 @@ fn check_hyperparameters(model: &Gguf, architecture: &str) -> Result<(), GgufErr
         ));
     }
 
+    for name in [
+        "attention.layer_norm_rms_epsilon",
+        "attention.layer_norm_epsilon",
+        "rope.freq_base",
+    ] {
+        let value = model.f32_or(&key(name), 0.0)?;
+        if !value.is_finite() || value < 0.0 {
+            return Err(bad_value(&key(name), "finite and not negative", value));
+        }
+    }
+
     // Grouped queries: each key-value head serves a whole number of heads, else the attention matmul aborts.
     let heads = per_layer(model, &key("attention.head_count"))?;
     let heads_kv = per_layer(model, &key("attention.head_count_kv"))?;
@@ -174,7 +186,8 @@ fn check_vocabulary(model: &Gguf) -> Result<(), GgufError> {
 
     let mut ids: HashMap<&[u8], usize> = HashMap::with_capacity(n_tokens);
     for (second, token) in tokens.strings().into_iter().flatten().enumerate() {
-        // llama.cpp gives empty tokens a name of their own.
+        // llama.cpp reads up to a zero byte, and gives empty tokens a name of their own.
+        let token = token.split(|&byte| byte == 0).next().unwrap_or(token);
         if token.is_empty() {
             continue;
         }

@@ -184,13 +184,7 @@ fn entry(input: &mut Cursor<'_>) -> Result<Entry, GgufError> {
     if length == 0 || length > MAX_KEY {
         return Err(GgufError::KeyLength { offset, length });
     }
-    let key = input.take(length, || "a key".into())?;
-    let key = str::from_utf8(key)
-        .map_err(|_| GgufError::NotUtf8 {
-            what: "a key".into(),
-            offset,
-        })?
-        .to_owned();
+    let key = name(input, length, "a key")?;
 
     let kind_at = input.position;
     let kind = value_kind(input, &key)?;
@@ -246,6 +240,20 @@ fn entry(input: &mut Cursor<'_>) -> Result<Entry, GgufError> {
     })
 }
 
+/// The `length` bytes of a key or a tensor name.
+fn name(input: &mut Cursor<'_>, length: u64, what: &'static str) -> Result<String, GgufError> {
+    let offset = input.position as u64;
+    let bytes = input.take(length, || what.into())?;
+    if bytes.contains(&0) {
+        return Err(GgufError::ZeroByte { what, offset });
+    }
+    let name = str::from_utf8(bytes).map_err(|_| GgufError::NotUtf8 {
+        what: what.into(),
+        offset,
+    })?;
+    Ok(name.to_owned())
+}
+
 fn value_kind(input: &mut Cursor<'_>, key: &str) -> Result<ValueKind, GgufError> {
     let offset = input.position as u64;
     let kind: u32 = input.number(|| format!("the kind of key {key:?}"))?;
@@ -272,13 +280,7 @@ fn tensor_info(input: &mut Cursor<'_>) -> Result<TensorInfo, GgufError> {
     if length == 0 || length > MAX_TENSOR_NAME as u64 {
         return Err(GgufError::TensorNameLength { offset, length });
     }
-    let name = input.take(length, || "a tensor name".into())?;
-    let name = str::from_utf8(name)
-        .map_err(|_| GgufError::NotUtf8 {
-            what: "a tensor name".into(),
-            offset,
-        })?
-        .to_owned();
+    let name = name(input, length, "a tensor name")?;
 
     let what = || format!("the description of tensor {name:?}");
     let n_dims: u32 = input.number(what)?;

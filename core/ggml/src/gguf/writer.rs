@@ -185,6 +185,12 @@ impl<'a> GgufWriter<'a> {
                     length: length as u64,
                 });
             }
+            if name.contains('\0') {
+                return Err(GgufError::ZeroByte {
+                    what: "a tensor name",
+                    offset: 0,
+                });
+            }
             if !names.insert(name) {
                 return Err(GgufError::DuplicateTensor {
                     tensor: name.clone(),

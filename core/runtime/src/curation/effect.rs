@@ -1,13 +1,15 @@
 //! Which events are in effect.
 //!
-//! An event speaks in one of three places, and within a place the latest event replaces the earlier ones:
-//! - the *verdict* on a reply: 👍, 👎 or an edit. One exception: a 👍 after an edit leaves the edit in effect,
+//! An event speaks in one of three places, and within a place the latest event replaces the earlier
+//! ones:
+//! - the *verdict* on a reply: 👍, 👎 or an edit. One exception: a 👍 after an edit leaves the edit in
+//!   effect,
 //!   because what the person then likes is the text that they wrote;
 //! - the *pick* between two replies, whichever of the two it favours;
 //! - the *retry* of a reply, which is an act and takes no verdict back.
 //!
-//! Withdrawing the event in effect leaves its place empty; the earlier one does not come back. Withdrawing an
-//! event that was replaced already changes nothing.
+//! Withdrawing the event in effect leaves its place empty; the earlier one does not come back.
+//! Withdrawing an event that was replaced already changes nothing.
 
 use std::collections::HashMap;
 
@@ -57,7 +59,10 @@ pub(crate) fn in_effect(events: &[Event]) -> Vec<FeedbackId> {
             }
         };
         places.insert(event.id, place);
-        let confirms = event.act == Act::Up && current.get(&place).is_some_and(|event| event.act == Act::Edit);
+        let confirms = event.act == Act::Up
+            && current
+                .get(&place)
+                .is_some_and(|event| event.act == Act::Edit);
         if !confirms {
             current.insert(place, event);
         }

@@ -21,10 +21,17 @@ pub(super) struct Outcome<'a> {
 }
 
 /// Makes the examples of a group. `events` are in effect, usable, and in the order of their ids.
-pub(super) fn examples_of<'a>(prompt_key: &[u8; 32], events: &[&'a LoggedFeedback], options: &Options) -> Outcome<'a> {
+pub(super) fn examples_of<'a>(
+    prompt_key: &[u8; 32],
+    events: &[&'a LoggedFeedback],
+    options: &Options,
+) -> Outcome<'a> {
     let group = Group::new(prompt_key, events, options);
     if let Some(examples) = group.demonstration() {
-        return Outcome { examples, identical: BTreeSet::new() };
+        return Outcome {
+            examples,
+            identical: BTreeSet::new(),
+        };
     }
     let mut candidates = Candidates::default();
     group.collect_pairs(&mut candidates);
@@ -37,8 +44,18 @@ pub(super) fn examples_of<'a>(prompt_key: &[u8; 32], events: &[&'a LoggedFeedbac
         example.items.sort_unstable();
         example.items.dedup();
     }
-    let used: HashSet<_> = examples.iter().flat_map(|(example, _)| example.items.clone()).collect();
-    Outcome { examples, identical: candidates.identical.into_iter().filter(|item| !used.contains(item)).collect() }
+    let used: HashSet<_> = examples
+        .iter()
+        .flat_map(|(example, _)| example.items.clone())
+        .collect();
+    Outcome {
+        examples,
+        identical: candidates
+            .identical
+            .into_iter()
+            .filter(|item| !used.contains(item))
+            .collect(),
+    }
 }
 
 struct Group<'a, 'o> {
@@ -61,7 +78,8 @@ struct Candidate<'a> {
 #[derive(Default)]
 struct Candidates<'a> {
     pairs: Vec<Candidate<'a>>,
-    /// Events that kept other events of the group from giving a pair: the group's examples rest on them too.
+    /// Events that kept other events of the group from giving a pair: the group's examples rest on
+    /// them too.
     witnesses: BTreeSet<FeedbackId>,
     /// Events that compare a text with itself.
     identical: BTreeSet<FeedbackId>,
@@ -71,26 +89,41 @@ type Made<'a> = (Example, Vec<Option<&'a LoggedReply>>);
 
 impl<'a, 'o> Group<'a, 'o> {
     fn new(prompt_key: &[u8; 32], events: &[&'a LoggedFeedback], options: &'o Options) -> Self {
-        let is_verdict =
-            |event: &&&LoggedFeedback| !matches!(event.feedback, Feedback::Prefer { .. } | Feedback::Retry);
+        let is_verdict = |event: &&&LoggedFeedback| {
+            !matches!(event.feedback, Feedback::Prefer { .. } | Feedback::Retry)
+        };
         Self {
             prompt_key: *prompt_key,
             prompt: events.first().map_or(&[], |event| &event.reply.prompt),
             events: events.to_vec(),
-            verdicts: events.iter().filter(is_verdict).map(|event| (event.reply.id, *event)).collect(),
+            verdicts: events
+                .iter()
+                .filter(is_verdict)
+                .map(|event| (event.reply.id, *event))
+                .collect(),
             options,
         }
     }
 
     /// The latest edit, if there is one.
     fn demonstration(&self) -> Option<Vec<Made<'a>>> {
-        let (edit, text) = self.events.iter().rev().find_map(|event| match &event.feedback {
-            Feedback::Edit(text) => Some((event, text)),
-            _ => None,
-        })?;
+        let (edit, text) = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.feedback {
+                Feedback::Edit(text) => Some((event, text)),
+                _ => None,
+            })?;
         let completion = Completion::of_edit(text);
         let mut examples: Vec<Made<'a>> = vec![(
-            self.example(Kind::Demonstration { completion: completion.clone(), weight: 1.0 }, vec![edit.id]),
+            self.example(
+                Kind::Demonstration {
+                    completion: completion.clone(),
+                    weight: 1.0,
+                },
+                vec![edit.id],
+            ),
             vec![None],
         )];
         if self.options.edit_pairs && !edit.reply.text.trim().is_empty() {
@@ -102,16 +135,23 @@ impl<'a, 'o> Group<'a, 'o> {
                 // The demonstration beside it raises the likelihood already.
                 nll: false,
             };
-            examples.push((self.example(kind, vec![edit.id]), vec![None, Some(&*edit.reply)]));
+            examples.push((
+                self.example(kind, vec![edit.id]),
+                vec![None, Some(&*edit.reply)],
+            ));
         }
         Some(examples)
     }
 
     fn collect_pairs(&self, candidates: &mut Candidates<'a>) {
         let picks = self.picks(candidates);
-        for (up, down) in self.thumbs(|feedback| *feedback == Feedback::Up).flat_map(|up| {
-            self.thumbs(|feedback| matches!(feedback, Feedback::Down { .. })).map(move |down| (up, down))
-        }) {
+        for (up, down) in self
+            .thumbs(|feedback| *feedback == Feedback::Up)
+            .flat_map(|up| {
+                self.thumbs(|feedback| matches!(feedback, Feedback::Down { .. }))
+                    .map(move |down| (up, down))
+            })
+        {
             if same_text(&up.reply, &down.reply) {
                 candidates.identical.extend([up.id, down.id]);
                 continue;
@@ -137,7 +177,8 @@ impl<'a, 'o> Group<'a, 'o> {
         }
     }
 
-    /// Adds the pairs of picks. Returns the picks, by (picked, not picked), that no later thumbs contradict.
+    /// Adds the pairs of picks. Returns the picks, by (picked, not picked), that no later thumbs
+    /// contradict.
     fn picks(&self, candidates: &mut Candidates<'a>) -> BTreeMap<(ReplyId, ReplyId), FeedbackId> {
         let mut standing = BTreeMap::new();
         for event in &self.events {
@@ -170,7 +211,8 @@ impl<'a, 'o> Group<'a, 'o> {
         standing
     }
 
-    /// A retry speaks for a later reply that got a 👍, and for the one that was kept unless it got a 👎.
+    /// A retry speaks for a later reply that got a 👍, and for the one that was kept unless it got a
+    /// 👎.
     fn collect_retry(&self, retry: &'a LoggedFeedback, candidates: &mut Candidates<'a>) {
         let old = self.verdicts.get(&retry.reply.id);
         if let Some(up) = old.filter(|verdict| verdict.feedback == Feedback::Up) {
@@ -178,7 +220,9 @@ impl<'a, 'o> Group<'a, 'o> {
             candidates.witnesses.insert(up.id);
             return;
         }
-        let liked = self.thumbs(|feedback| *feedback == Feedback::Up).filter(|up| up.reply.id > retry.reply.id);
+        let liked = self
+            .thumbs(|feedback| *feedback == Feedback::Up)
+            .filter(|up| up.reply.id > retry.reply.id);
         let mut better: Vec<(&'a LoggedReply, Option<FeedbackId>)> =
             liked.map(|up| (&*up.reply, Some(up.id))).collect();
         if let Some(kept) = &retry.other {
@@ -212,25 +256,40 @@ impl<'a, 'o> Group<'a, 'o> {
     fn unpaired(&self, identical: &BTreeSet<FeedbackId>) -> Option<Made<'a>> {
         let latest = |wanted: fn(&Feedback) -> bool| {
             let mut events = self.events.iter().rev();
-            events.find(|event| wanted(&event.feedback) && !identical.contains(&event.id)).copied()
+            events
+                .find(|event| wanted(&event.feedback) && !identical.contains(&event.id))
+                .copied()
         };
         let (event, desirable, weight) = latest(|feedback| *feedback == Feedback::Up)
             .map(|event| (event, true, 1.0))
-            .or_else(|| latest(|feedback| matches!(feedback, Feedback::Down { .. })).map(|event| (event, false, 1.0)))
+            .or_else(|| {
+                latest(|feedback| matches!(feedback, Feedback::Down { .. }))
+                    .map(|event| (event, false, 1.0))
+            })
             .or_else(|| {
                 // Beside any word on the matter, a retry alone says nothing.
-                let silent = self.events.iter().all(|event| event.feedback == Feedback::Retry);
+                let silent = self
+                    .events
+                    .iter()
+                    .all(|event| event.feedback == Feedback::Retry);
                 latest(|feedback| *feedback == Feedback::Retry)
                     .filter(|_| silent)
                     .map(|event| (event, false, RETRY_ALONE))
             })?;
         let completion = Completion::of_reply(&event.reply, self.options);
-        let kind = Kind::Unpaired { completion, desirable, weight };
+        let kind = Kind::Unpaired {
+            completion,
+            desirable,
+            weight,
+        };
         Some((self.example(kind, vec![event.id]), vec![Some(&event.reply)]))
     }
 
     fn thumbs(&self, wanted: fn(&Feedback) -> bool) -> impl Iterator<Item = &'a LoggedFeedback> {
-        self.verdicts.values().copied().filter(move |event| wanted(&event.feedback))
+        self.verdicts
+            .values()
+            .copied()
+            .filter(move |event| wanted(&event.feedback))
     }
 
     fn example(&self, kind: Kind, items: Vec<FeedbackId>) -> Example {
@@ -265,21 +324,25 @@ impl<'a> Candidates<'a> {
             };
             ranked.push((pair, similarity, group.example(kind, pair.items.clone())));
         }
-        ranked.sort_by(|(a, a_similarity, a_example), (b, b_similarity, b_example)| {
-            b.strength
-                .0
-                .total_cmp(&a.strength.0)
-                .then(a_similarity.total_cmp(b_similarity))
-                .then(a_example.key.cmp(&b_example.key))
-                // The same texts twice over: rather the 👍, and rather what was said last.
-                .then(b.nll.cmp(&a.nll))
-                .then(b.items.cmp(&a.items))
-        });
+        ranked.sort_by(
+            |(a, a_similarity, a_example), (b, b_similarity, b_example)| {
+                b.strength
+                    .0
+                    .total_cmp(&a.strength.0)
+                    .then(a_similarity.total_cmp(b_similarity))
+                    .then(a_example.key.cmp(&b_example.key))
+                    // The same texts twice over: rather the 👍, and rather what was said last.
+                    .then(b.nll.cmp(&a.nll))
+                    .then(b.items.cmp(&a.items))
+            },
+        );
         let mut taken = HashSet::new();
         let mut best = Vec::new();
         for (pair, _, example) in ranked {
             let texts = [pair.chosen.text.as_str(), pair.rejected.text.as_str()];
-            if best.len() < group.options.pairs_per_prompt.max(1) && !texts.iter().any(|text| taken.contains(text)) {
+            if best.len() < group.options.pairs_per_prompt.max(1)
+                && !texts.iter().any(|text| taken.contains(text))
+            {
                 taken.extend(texts);
                 best.push((example, vec![Some(pair.chosen), Some(pair.rejected)]));
             }

@@ -1,4 +1,5 @@
-//! Curation: from events of feedback to training examples. Pure: no clock, no chance, no disk, no model.
+//! Curation: from events of feedback to training examples. Pure: no clock, no chance, no disk, no
+//! model.
 //!
 //! What each event is worth:
 //!
@@ -12,18 +13,22 @@
 //! | 👎 alone | [`Kind::Unpaired`], undesirable, weight 1 |
 //! | a retry and nothing else | [`Kind::Unpaired`], undesirable, weight 0.25 |
 //!
-//! All replies to the same prompt messages are one group, and a group gives one example: the first row of the table
-//! that applies; pairs by the rule of [`Options::pairs_per_prompt`]; among edits, 👍 alone, 👎 alone or retries
-//! alone, the latest. What is left over in a group is reported and teaches nothing.
+//! All replies to the same prompt messages are one group, and a group gives one example: the first
+//! row of the table that applies; pairs by the rule of [`Options::pairs_per_prompt`]; among edits,
+//! 👍 alone, 👎 alone or retries alone, the latest. What is left over in a group is reported and
+//! teaches nothing.
 //!
-//! Two numbers change a weight afterwards. A pair of nearly identical replies carries little signal and moves the
-//! model most (2410.08847), so above a [`similarity`] of [`Options::similar_from`] its weight falls linearly, down to
-//! a tenth. And the weights of the rarer kind of unpaired examples are raised, see [`Options::max_minority_weight`].
+//! Two numbers change a weight afterwards. A pair of nearly identical replies carries little signal
+//! and moves the model most (2410.08847), so above a [`similarity`] of [`Options::similar_from`]
+//! its weight falls linearly, down to a tenth. And the weights of the rarer kind of unpaired
+//! examples are raised, see [`Options::max_minority_weight`].
 //!
-//! Examples are in the order of their keys, which are hashes of their texts: the same log gives the same examples in
-//! the same order, whatever the order of the log, and taking one away never reorders the others.
+//! Examples are in the order of their keys, which are hashes of their texts: the same log gives the
+//! same examples in the same order, whatever the order of the log, and taking one away never
+//! reorders the others.
 
 pub(crate) mod effect;
+mod example;
 mod group;
 mod similarity;
 #[cfg(test)]
@@ -33,8 +38,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::types::{Feedback, FeedbackId, LoggedFeedback, LoggedReply, Message, prompt_key, update_with_length};
+use crate::types::{Feedback, FeedbackId, LoggedFeedback, LoggedReply, prompt_key};
 use effect::{Act, Event, in_effect};
+pub use example::{Completion, Example, Kind};
 pub use similarity::similarity;
 
 /// Choices of the person who builds on this; the defaults are the product's.
@@ -42,16 +48,17 @@ pub use similarity::similarity;
 pub struct Options {
     /// Hash of the model at hand. Stored tokens of other models are not used; their text is.
     pub model: Option<String>,
-    /// Pairs made from one prompt, at least 1. Candidates are ordered by weight before the discount for similarity
-    /// (the explicit before the implicit), then the least similar first, then by key; from the top, each candidate
-    /// is taken whose two texts are not in a pair already.
+    /// Pairs made from one prompt, at least 1. Candidates are ordered by weight before the discount
+    /// for similarity (the explicit before the implicit), then the least similar first, then by
+    /// key; from the top, each candidate is taken whose two texts are not in a pair already.
     pub pairs_per_prompt: usize,
     /// Also make a pair (edit over original) beside each demonstration.
     pub edit_pairs: bool,
     /// Similarity, in [0, 1), above which a pair is weighed down.
     pub similar_from: f64,
-    /// The factor, at most this, that raises the weights of the rarer kind of unpaired example until the
-    /// desirable and the undesirable weigh in total between 1 : 1 and 4 : 3 (2402.01306, section 4.2).
+    /// The factor, at most this, that raises the weights of the rarer kind of unpaired example
+    /// until the desirable and the undesirable weigh in total between 1 : 1 and 4 : 3 (2402.01306,
+    /// section 4.2).
     pub max_minority_weight: f64,
     /// Below this, there is nothing to learn.
     pub need: Tally,
@@ -65,69 +72,13 @@ impl Default for Options {
             edit_pairs: false,
             similar_from: 0.8,
             max_minority_weight: 4.0,
-            need: Tally { events: 10, liked: 3, disliked: 3 },
+            need: Tally {
+                events: 10,
+                liked: 3,
+                disliked: 3,
+            },
         }
     }
-}
-
-/// One side of an example.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Completion {
-    /// The text.
-    pub text: String,
-    /// The tokens as generated, end token included if there was one; only if the model at hand generated them.
-    pub tokens: Option<Vec<i32>>,
-    /// Whether an end token belongs after it: the model ended it, or a person wrote it.
-    pub finished: bool,
-}
-
-/// What a training example says.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
-    /// One reply is better than another.
-    Pair {
-        /// The better one.
-        chosen: Completion,
-        /// The other one.
-        rejected: Completion,
-        /// In (0, 1].
-        weight: f64,
-        /// The probability, in [0, 0.5), that the order is wrong.
-        label_smoothing: f64,
-        /// Whether the chosen reply is good in itself (it got a 👍), so that its likelihood may be raised.
-        nll: bool,
-    },
-    /// A reply is good, or is bad.
-    Unpaired {
-        /// The reply.
-        completion: Completion,
-        /// Which of the two.
-        desirable: bool,
-        /// In (0, [`Options::max_minority_weight`]].
-        weight: f64,
-    },
-    /// This is how to answer.
-    Demonstration {
-        /// The answer.
-        completion: Completion,
-        /// Greater than 0.
-        weight: f64,
-    },
-}
-
-/// One training example.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Example {
-    /// SHA-256 over prompt, kind and texts. Examples are sorted by it.
-    pub key: [u8; 32],
-    /// The prompt.
-    pub prompt: Vec<Message>,
-    /// [`prompt_key`] of the prompt.
-    pub prompt_key: [u8; 32],
-    /// What it says.
-    pub kind: Kind,
-    /// The events that it rests on, in order, those included that kept others from speaking instead.
-    pub items: Vec<FeedbackId>,
 }
 
 /// Why an event gave nothing.
@@ -157,8 +108,8 @@ pub struct Skipped {
     pub reason: Reason,
 }
 
-/// How much was said. An edit or a pick is one event, and counts as one of each class: it shows what is liked and
-/// what is not.
+/// How much was said. An edit or a pick is one event, and counts as one of each class: it shows
+/// what is liked and what is not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
     /// Thumbs, edits and picks.
@@ -205,7 +156,8 @@ pub struct Counts {
     pub desirable: usize,
     /// [`Kind::Unpaired`] examples, undesirable.
     pub undesirable: usize,
-    /// Completions in examples that another model generated: they are tokenized again from their text.
+    /// Completions in examples that another model generated: they are tokenized again from their
+    /// text.
     pub of_other_models: usize,
     /// Completions in examples that no model here generated: edits, and text that was handed in.
     pub of_no_model: usize,
@@ -225,16 +177,22 @@ pub struct Curated {
 }
 
 impl Curated {
-    /// Every event that an example rests on, sorted: what an adapter's manifest lists. Without any other event the
-    /// examples made here would say the same.
+    /// Every event that an example rests on, sorted: what an adapter's manifest lists. Without any
+    /// other event the examples made here would say the same.
     pub fn items(&self) -> Vec<FeedbackId> {
-        let items: BTreeSet<_> = self.examples.iter().flat_map(|example| &example.items).copied().collect();
+        let items: BTreeSet<_> = self
+            .examples
+            .iter()
+            .flat_map(|example| &example.items)
+            .copied()
+            .collect();
         items.into_iter().collect()
     }
 }
 
 /// Makes examples of a log, in any order. Events should be those in effect
-/// ([`crate::store::Store::effective_feedback`]); among several in one place the latest counts here too.
+/// ([`crate::store::Store::effective_feedback`]); among several in one place the latest counts here
+/// too.
 pub fn curate(log: &[LoggedFeedback], options: &Options) -> Curated {
     let mut skipped = Vec::new();
     let mut skip = |item, reason| skipped.push(Skipped { item, reason });
@@ -246,7 +204,10 @@ pub fn curate(log: &[LoggedFeedback], options: &Options) -> Curated {
         counts.events += 1;
         match unusable(event) {
             Some(reason) => skip(event.id, reason),
-            None => groups.entry(prompt_key(&event.reply.prompt)).or_default().push(event),
+            None => groups
+                .entry(prompt_key(&event.reply.prompt))
+                .or_default()
+                .push(event),
         }
     }
     counts.prompts = groups.len();
@@ -260,7 +221,11 @@ pub fn curate(log: &[LoggedFeedback], options: &Options) -> Curated {
                 continue;
             }
             have.add(&event.feedback);
-            if !outcome.examples.iter().any(|(example, _)| example.items.contains(&event.id)) {
+            if !outcome
+                .examples
+                .iter()
+                .any(|(example, _)| example.items.contains(&event.id))
+            {
                 skip(event.id, Reason::LeftOver);
             }
         }
@@ -272,23 +237,37 @@ pub fn curate(log: &[LoggedFeedback], options: &Options) -> Curated {
     balance(&mut examples, options.max_minority_weight);
     examples.sort_by_key(|example| example.key);
     skipped.sort_unstable();
-    let readiness = Readiness { have, need: options.need, examples: examples.len() };
-    Curated { examples, skipped, counts, readiness }
+    let readiness = Readiness {
+        have,
+        need: options.need,
+        examples: examples.len(),
+    };
+    Curated {
+        examples,
+        skipped,
+        counts,
+        readiness,
+    }
 }
 
-/// The fold, in `0..folds`, of every example with this prompt: decided by its hash alone, so that no prompt is ever
-/// on both sides of a split and no other prompt moves when one is taken away.
+/// The fold, in `0..folds`, of every example with this prompt: decided by its hash alone, so that
+/// no prompt is ever on both sides of a split and no other prompt moves when one is taken away.
 pub fn fold_of(prompt_key: &[u8; 32], folds: u32) -> u32 {
     let mut hash = Sha256::new();
     hash.update(b"thumbprint fold 1");
     hash.update(prompt_key);
     let bytes: [u8; 32] = hash.finalize().into();
-    let number = u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let number = u64::from_le_bytes([
+        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+    ]);
     (number % u64::from(folds.max(1))) as u32
 }
 
 /// The events in effect, in the order of their ids.
-fn latest<'a>(log: &'a [LoggedFeedback], skip: &mut impl FnMut(FeedbackId, Reason)) -> Vec<&'a LoggedFeedback> {
+fn latest<'a>(
+    log: &'a [LoggedFeedback],
+    skip: &mut impl FnMut(FeedbackId, Reason),
+) -> Vec<&'a LoggedFeedback> {
     let mut log: Vec<_> = log.iter().collect();
     log.sort_by_key(|event| event.id);
     log.dedup_by_key(|event| event.id);
@@ -319,14 +298,23 @@ fn latest<'a>(log: &'a [LoggedFeedback], skip: &mut impl FnMut(FeedbackId, Reaso
 
 fn unusable(event: &LoggedFeedback) -> Option<Reason> {
     let empty = |reply: &LoggedReply| reply.text.trim().is_empty();
-    if event.reply.prompt.iter().all(|message| message.content.trim().is_empty()) {
+    if event
+        .reply
+        .prompt
+        .iter()
+        .all(|message| message.content.trim().is_empty())
+    {
         return Some(Reason::EmptyPrompt);
     }
     match &event.feedback {
         Feedback::Edit(text) if text.trim().is_empty() => Some(Reason::EmptyCompletion),
-        Feedback::Edit(text) if text.trim() == event.reply.text.trim() => Some(Reason::UnchangedEdit),
+        Feedback::Edit(text) if text.trim() == event.reply.text.trim() => {
+            Some(Reason::UnchangedEdit)
+        }
         Feedback::Edit(_) => None,
-        Feedback::Prefer { .. } if event.other.as_deref().is_none_or(empty) => Some(Reason::EmptyCompletion),
+        Feedback::Prefer { .. } if event.other.as_deref().is_none_or(empty) => {
+            Some(Reason::EmptyCompletion)
+        }
         _ if empty(&event.reply) => Some(Reason::EmptyCompletion),
         _ => None,
     }
@@ -336,7 +324,9 @@ fn unusable(event: &LoggedFeedback) -> Option<Reason> {
 fn balance(examples: &mut [Example], max_factor: f64) {
     let total = |wanted: bool| -> f64 {
         let weights = examples.iter().map(|example| match example.kind {
-            Kind::Unpaired { desirable, weight, .. } if desirable == wanted => weight,
+            Kind::Unpaired {
+                desirable, weight, ..
+            } if desirable == wanted => weight,
             _ => 0.0,
         });
         weights.sum()
@@ -345,10 +335,16 @@ fn balance(examples: &mut [Example], max_factor: f64) {
     if liked == 0.0 || disliked == 0.0 {
         return;
     }
-    let (raised, factor) = if liked < disliked { (true, disliked / liked) } else { (false, liked / disliked * 0.75) };
+    let (raised, factor) = if liked < disliked {
+        (true, disliked / liked)
+    } else {
+        (false, liked / disliked * 0.75)
+    };
     let factor = factor.clamp(1.0, max_factor.max(1.0));
     for example in examples {
-        if let Kind::Unpaired { desirable, weight, .. } = &mut example.kind
+        if let Kind::Unpaired {
+            desirable, weight, ..
+        } = &mut example.kind
             && *desirable == raised
         {
             *weight *= factor;
@@ -376,8 +372,12 @@ impl Counts {
         match kind {
             Kind::Pair { .. } => self.pairs += 1,
             Kind::Demonstration { .. } => self.demonstrations += 1,
-            Kind::Unpaired { desirable: true, .. } => self.desirable += 1,
-            Kind::Unpaired { desirable: false, .. } => self.undesirable += 1,
+            Kind::Unpaired {
+                desirable: true, ..
+            } => self.desirable += 1,
+            Kind::Unpaired {
+                desirable: false, ..
+            } => self.undesirable += 1,
         }
         for source in sources {
             match source.and_then(|reply| reply.model.as_ref()) {
@@ -386,39 +386,5 @@ impl Counts {
                 Some(_) => {}
             }
         }
-    }
-}
-
-impl Completion {
-    fn of_reply(reply: &LoggedReply, options: &Options) -> Self {
-        let at_hand = reply.model.is_some() && reply.model == options.model;
-        Self {
-            text: reply.text.clone(),
-            tokens: reply.tokens.clone().filter(|tokens| at_hand && !tokens.is_empty()),
-            finished: reply.finished,
-        }
-    }
-
-    fn of_edit(text: &str) -> Self {
-        Self { text: text.into(), tokens: None, finished: true }
-    }
-}
-
-impl Kind {
-    fn key(&self, prompt_key: &[u8; 32]) -> [u8; 32] {
-        let (name, texts): (&str, &[&str]) = match self {
-            Kind::Pair { chosen, rejected, .. } => ("pair", &[&chosen.text, &rejected.text]),
-            Kind::Unpaired { completion, desirable: true, .. } => ("desirable", &[&completion.text]),
-            Kind::Unpaired { completion, desirable: false, .. } => ("undesirable", &[&completion.text]),
-            Kind::Demonstration { completion, .. } => ("demonstration", &[&completion.text]),
-        };
-        let mut hash = Sha256::new();
-        hash.update(b"thumbprint example 1");
-        hash.update(prompt_key);
-        update_with_length(&mut hash, name.as_bytes());
-        for text in texts {
-            update_with_length(&mut hash, text.as_bytes());
-        }
-        hash.finalize().into()
     }
 }

@@ -30,8 +30,14 @@ pub enum AdapterState {
 }
 
 impl AdapterState {
-    const ALL: [Self; 6] =
-        [Self::Candidate, Self::Rejected, Self::Trial, Self::Promoted, Self::RolledBack, Self::Forgotten];
+    const ALL: [Self; 6] = [
+        Self::Candidate,
+        Self::Rejected,
+        Self::Trial,
+        Self::Promoted,
+        Self::RolledBack,
+        Self::Forgotten,
+    ];
 
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
@@ -58,8 +64,8 @@ pub struct NewAdapter {
     pub base_hash: String,
     /// The run that made it.
     pub run: Option<RunId>,
-    /// The resolved configuration. It outlives forgetting, so that the adapter can be made again without the
-    /// forgotten item: no user text, nothing derived from it.
+    /// The resolved configuration. It outlives forgetting, so that the adapter can be made again
+    /// without the forgotten item: no user text, nothing derived from it.
     pub config: Value,
     /// The rest of the manifest.
     pub manifest: Value,
@@ -114,7 +120,8 @@ pub struct Activation {
 }
 
 impl Store {
-    /// Records an adapter as a candidate. Fails with [`StoreError::ForgottenItem`] if an item is gone by now.
+    /// Records an adapter as a candidate. Fails with [`StoreError::ForgottenItem`] if an item is
+    /// gone by now.
     pub fn insert_adapter(&self, adapter: &NewAdapter) -> Result<AdapterId> {
         self.write(Durability::Full, |db| {
             require_items(db, &adapter.items)?;
@@ -142,7 +149,13 @@ impl Store {
     }
 
     /// Records the gate's report and the scale and state that follow from it.
-    pub fn set_adapter_gate(&self, id: AdapterId, gate: &Value, scale: f32, state: AdapterState) -> Result<()> {
+    pub fn set_adapter_gate(
+        &self,
+        id: AdapterId,
+        gate: &Value,
+        scale: f32,
+        state: AdapterState,
+    ) -> Result<()> {
         self.write(Durability::Full, |db| {
             let changed = db.execute(
                 "UPDATE adapters SET gate = ?, scale = ?, state = ? WHERE id = ? AND state <> 'forgotten'",
@@ -170,9 +183,12 @@ impl Store {
     /// The feedback that an adapter was trained on; empty once any of it was forgotten.
     pub fn adapter_items(&self, id: AdapterId) -> Result<Vec<FeedbackId>> {
         self.read(|db| {
-            let mut statement =
-                db.prepare_cached("SELECT feedback FROM adapter_items WHERE adapter = ? ORDER BY feedback")?;
-            Ok(statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+            let mut statement = db.prepare_cached(
+                "SELECT feedback FROM adapter_items WHERE adapter = ? ORDER BY feedback",
+            )?;
+            Ok(statement
+                .query_map([id], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?)
         })
     }
 
@@ -181,8 +197,8 @@ impl Store {
         self.read(|db| active(db, base_hash)?.map(|id| load(db, id)).transpose())
     }
 
-    /// Serves a base model with an adapter from now on, or alone. The adapter must be on trial or promoted; to
-    /// put one on trial and serve it at once, and atomically, give its new state.
+    /// Serves a base model with an adapter from now on, or alone. The adapter must be on trial or
+    /// promoted; to put one on trial and serve it at once, and atomically, give its new state.
     pub fn activate(
         &self,
         base_hash: &str,
@@ -200,15 +216,18 @@ impl Store {
                     return Err(StoreError::OtherBase { adapter: id });
                 }
                 if !row.state.is_servable() {
-                    return Err(StoreError::NotServable { adapter: id, state: row.state });
+                    return Err(StoreError::NotServable {
+                        adapter: id,
+                        state: row.state,
+                    });
                 }
             }
             push_activation(db, base_hash, adapter, reason)
         })
     }
 
-    /// Takes the active adapter back and serves the one before it, or the base alone. Returns what is served
-    /// now. Without an active adapter nothing changes.
+    /// Takes the active adapter back and serves the one before it, or the base alone. Returns what
+    /// is served now. Without an active adapter nothing changes.
     pub fn roll_back(&self, base_hash: &str, reason: &str) -> Result<Option<AdapterId>> {
         self.write(Durability::Full, |db| {
             let Some(current) = active(db, base_hash)? else {
@@ -222,10 +241,15 @@ impl Store {
     /// What a base model was served with over time, the first change first.
     pub fn activations(&self, base_hash: &str) -> Result<Vec<Activation>> {
         self.read(|db| {
-            let mut statement =
-                db.prepare_cached("SELECT adapter, reason, at FROM activations WHERE base_hash = ? ORDER BY id")?;
+            let mut statement = db.prepare_cached(
+                "SELECT adapter, reason, at FROM activations WHERE base_hash = ? ORDER BY id",
+            )?;
             let rows = statement.query_map([base_hash], |row| {
-                Ok(Activation { adapter: row.get(0)?, reason: row.get(1)?, at: row.get(2)? })
+                Ok(Activation {
+                    adapter: row.get(0)?,
+                    reason: row.get(1)?,
+                    at: row.get(2)?,
+                })
             })?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
@@ -234,14 +258,20 @@ impl Store {
 
 pub(super) fn active(db: &Connection, base_hash: &str) -> Result<Option<AdapterId>> {
     let last = db
-        .prepare_cached("SELECT adapter FROM activations WHERE base_hash = ? ORDER BY id DESC LIMIT 1")?
+        .prepare_cached(
+            "SELECT adapter FROM activations WHERE base_hash = ? ORDER BY id DESC LIMIT 1",
+        )?
         .query_row([base_hash], |row| row.get(0))
         .optional()?;
     Ok(last.flatten())
 }
 
 /// Serves the last adapter before now that may still be served, or the base alone.
-pub(super) fn fall_back(db: &Connection, base_hash: &str, reason: &str) -> Result<Option<AdapterId>> {
+pub(super) fn fall_back(
+    db: &Connection,
+    base_hash: &str,
+    reason: &str,
+) -> Result<Option<AdapterId>> {
     let previous = db
         .prepare_cached(
             "SELECT a.id FROM activations JOIN adapters a ON a.id = activations.adapter
@@ -253,9 +283,16 @@ pub(super) fn fall_back(db: &Connection, base_hash: &str, reason: &str) -> Resul
     Ok(previous)
 }
 
-fn push_activation(db: &Connection, base_hash: &str, adapter: Option<AdapterId>, reason: &str) -> Result<()> {
-    db.prepare_cached("INSERT INTO activations (base_hash, adapter, reason, at) VALUES (?, ?, ?, ?)")?
-        .execute(params![base_hash, adapter, reason, now_ms()])?;
+fn push_activation(
+    db: &Connection,
+    base_hash: &str,
+    adapter: Option<AdapterId>,
+    reason: &str,
+) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO activations (base_hash, adapter, reason, at) VALUES (?, ?, ?, ?)",
+    )?
+    .execute(params![base_hash, adapter, reason, now_ms()])?;
     Ok(())
 }
 
@@ -264,7 +301,11 @@ fn set_state(db: &Connection, id: AdapterId, state: AdapterState) -> Result<()> 
         "UPDATE adapters SET state = ? WHERE id = ? AND state <> 'forgotten'",
         params![state.as_str(), id],
     )?;
-    if changed == 1 { Ok(()) } else { Err(gone(db, id)?) }
+    if changed == 1 {
+        Ok(())
+    } else {
+        Err(gone(db, id)?)
+    }
 }
 
 /// Why an adapter could not be changed.
@@ -274,10 +315,16 @@ fn gone(db: &Connection, id: AdapterId) -> Result<StoreError> {
 }
 
 fn load(db: &Connection, id: AdapterId) -> Result<AdapterRow> {
-    select(db, "WHERE id = ?", &[&id])?.pop().ok_or(StoreError::UnknownAdapter(id))
+    select(db, "WHERE id = ?", &[&id])?
+        .pop()
+        .ok_or(StoreError::UnknownAdapter(id))
 }
 
-fn select(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<AdapterRow>> {
+fn select(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<AdapterRow>> {
     let mut statement = db.prepare_cached(&format!(
         "SELECT id, base_hash, run, config, manifest, file, file_hash, seed, scale, gate, state, created_at
          FROM adapters {condition} ORDER BY id"
@@ -288,13 +335,17 @@ fn select(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql])
         let id: AdapterId = row.get(0)?;
         let json = |column: usize| -> Result<Option<Value>> {
             let json: Option<String> = row.get(column)?;
-            json.map(|json| from_json(&json, "adapters", id.0)).transpose()
+            json.map(|json| from_json(&json, "adapters", id.0))
+                .transpose()
         };
         let state: String = row.get(10)?;
         let state = AdapterState::ALL
             .into_iter()
             .find(|known| known.as_str() == state)
-            .ok_or(StoreError::Unreadable { table: "adapters", id: id.0 })?;
+            .ok_or(StoreError::Unreadable {
+                table: "adapters",
+                id: id.0,
+            })?;
         adapters.push(AdapterRow {
             id,
             base_hash: row.get(1)?,

@@ -22,7 +22,8 @@ pub struct RecordLatency {
     pub p50_ms: f64,
     /// 99th percentile of the same.
     pub p99_ms: f64,
-    /// Median time to write 4 KiB to a file in the same folder and sync it: the floor for any durable write.
+    /// Median time to write 4 KiB to a file in the same folder and sync it: the floor for any
+    /// durable write.
     pub fsync_p50_ms: f64,
     /// 99th percentile of the same.
     pub fsync_p99_ms: f64,
@@ -33,7 +34,8 @@ pub struct RecordLatency {
 /// Thumbs timed.
 const SAMPLES: usize = 1000;
 
-/// Fills an empty store in `dir` with `rows` thumbs and times a thousand more, alternating each with a bare sync.
+/// Fills an empty store in `dir` with `rows` thumbs and times a thousand more, alternating each
+/// with a bare sync.
 pub fn bench_record(dir: &Path, rows: u64) -> Result<RecordLatency> {
     let (store, _) = Store::open(dir)?;
     let started = Instant::now();

@@ -10,11 +10,15 @@ use super::{Result, Store, StoreError, replies};
 use crate::types::ReplyId;
 
 impl Store {
-    /// Remembers a model by the hash of its file, with facts that are not user text (name, architecture, ...).
+    /// Remembers a model by the hash of its file, with facts that are not user text (name,
+    /// architecture, ...).
     pub fn put_model(&self, hash: &str, facts: &serde_json::Value) -> Result<()> {
         self.write(Durability::Normal, |db| {
             replies::model_row(db, hash, now_ms())?;
-            db.execute("UPDATE models SET facts = ? WHERE hash = ?", params![to_json(facts), hash])?;
+            db.execute(
+                "UPDATE models SET facts = ? WHERE hash = ?",
+                params![to_json(facts), hash],
+            )?;
             Ok(())
         })
     }
@@ -22,19 +26,22 @@ impl Store {
     /// Every model ever used, as hash and facts, the first one first.
     pub fn models(&self) -> Result<Vec<(String, serde_json::Value)>> {
         self.read(|db| {
-            let mut statement = db.prepare_cached("SELECT id, hash, facts FROM models ORDER BY id")?;
+            let mut statement =
+                db.prepare_cached("SELECT id, hash, facts FROM models ORDER BY id")?;
             let rows = statement
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect::<rusqlite::Result<Vec<(i64, String, String)>>>()?;
-            rows.into_iter().map(|(id, hash, facts)| Ok((hash, from_json(&facts, "models", id)?))).collect()
+            rows.into_iter()
+                .map(|(id, hash, facts)| Ok((hash, from_json(&facts, "models", id)?)))
+                .collect()
         })
     }
 
     /// Caches log-probabilities of a completion's tokens with the adapter off, in nats.
     ///
-    /// `completion_key`: [`crate::types::completion_key`]. `context` names all else that the numbers depend on:
-    /// base model, template, tokens, backend. `reply` is the reply that the completion belongs to (or edits), with
-    /// which the entry is forgotten.
+    /// `completion_key`: [`crate::types::completion_key`]. `context` names all else that the
+    /// numbers depend on: base model, template, tokens, backend. `reply` is the reply that the
+    /// completion belongs to (or edits), with which the entry is forgotten.
     pub fn put_reference_logps(
         &self,
         reply: ReplyId,
@@ -53,10 +60,16 @@ impl Store {
     }
 
     /// What [`Store::put_reference_logps`] cached.
-    pub fn reference_logps(&self, completion_key: &[u8; 32], context: &str) -> Result<Option<Vec<f64>>> {
+    pub fn reference_logps(
+        &self,
+        completion_key: &[u8; 32],
+        context: &str,
+    ) -> Result<Option<Vec<f64>>> {
         self.read(|db| {
             let blob: Option<Vec<u8>> = db
-                .prepare_cached("SELECT logps FROM reference_logps WHERE completion_key = ? AND context = ?")?
+                .prepare_cached(
+                    "SELECT logps FROM reference_logps WHERE completion_key = ? AND context = ?",
+                )?
                 .query_row(params![completion_key, context], |row| row.get(0))
                 .optional()?;
             Ok(blob.map(|blob| floats_from_blob(&blob)))
@@ -66,7 +79,10 @@ impl Store {
     /// Sets a setting.
     pub fn set_setting<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
         self.write(Durability::Full, |db| {
-            db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", params![key, to_json(value)])?;
+            db.execute(
+                "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)",
+                params![key, to_json(value)],
+            )?;
             Ok(())
         })
     }
@@ -80,7 +96,10 @@ impl Store {
                 .optional()?;
             json.map(|json| serde_json::from_str(&json))
                 .transpose()
-                .map_err(|_| StoreError::Unreadable { table: "settings", id: 0 })
+                .map_err(|_| StoreError::Unreadable {
+                    table: "settings",
+                    id: 0,
+                })
         })
     }
 }

@@ -44,7 +44,11 @@ impl Store {
     }
 
     /// Starts a chat that shares the turns of another up to and including `upto`.
-    pub fn branch_conversation(&self, upto: MessageId, title: Option<&str>) -> Result<ConversationId> {
+    pub fn branch_conversation(
+        &self,
+        upto: MessageId,
+        title: Option<&str>,
+    ) -> Result<ConversationId> {
         self.write(Durability::Full, |db| {
             require_message(db, upto)?;
             insert(db, title, Some(upto))
@@ -77,8 +81,15 @@ impl Store {
     /// Gives a chat a title, or takes it away.
     pub fn rename_conversation(&self, id: ConversationId, title: Option<&str>) -> Result<()> {
         self.write(Durability::Full, |db| {
-            let changed = db.execute("UPDATE conversations SET title = ? WHERE id = ?", params![title, id])?;
-            if changed == 1 { Ok(()) } else { Err(StoreError::UnknownConversation(id)) }
+            let changed = db.execute(
+                "UPDATE conversations SET title = ? WHERE id = ?",
+                params![title, id],
+            )?;
+            if changed == 1 {
+                Ok(())
+            } else {
+                Err(StoreError::UnknownConversation(id))
+            }
         })
     }
 
@@ -90,7 +101,8 @@ impl Store {
         })
     }
 
-    /// Makes a turn the last one shown, as before answering it again or to show another answer. Nothing is lost.
+    /// Makes a turn the last one shown, as before answering it again or to show another answer.
+    /// Nothing is lost.
     pub fn rewind_conversation(&self, id: ConversationId, head: Option<MessageId>) -> Result<()> {
         self.write(Durability::Full, |db| {
             if let Some(head) = head {
@@ -100,40 +112,22 @@ impl Store {
                 "UPDATE conversations SET head = ?, updated_at = ? WHERE id = ?",
                 params![head, now_ms(), id],
             )?;
-            if changed == 1 { Ok(()) } else { Err(StoreError::UnknownConversation(id)) }
+            if changed == 1 {
+                Ok(())
+            } else {
+                Err(StoreError::UnknownConversation(id))
+            }
         })
     }
 
-    /// Takes a chat off the list and deletes its turns, except those that a branch shares and those that
-    /// feedback rests on: the log keeps these until [`Store::forget`].
+    /// Takes a chat off the list and deletes its turns, except those that a branch shares and those
+    /// that feedback rests on: the log keeps these until [`Store::forget`].
     pub fn delete_conversation(&self, id: ConversationId) -> Result<()> {
         self.erase(|db| {
             load(db, id)?;
-            db.execute("UPDATE conversations SET head = NULL WHERE id = ?", [id])?;
-            let mut statement = db.prepare(
-                "WITH RECURSIVE kept(id) AS (
-                     SELECT parent FROM messages WHERE conversation IS NOT ?1 AND parent IS NOT NULL
-                     UNION SELECT head FROM conversations WHERE head IS NOT NULL
-                     UNION SELECT m.id FROM messages m JOIN replies r ON r.message = m.id
-                         WHERE m.conversation = ?1 AND (
-                             EXISTS (SELECT 1 FROM feedback WHERE reply = r.id)
-                             OR EXISTS (SELECT 1 FROM feedback WHERE other = r.id)
-                             OR EXISTS (SELECT 1 FROM votes WHERE candidate_reply = r.id)
-                             OR EXISTS (SELECT 1 FROM votes WHERE baseline_reply = r.id))
-                     -- That the chat went on after a retry says that the new reply was kept.
-                     UNION SELECT m.id FROM messages m JOIN replies r ON r.message = m.parent
-                         WHERE m.conversation = ?1 AND r.replaces IS NOT NULL
-                     UNION SELECT parent FROM messages JOIN kept USING (id) WHERE parent IS NOT NULL)
-                 SELECT id FROM messages WHERE conversation = ?1 AND id NOT IN kept ORDER BY id DESC",
-            )?;
-            let dropped: Vec<MessageId> =
-                statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-            // Children have larger ids than their parents.
-            for message in dropped {
-                db.execute("DELETE FROM messages WHERE id = ?", [message])?;
-            }
+            // Its turns become nobody's.
             db.execute("DELETE FROM conversations WHERE id = ?", [id])?;
-            Ok(())
+            delete_unowned(db)
         })
     }
 }
@@ -159,7 +153,10 @@ pub(super) fn insert_message(
 
 /// A turn and all before it, first to last.
 pub(super) fn chain(db: &Connection, head: MessageId) -> Result<Vec<Message>> {
-    Ok(stored_chain(db, head)?.into_iter().map(|turn| turn.message).collect())
+    Ok(stored_chain(db, head)?
+        .into_iter()
+        .map(|turn| turn.message)
+        .collect())
 }
 
 /// All turns before one.
@@ -167,6 +164,35 @@ pub(super) fn chain_before(db: &Connection, message: MessageId) -> Result<Vec<Me
     let mut chain = chain(db, message)?;
     chain.pop();
     Ok(chain)
+}
+
+/// Deletes the turns of deleted conversations, but for those that a branch or feedback rests on.
+pub(super) fn delete_unowned(db: &Connection) -> Result<()> {
+    let mut statement = db.prepare(
+        "WITH RECURSIVE kept(id) AS (
+             SELECT m.id FROM messages m WHERE conversation IS NULL AND (
+                 EXISTS (SELECT 1 FROM messages WHERE parent = m.id AND conversation IS NOT NULL)
+                 OR EXISTS (SELECT 1 FROM conversations WHERE head = m.id))
+             UNION SELECT m.id FROM messages m JOIN replies r ON r.message = m.id
+                 WHERE m.conversation IS NULL AND (
+                     EXISTS (SELECT 1 FROM feedback WHERE reply = r.id)
+                     OR EXISTS (SELECT 1 FROM feedback WHERE other = r.id)
+                     OR EXISTS (SELECT 1 FROM votes WHERE candidate_reply = r.id)
+                     OR EXISTS (SELECT 1 FROM votes WHERE baseline_reply = r.id))
+             -- That the chat went on after a retry says that the new reply was kept.
+             UNION SELECT m.id FROM messages m JOIN replies r ON r.message = m.parent
+                 WHERE m.conversation IS NULL AND r.replaces IS NOT NULL
+             UNION SELECT parent FROM messages JOIN kept USING (id) WHERE parent IS NOT NULL)
+         SELECT id FROM messages WHERE conversation IS NULL AND id NOT IN kept ORDER BY id DESC",
+    )?;
+    let unowned: Vec<MessageId> = statement
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    // A turn has a larger id than the one before it.
+    for message in unowned {
+        db.execute("DELETE FROM messages WHERE id = ?", [message])?;
+    }
+    Ok(())
 }
 
 fn stored_chain(db: &Connection, head: MessageId) -> Result<Vec<StoredMessage>> {
@@ -186,19 +212,28 @@ fn stored_chain(db: &Connection, head: MessageId) -> Result<Vec<StoredMessage>> 
         turns.push(StoredMessage {
             id,
             parent: row.get(1)?,
-            message: Message { role: role_from_str(row.get_ref(2)?.as_str().unwrap_or(""), id.0)?, content: row.get(3)? },
+            message: Message {
+                role: role_from_str(row.get_ref(2)?.as_str().unwrap_or(""), id.0)?,
+                content: row.get(3)?,
+            },
             created_at: row.get(4)?,
             reply: row.get(5)?,
         });
     }
-    if turns.is_empty() { Err(StoreError::UnknownMessage(head)) } else { Ok(turns) }
+    if turns.is_empty() {
+        Err(StoreError::UnknownMessage(head))
+    } else {
+        Ok(turns)
+    }
 }
 
 fn load(db: &Connection, id: ConversationId) -> Result<Conversation> {
-    db.prepare_cached("SELECT id, title, head, created_at, updated_at FROM conversations WHERE id = ?")?
-        .query_row([id], conversation_from_row)
-        .optional()?
-        .ok_or(StoreError::UnknownConversation(id))
+    db.prepare_cached(
+        "SELECT id, title, head, created_at, updated_at FROM conversations WHERE id = ?",
+    )?
+    .query_row([id], conversation_from_row)
+    .optional()?
+    .ok_or(StoreError::UnknownConversation(id))
 }
 
 fn conversation_from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Conversation> {
@@ -221,7 +256,10 @@ fn insert(db: &Connection, title: Option<&str>, head: Option<MessageId>) -> Resu
 }
 
 fn require_message(db: &Connection, id: MessageId) -> Result<()> {
-    if db.prepare_cached("SELECT 1 FROM messages WHERE id = ?")?.exists([id])? {
+    if db
+        .prepare_cached("SELECT 1 FROM messages WHERE id = ?")?
+        .exists([id])?
+    {
         Ok(())
     } else {
         Err(StoreError::UnknownMessage(id))

@@ -41,14 +41,16 @@ impl Writer {
     /// Sets how the next transaction is committed. It costs microseconds, and nothing if unchanged.
     pub fn set_durability(&mut self, durability: Durability) -> Result<(), StoreError> {
         if self.durability != Some(durability) {
-            // Checkpoints sync the database file. They are left to the commits that nobody waits for, so
-            // that a thumb waits for one sync of the log alone; without such commits the log is bounded at 16 MiB.
+            // Checkpoints sync the database file. They are left to the commits that nobody waits
+            // for, so that a thumb waits for one sync of the log alone; without such commits the
+            // log is bounded at 16 MiB.
             let (level, checkpoint_pages) = match durability {
                 Durability::Full => ("FULL", 4000),
                 Durability::Normal => ("NORMAL", 1000),
             };
             self.connection.pragma_update(None, "synchronous", level)?;
-            self.connection.pragma_update(None, "wal_autocheckpoint", checkpoint_pages)?;
+            self.connection
+                .pragma_update(None, "wal_autocheckpoint", checkpoint_pages)?;
             self.durability = Some(durability);
         }
         Ok(())
@@ -67,13 +69,24 @@ pub(super) fn open(
     let mut report = OpenReport::default();
     match try_open(dir, &path, was_closed, migrations, &mut report) {
         Err(StoreError::Corrupt) => {
-            report = OpenReport { moved_aside: Some(move_aside(dir, &path)?), ..OpenReport::default() };
+            report = OpenReport {
+                moved_aside: Some(move_aside(dir, &path)?),
+                ..OpenReport::default()
+            };
             tracing::warn!("a damaged database was moved aside");
             try_open(dir, &path, true, migrations, &mut report)
         }
         opened => opened,
     }
-    .map(|connection| (Writer { connection, durability: None }, report))
+    .map(|connection| {
+        (
+            Writer {
+                connection,
+                durability: None,
+            },
+            report,
+        )
+    })
 }
 
 /// A further connection, for reading only.
@@ -86,7 +99,8 @@ pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
 
 /// Moves everything in the write-ahead log into the database and empties the log file.
 pub(super) fn truncate_log(connection: &Connection) -> Result<(), StoreError> {
-    let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    let busy: bool =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     if busy {
         return Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
@@ -110,16 +124,24 @@ fn try_open(
         if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
             return Err(StoreError::Corrupt);
         }
-        refuse_newer(u32::from_be_bytes([header[60], header[61], header[62], header[63]]), known)?;
+        refuse_newer(
+            u32::from_be_bytes([header[60], header[61], header[62], header[63]]),
+            known,
+        )?;
     }
 
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags).map_err(|error| read_only(dir, error.into()))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection =
+        Connection::open_with_flags(path, flags).map_err(|error| read_only(dir, error.into()))?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(Duration::from_secs(5))?;
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     refuse_newer(found, known)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(|error| read_only(dir, error.into()))?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(|error| read_only(dir, error.into()))?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -127,7 +149,8 @@ fn try_open(
 
     let size = fs::metadata(path).map_or(0, |file| file.len());
     if header.is_some() && (!was_closed || size <= ALWAYS_CHECK_BYTES) {
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        let verdict: String =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict != "ok" {
             return Err(StoreError::Corrupt);
         }
@@ -152,7 +175,11 @@ fn migrate(connection: &mut Connection, found: u32, migrations: &[&str]) -> Resu
 }
 
 fn refuse_newer(found: u32, known: u32) -> Result<(), StoreError> {
-    if found > known { Err(StoreError::NewerVersion { found, known }) } else { Ok(()) }
+    if found > known {
+        Err(StoreError::NewerVersion { found, known })
+    } else {
+        Ok(())
+    }
 }
 
 /// The first 100 bytes, or `None` if there is no database yet.
@@ -164,7 +191,8 @@ fn read_header(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     };
     let mut header = Vec::new();
     file.take(100).read_to_end(&mut header)?;
-    // SQLite takes an empty file for a new database, and so it is: created, and killed before the first commit.
+    // SQLite takes an empty file for a new database, and so it is: created, and killed before the
+    // first commit.
     Ok((!header.is_empty()).then_some(header))
 }
 

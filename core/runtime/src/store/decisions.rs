@@ -127,7 +127,11 @@ impl Store {
                     candidate_first: row.get(3)?,
                     outcome,
                 };
-                Ok(Vote { id: row.get(0)?, vote, at: row.get(5)? })
+                Ok(Vote {
+                    id: row.get(0)?,
+                    vote,
+                    at: row.get(5)?,
+                })
             })?;
             Ok(votes.collect::<rusqlite::Result<_>>()?)
         })
@@ -136,14 +140,16 @@ impl Store {
     /// Records a decision.
     pub fn record_decision(&self, decision: &NewDecision) -> Result<DecisionId> {
         self.write(Durability::Full, |db| {
-            db.prepare_cached("INSERT INTO decisions (adapter, run, kind, numbers, at) VALUES (?, ?, ?, ?, ?)")?
-                .execute(params![
-                    decision.adapter,
-                    decision.run,
-                    decision.kind,
-                    to_json(&decision.numbers),
-                    now_ms()
-                ])?;
+            db.prepare_cached(
+                "INSERT INTO decisions (adapter, run, kind, numbers, at) VALUES (?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                decision.adapter,
+                decision.run,
+                decision.kind,
+                to_json(&decision.numbers),
+                now_ms()
+            ])?;
             Ok(DecisionId(db.last_insert_rowid()))
         })
     }

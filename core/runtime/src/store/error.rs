@@ -84,14 +84,14 @@ pub enum StoreError {
     /// An item that something was trained on has been forgotten since.
     #[error("feedback {0} was forgotten while it was in use: start again without it")]
     ForgottenItem(FeedbackId),
-    /// A preference between two replies that answer different prompts.
-    #[error("replies {reply} and {over} answer different prompts: a preference needs two replies to one prompt")]
-    DifferentPrompts {
-        /// The reply picked.
-        reply: ReplyId,
-        /// The reply not picked.
-        over: ReplyId,
-    },
+    /// Two replies that should answer one prompt answer different ones.
+    #[error(
+        "reply {0} answers another prompt: a preference or a retry needs two replies to one prompt"
+    )]
+    OtherPrompt(ReplyId),
+    /// A reply preferred over itself.
+    #[error("reply {0} cannot be preferred over itself")]
+    SameReply(ReplyId),
     /// Something that must hold text is empty.
     #[error("{what} is empty")]
     Empty {
@@ -107,7 +107,9 @@ pub enum StoreError {
         state: AdapterState,
     },
     /// The adapter was made for another base model.
-    #[error("adapter {adapter} was made for another base model: load that model, or train a new adapter")]
+    #[error(
+        "adapter {adapter} was made for another base model: load that model, or train a new adapter"
+    )]
     OtherBase {
         /// The adapter.
         adapter: AdapterId,

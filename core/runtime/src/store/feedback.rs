@@ -18,8 +18,8 @@ impl Store {
         self.write(Durability::Full, |db| insert(db, reply, feedback))
     }
 
-    /// Takes an event back. What it had replaced does not come back. Returns the id of the withdrawal;
-    /// withdrawing twice is withdrawing once.
+    /// Takes an event back. What it had replaced does not come back. Returns the id of the
+    /// withdrawal; withdrawing twice is withdrawing once.
     pub fn withdraw(&self, id: FeedbackId) -> Result<FeedbackId> {
         self.write(Durability::Full, |db| {
             let reply: ReplyId = db
@@ -40,7 +40,8 @@ impl Store {
         })
     }
 
-    /// Records feedback on text that was not generated here, such as an answer that the app had already.
+    /// Records feedback on text that was not generated here, such as an answer that the app had
+    /// already.
     pub fn record_external(
         &self,
         messages: &[Message],
@@ -48,7 +49,9 @@ impl Store {
         feedback: &Feedback,
     ) -> Result<(ReplyId, FeedbackId)> {
         if completion.is_empty() {
-            return Err(StoreError::Empty { what: "the completion" });
+            return Err(StoreError::Empty {
+                what: "the completion",
+            });
         }
         self.write(Durability::Full, |db| {
             let reply = NewReply {
@@ -62,18 +65,22 @@ impl Store {
         })
     }
 
-    /// Everything in effect, in the order it was said. [`Feedback`] says what replaces what: a reply has one
-    /// verdict (👍, 👎 or an edit; the latest counts, and a 👍 after an edit confirms the edit), two replies have
-    /// one pick between them, and a retry stands beside any verdict.
+    /// Everything in effect, in the order it was said. [`Feedback`] says what replaces what: a
+    /// reply has one verdict (👍, 👎 or an edit; the latest counts, and a 👍 after an edit confirms
+    /// the edit), two replies have one pick between them, and a retry stands beside any verdict.
     pub fn effective_feedback(&self) -> Result<Vec<LoggedFeedback>> {
         self.read(|db| {
             let events = events(db, "", &[])?;
             let mut seen = HashMap::new();
-            in_effect(&events).into_iter().map(|id| logged(db, id, &mut seen)).collect()
+            in_effect(&events)
+                .into_iter()
+                .map(|id| logged(db, id, &mut seen))
+                .collect()
         })
     }
 
-    /// What is in effect on one reply, picks in which it took part included, for showing a thumb as pressed.
+    /// What is in effect on one reply, picks in which it took part included, for showing a thumb as
+    /// pressed.
     pub fn feedback_on(&self, reply: ReplyId) -> Result<Vec<(FeedbackId, Feedback)>> {
         self.read(|db| {
             replies::prompt_key_of(db, reply)?;
@@ -94,33 +101,47 @@ impl Store {
 }
 
 pub(super) fn insert(db: &Connection, reply: ReplyId, feedback: &Feedback) -> Result<FeedbackId> {
-    if !db.prepare_cached("SELECT 1 FROM replies WHERE id = ?")?.exists([reply])? {
+    if !db
+        .prepare_cached("SELECT 1 FROM replies WHERE id = ?")?
+        .exists([reply])?
+    {
         return Err(StoreError::UnknownReply(reply));
     }
     let (kind, body, other) = match feedback {
         Feedback::Up => ("up", None, None),
         Feedback::Down { reasons } if reasons.is_empty() => ("down", None, None),
         Feedback::Down { reasons } => ("down", Some(to_json(reasons)), None),
-        Feedback::Edit(text) if text.trim().is_empty() => return Err(StoreError::Empty { what: "the edit" }),
+        Feedback::Edit(text) if text.trim().is_empty() => {
+            return Err(StoreError::Empty { what: "the edit" });
+        }
         Feedback::Edit(text) => ("edit", Some(text.clone()), None),
         Feedback::Prefer { over } => {
-            let same_prompt = replies::prompt_key_of(db, reply)? == replies::prompt_key_of(db, *over)?;
-            if !same_prompt || reply == *over {
-                return Err(StoreError::DifferentPrompts { reply, over: *over });
+            if reply == *over {
+                return Err(StoreError::SameReply(reply));
+            }
+            if replies::prompt_key_of(db, reply)? != replies::prompt_key_of(db, *over)? {
+                return Err(StoreError::OtherPrompt(*over));
             }
             ("prefer", None, Some(*over))
         }
         Feedback::Retry => ("retry", None, None),
     };
-    db.prepare_cached("INSERT INTO feedback (reply, kind, body, other, created_at) VALUES (?, ?, ?, ?, ?)")?
-        .execute(params![reply, kind, body, other, now_ms()])?;
+    db.prepare_cached(
+        "INSERT INTO feedback (reply, kind, body, other, created_at) VALUES (?, ?, ?, ?, ?)",
+    )?
+    .execute(params![reply, kind, body, other, now_ms()])?;
     Ok(FeedbackId(db.last_insert_rowid()))
 }
 
 /// Events that meet a condition, in the order of their ids.
-fn events(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<Event>> {
-    let mut statement =
-        db.prepare_cached(&format!("SELECT id, reply, kind, other, withdraws FROM feedback {condition} ORDER BY id"))?;
+fn events(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<Event>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT id, reply, kind, other, withdraws FROM feedback {condition} ORDER BY id"
+    ))?;
     let mut rows = statement.query(parameters)?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
@@ -131,31 +152,55 @@ fn events(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql])
 
 fn event_from_row(row: &Row<'_>) -> Result<Event> {
     let id: FeedbackId = row.get(0)?;
-    let act = match (row.get_ref(2)?.as_str().unwrap_or(""), row.get(3)?, row.get(4)?) {
+    let act = match (
+        row.get_ref(2)?.as_str().unwrap_or(""),
+        row.get(3)?,
+        row.get(4)?,
+    ) {
         ("up", ..) => Act::Up,
         ("down", ..) => Act::Down,
         ("edit", ..) => Act::Edit,
         ("prefer", Some(over), _) => Act::Prefer { over },
         ("retry", ..) => Act::Retry,
         ("withdraw", _, Some(withdrawn)) => Act::Withdraw(withdrawn),
-        _ => return Err(StoreError::Unreadable { table: "feedback", id: id.0 }),
+        _ => {
+            return Err(StoreError::Unreadable {
+                table: "feedback",
+                id: id.0,
+            });
+        }
     };
-    Ok(Event { id, reply: row.get(1)?, act })
+    Ok(Event {
+        id,
+        reply: row.get(1)?,
+        act,
+    })
 }
 
 /// One event with what was said in it.
 fn said(db: &Connection, id: FeedbackId) -> Result<(ReplyId, Feedback)> {
     let (reply, kind, body, other): (ReplyId, String, Option<String>, Option<ReplyId>) = db
         .prepare_cached("SELECT reply, kind, body, other FROM feedback WHERE id = ?")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        .query_row([id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
     let feedback = match (kind.as_str(), body, other) {
         ("up", ..) => Feedback::Up,
-        ("down", None, _) => Feedback::Down { reasons: Vec::new() },
-        ("down", Some(json), _) => Feedback::Down { reasons: from_json(&json, "feedback", id.0)? },
+        ("down", None, _) => Feedback::Down {
+            reasons: Vec::new(),
+        },
+        ("down", Some(json), _) => Feedback::Down {
+            reasons: from_json(&json, "feedback", id.0)?,
+        },
         ("edit", Some(text), _) => Feedback::Edit(text),
         ("prefer", _, Some(over)) => Feedback::Prefer { over },
         ("retry", ..) => Feedback::Retry,
-        _ => return Err(StoreError::Unreadable { table: "feedback", id: id.0 }),
+        _ => {
+            return Err(StoreError::Unreadable {
+                table: "feedback",
+                id: id.0,
+            });
+        }
     };
     Ok((reply, feedback))
 }
@@ -178,15 +223,29 @@ fn logged(
         }
         let stored = replies::load(db, id)?;
         let generation = stored.generation;
-        let finished = generation.as_ref().is_none_or(|generation| generation.stop_reason.is_finished());
-        let (tokens, model) =
-            generation.map(|generation| (generation.completion_tokens, generation.model)).unzip();
-        let reply =
-            Arc::new(LoggedReply { id, prompt: stored.prompt, text: stored.text, tokens, finished, model });
+        let finished = generation
+            .as_ref()
+            .is_none_or(|generation| generation.stop_reason.is_finished());
+        let (tokens, model) = generation
+            .map(|generation| (generation.completion_tokens, generation.model))
+            .unzip();
+        let reply = Arc::new(LoggedReply {
+            id,
+            prompt: stored.prompt,
+            text: stored.text,
+            tokens,
+            finished,
+            model,
+        });
         seen.insert(id, reply.clone());
         Ok(reply)
     };
-    Ok(LoggedFeedback { id, reply: reply_of(reply)?, feedback, other: other.map(&mut reply_of).transpose()? })
+    Ok(LoggedFeedback {
+        id,
+        reply: reply_of(reply)?,
+        feedback,
+        other: other.map(&mut reply_of).transpose()?,
+    })
 }
 
 /// The last of the replies that took the place of `reply`, if the chat went on from it.
@@ -202,10 +261,13 @@ fn kept_successor(db: &Connection, reply: ReplyId) -> Result<Option<ReplyId>> {
     }
     let end = replies::load(db, last)?;
     let went_on = match end.message {
-        Some(message) => db.prepare_cached("SELECT 1 FROM messages WHERE parent = ?")?.exists([message])?,
+        Some(message) => db
+            .prepare_cached("SELECT 1 FROM messages WHERE parent = ?")?
+            .exists([message])?,
         None => {
             let [quoted, cut_off] = replies::exchanges_quoting(&end.prompt, &end.text);
-            db.prepare_cached("SELECT 1 FROM quotes WHERE exchange IN (?, ?)")?.exists([quoted, cut_off])?
+            db.prepare_cached("SELECT 1 FROM quotes WHERE exchange IN (?, ?)")?
+                .exists([quoted, cut_off])?
         }
     };
     Ok(went_on.then_some(last))

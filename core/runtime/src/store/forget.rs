@@ -1,4 +1,5 @@
-//! Forgetting: an item, what quotes it, and everything that was made of it, until no byte is left in any file.
+//! Forgetting: an item, what quotes it, and everything that was made of it, until no byte is left
+//! in any file.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use crate::types::{AdapterId, ConversationId, FeedbackId, MessageId, ReplyId, Ro
 /// What to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An event and the reply that it was given on (for a pick, also the reply not picked, unless something
-    /// else was said about that one).
+    /// An event and the reply that it was given on (for a pick, also the reply not picked, unless
+    /// something else was said about that one).
     Feedback(FeedbackId),
     /// A reply and all feedback on it.
     Reply(ReplyId),
@@ -42,15 +43,17 @@ pub struct Forgotten {
     pub runs: Vec<RunId>,
     /// Base models whose active adapter was among them, with what they are served with from now on.
     pub served: Vec<(String, Option<AdapterId>)>,
-    /// Files and folders to delete now, relative to the data folder: adapters and checkpoints. Report them with
-    /// [`Store::confirm_deleted`]; until then [`Store::pending_deletions`] lists them, also after a crash.
+    /// Files and folders to delete now, relative to the data folder: adapters and checkpoints.
+    /// Report them with [`Store::confirm_deleted`]; until then [`Store::pending_deletions`] lists
+    /// them, also after a crash.
     pub delete: Vec<PathBuf>,
 }
 
 impl Store {
-    /// Forgets. Erased are the target, later turns whose prompt holds it, cached log-probabilities and votes
-    /// about any of these; marked as forgotten is every adapter and run that learnt from an erased event.
-    /// Deleted content is overwritten and the write-ahead log emptied before this returns.
+    /// Forgets. Erased are the target, later turns whose prompt holds it, cached log-probabilities
+    /// and votes about any of these; marked as forgotten is every adapter and run that learnt from
+    /// an erased event. Deleted content is overwritten and the write-ahead log emptied before this
+    /// returns.
     pub fn forget(&self, target: Target) -> Result<Forgotten> {
         self.erase(|db| {
             let doomed = match target {
@@ -69,7 +72,8 @@ impl Store {
     /// Files and folders that forgetting has condemned and nobody has confirmed as deleted.
     pub fn pending_deletions(&self) -> Result<Vec<PathBuf>> {
         self.read(|db| {
-            let paths: Vec<String> = column(db, "SELECT path FROM pending_deletions ORDER BY path", [])?;
+            let paths: Vec<String> =
+                column(db, "SELECT path FROM pending_deletions ORDER BY path", [])?;
             Ok(paths.into_iter().map(PathBuf::from).collect())
         })
     }
@@ -77,7 +81,10 @@ impl Store {
     /// Confirms that a file or folder is gone.
     pub fn confirm_deleted(&self, path: &Path) -> Result<()> {
         self.erase(|db| {
-            db.execute("DELETE FROM pending_deletions WHERE path = ?", [path.to_string_lossy()])?;
+            db.execute(
+                "DELETE FROM pending_deletions WHERE path = ?",
+                [path.to_string_lossy()],
+            )?;
             Ok(())
         })
     }
@@ -94,8 +101,12 @@ struct Doomed {
 impl Doomed {
     fn everything(db: &Connection) -> Result<Self> {
         Ok(Self {
-            replies: column(db, "SELECT id FROM replies", [])?.into_iter().collect(),
-            messages: column(db, "SELECT id FROM messages", [])?.into_iter().collect(),
+            replies: column(db, "SELECT id FROM replies", [])?
+                .into_iter()
+                .collect(),
+            messages: column(db, "SELECT id FROM messages", [])?
+                .into_iter()
+                .collect(),
             conversations: column(db, "SELECT id FROM conversations", [])?,
         })
     }
@@ -108,12 +119,25 @@ impl Doomed {
     }
 
     fn from_conversation(db: &Connection, id: ConversationId) -> Result<Self> {
-        if !db.prepare_cached("SELECT 1 FROM conversations WHERE id = ?")?.exists([id])? {
+        if !db
+            .prepare_cached("SELECT 1 FROM conversations WHERE id = ?")?
+            .exists([id])?
+        {
             return Err(StoreError::UnknownConversation(id));
         }
-        let mut doomed = Self { conversations: vec![id], ..Self::default() };
+        let mut doomed = Self {
+            conversations: vec![id],
+            ..Self::default()
+        };
         let mut answered = Vec::new();
-        for message in column(db, "SELECT id FROM messages WHERE conversation = ?", [id])? {
+        // Of the turns it shares with another one, those whose own conversation was deleted are its
+        // now.
+        let turns = "WITH RECURSIVE chain(id) AS (
+                SELECT head FROM conversations WHERE id = ?1 AND head IS NOT NULL
+                UNION SELECT m.parent FROM messages m JOIN chain USING (id) WHERE m.parent IS NOT NULL)
+            SELECT m.id FROM messages m JOIN chain USING (id) WHERE m.conversation IS NULL
+            UNION SELECT id FROM messages WHERE conversation = ?1";
+        for message in column(db, turns, [id])? {
             doomed.add_subtree(db, message, &mut answered)?;
         }
         doomed.spread(db, answered)?;
@@ -127,8 +151,11 @@ impl Doomed {
                 continue;
             }
             let reply = replies::load(db, id)?;
-            let edits: Vec<String> =
-                column(db, "SELECT body FROM feedback WHERE reply = ? AND kind = 'edit'", [id])?;
+            let edits: Vec<String> = column(
+                db,
+                "SELECT body FROM feedback WHERE reply = ? AND kind = 'edit'",
+                [id],
+            )?;
             if let Some(message) = reply.message {
                 // An edited answer may stand beside the original, with a chat of its own after it.
                 let siblings = "SELECT b.id FROM messages a JOIN messages b ON b.parent = a.parent
@@ -158,13 +185,22 @@ impl Doomed {
     }
 
     /// Adds a turn and every turn after it; replies among them are left to [`Self::spread`].
-    fn add_subtree(&mut self, db: &Connection, root: MessageId, found: &mut Vec<ReplyId>) -> Result<()> {
+    fn add_subtree(
+        &mut self,
+        db: &Connection,
+        root: MessageId,
+        found: &mut Vec<ReplyId>,
+    ) -> Result<()> {
         let subtree = "WITH RECURSIVE tree(id) AS (
                 SELECT ?1 UNION SELECT m.id FROM messages m JOIN tree ON m.parent = tree.id)
             SELECT id FROM tree";
         for message in column(db, subtree, [root])? {
             self.messages.insert(message);
-            found.extend(column::<ReplyId>(db, "SELECT id FROM replies WHERE message = ?", [message])?);
+            found.extend(column::<ReplyId>(
+                db,
+                "SELECT id FROM replies WHERE message = ?",
+                [message],
+            )?);
         }
         Ok(())
     }
@@ -181,7 +217,8 @@ impl Doomed {
             )?);
         }
         for parent in parents {
-            let children: Vec<MessageId> = column(db, "SELECT id FROM messages WHERE parent = ?", [parent])?;
+            let children: Vec<MessageId> =
+                column(db, "SELECT id FROM messages WHERE parent = ?", [parent])?;
             if children.iter().all(|child| self.messages.contains(child)) {
                 self.messages.insert(parent);
             }
@@ -193,55 +230,80 @@ impl Doomed {
         let mut forgotten = Forgotten::default();
         let mut feedback = BTreeSet::new();
         for &reply in &self.replies {
-            feedback.extend(column::<FeedbackId>(db, "SELECT id FROM feedback WHERE reply = ?1 OR other = ?1", [reply])?);
+            feedback.extend(column::<FeedbackId>(
+                db,
+                "SELECT id FROM feedback WHERE reply = ?1 OR other = ?1",
+                [reply],
+            )?);
         }
         // A pick of a reply that stays, over one that goes, may have been withdrawn.
         for id in feedback.clone() {
-            feedback.extend(column::<FeedbackId>(db, "SELECT id FROM feedback WHERE withdraws = ?", [id])?);
+            feedback.extend(column::<FeedbackId>(
+                db,
+                "SELECT id FROM feedback WHERE withdraws = ?",
+                [id],
+            )?);
         }
         condemn_adapters(db, &feedback, &mut forgotten)?;
         condemn_runs(db, &feedback, &mut forgotten)?;
 
         for &reply in &self.replies {
             forgotten.votes += db
-                .prepare_cached("DELETE FROM votes WHERE candidate_reply = ?1 OR baseline_reply = ?1")?
+                .prepare_cached(
+                    "DELETE FROM votes WHERE candidate_reply = ?1 OR baseline_reply = ?1",
+                )?
                 .execute([reply])?;
         }
         // A withdrawal has a larger id than what it withdraws.
         for id in feedback.iter().rev() {
-            db.prepare_cached("DELETE FROM feedback WHERE id = ?")?.execute([id])?;
+            db.prepare_cached("DELETE FROM feedback WHERE id = ?")?
+                .execute([id])?;
         }
         for reply in &self.replies {
-            db.prepare_cached("DELETE FROM replies WHERE id = ?")?.execute([reply])?;
+            db.prepare_cached("DELETE FROM replies WHERE id = ?")?
+                .execute([reply])?;
         }
         self.move_heads(db)?;
         // A turn has a larger id than the one before it.
         for message in self.messages.iter().rev() {
-            db.prepare_cached("DELETE FROM messages WHERE id = ?")?.execute([message])?;
+            db.prepare_cached("DELETE FROM messages WHERE id = ?")?
+                .execute([message])?;
         }
         for conversation in &self.conversations {
-            db.prepare_cached("DELETE FROM conversations WHERE id = ?")?.execute([conversation])?;
+            db.prepare_cached("DELETE FROM conversations WHERE id = ?")?
+                .execute([conversation])?;
         }
+        conversations::delete_unowned(db)?;
         forgotten.feedback = feedback.into_iter().collect();
         forgotten.messages = self.messages.len();
         forgotten.replies = self.replies.into_iter().collect();
         Ok(forgotten)
     }
 
-    /// Conversations whose last turn goes show what is left before it. A title may quote the first turn.
+    /// Conversations whose last turn goes show what is left before it. A title may quote the first
+    /// turn.
     fn move_heads(&self, db: &Connection) -> Result<()> {
         for &message in &self.messages {
-            for conversation in column::<ConversationId>(db, "SELECT id FROM conversations WHERE head = ?", [message])? {
+            for conversation in column::<ConversationId>(
+                db,
+                "SELECT id FROM conversations WHERE head = ?",
+                [message],
+            )? {
                 let mut head = Some(message);
                 while let Some(doomed) = head.filter(|head| self.messages.contains(head)) {
                     head = db
                         .prepare_cached("SELECT parent FROM messages WHERE id = ?")?
                         .query_row([doomed], |row| row.get(0))?;
                 }
-                let left = head.map(|head| conversations::chain(db, head)).transpose()?.unwrap_or_default();
+                let left = head
+                    .map(|head| conversations::chain(db, head))
+                    .transpose()?
+                    .unwrap_or_default();
                 let title_may_stay = left.iter().any(|message| message.role == Role::User);
-                db.prepare_cached("UPDATE conversations SET head = ?, title = iif(?, title, NULL) WHERE id = ?")?
-                    .execute(params![head, title_may_stay, conversation])?;
+                db.prepare_cached(
+                    "UPDATE conversations SET head = ?, title = iif(?, title, NULL) WHERE id = ?",
+                )?
+                .execute(params![head, title_may_stay, conversation])?;
             }
         }
         Ok(())
@@ -256,10 +318,18 @@ fn reply_of_feedback(db: &Connection, id: FeedbackId) -> Result<ReplyId> {
 }
 
 /// Marks the adapters that learnt from an erased event, and serves their bases with something else.
-fn condemn_adapters(db: &Connection, feedback: &BTreeSet<FeedbackId>, forgotten: &mut Forgotten) -> Result<()> {
+fn condemn_adapters(
+    db: &Connection,
+    feedback: &BTreeSet<FeedbackId>,
+    forgotten: &mut Forgotten,
+) -> Result<()> {
     let mut condemned = BTreeSet::new();
     for item in feedback {
-        condemned.extend(column::<AdapterId>(db, "SELECT adapter FROM adapter_items WHERE feedback = ?", [item])?);
+        condemned.extend(column::<AdapterId>(
+            db,
+            "SELECT adapter FROM adapter_items WHERE feedback = ?",
+            [item],
+        )?);
     }
     let mut bases = HashSet::new();
     for &id in &condemned {
@@ -286,14 +356,24 @@ fn condemn_adapters(db: &Connection, feedback: &BTreeSet<FeedbackId>, forgotten:
 }
 
 /// Marks the runs that learnt from an erased event, and drops what they left.
-fn condemn_runs(db: &Connection, feedback: &BTreeSet<FeedbackId>, forgotten: &mut Forgotten) -> Result<()> {
+fn condemn_runs(
+    db: &Connection,
+    feedback: &BTreeSet<FeedbackId>,
+    forgotten: &mut Forgotten,
+) -> Result<()> {
     let mut condemned = BTreeSet::new();
     for item in feedback {
-        condemned.extend(column::<RunId>(db, "SELECT run FROM run_items WHERE feedback = ?", [item])?);
+        condemned.extend(column::<RunId>(
+            db,
+            "SELECT run FROM run_items WHERE feedback = ?",
+            [item],
+        )?);
     }
     for &id in &condemned {
         let checkpoint: Option<String> =
-            db.query_row("SELECT checkpoint FROM runs WHERE id = ?", [id], |row| row.get(0))?;
+            db.query_row("SELECT checkpoint FROM runs WHERE id = ?", [id], |row| {
+                row.get(0)
+            })?;
         if let Some(checkpoint) = checkpoint {
             condemn_file(db, checkpoint, forgotten)?;
         }
@@ -310,7 +390,10 @@ fn condemn_runs(db: &Connection, feedback: &BTreeSet<FeedbackId>, forgotten: &mu
 }
 
 fn condemn_file(db: &Connection, path: String, forgotten: &mut Forgotten) -> Result<()> {
-    db.execute("INSERT OR IGNORE INTO pending_deletions (path) VALUES (?)", [&path])?;
+    db.execute(
+        "INSERT OR IGNORE INTO pending_deletions (path) VALUES (?)",
+        [&path],
+    )?;
     forgotten.delete.push(path.into());
     Ok(())
 }
@@ -318,5 +401,7 @@ fn condemn_file(db: &Connection, path: String, forgotten: &mut Forgotten) -> Res
 /// The first column of every row of a query.
 fn column<T: FromSql>(db: &Connection, query: &str, parameters: impl Params) -> Result<Vec<T>> {
     let mut statement = db.prepare_cached(query)?;
-    Ok(statement.query_map(parameters, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+    Ok(statement
+        .query_map(parameters, |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
 }

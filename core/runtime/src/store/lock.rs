@@ -30,14 +30,21 @@ impl FolderLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = read(&mut file).split_whitespace().next().and_then(|pid| pid.parse().ok());
-                return Err(StoreError::InUse { dir: dir.into(), pid });
+                let pid = read(&mut file)
+                    .split_whitespace()
+                    .next()
+                    .and_then(|pid| pid.parse().ok());
+                return Err(StoreError::InUse {
+                    dir: dir.into(),
+                    pid,
+                });
             }
             Err(TryLockError::Error(source)) => return Err(folder_error(dir, source)),
         }
         let was_closed = read(&mut file).trim_end().ends_with("closed");
         let mut lock = Self { file, was_closed };
-        lock.mark("open").map_err(|source| folder_error(dir, source))?;
+        lock.mark("open")
+            .map_err(|source| folder_error(dir, source))?;
         Ok(lock)
     }
 
@@ -50,17 +57,24 @@ impl FolderLock {
     }
 
     fn mark(&mut self, state: &str) -> std::io::Result<()> {
+        // Empty means open, so that a full disk need not keep the folder from being opened.
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        writeln!(self.file, "{} {state}", std::process::id())
+        let _ = writeln!(self.file, "{} {state}", std::process::id());
+        Ok(())
     }
 }
 
 pub(super) fn folder_error(dir: &Path, source: std::io::Error) -> StoreError {
     match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { dir: dir.into() },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            StoreError::ReadOnly { dir: dir.into() }
+        }
         ErrorKind::StorageFull => StoreError::DiskFull,
-        _ => StoreError::Folder { dir: dir.into(), source },
+        _ => StoreError::Folder {
+            dir: dir.into(),
+            source,
+        },
     }
 }
 

@@ -1,17 +1,18 @@
-//! The store: what was said, what was thought of it, and what was made of that. SQLite in one folder.
+//! The store: what was said, what was thought of it, and what was made of that. SQLite in one
+//! folder.
 //!
-//! It owns the data folder's lock and database, and knows nothing of models, training or chat templates.
-//! It is the only state that cannot be rebuilt.
+//! It owns the data folder's lock and database, and knows nothing of models, training or chat
+//! templates. It is the only state that cannot be rebuilt.
 //!
-//! **Durability.** The database runs in WAL mode with one writing connection. Before each transaction the
-//! writer sets `PRAGMA synchronous`: `FULL` for what a person said or decided (turns, feedback, votes,
-//! activations, forgetting), so that it is on disk when the call returns; `NORMAL` for what can be made again
-//! (replies, cached log-probabilities, runs). Both kinds share one log, in order: a thumb that is on disk
-//! implies its reply is. When the process dies, neither kind is lost; when the power fails, the last
-//! replies that nobody has judged may be.
+//! **Durability.** The database runs in WAL mode with one writing connection. Before each
+//! transaction the writer sets `PRAGMA synchronous`: `FULL` for what a person said or decided
+//! (turns, feedback, votes, activations, forgetting), so that it is on disk when the call returns;
+//! `NORMAL` for what can be made again (replies, cached log-probabilities, runs). Both kinds share
+//! one log, in order: a thumb that is on disk implies its reply is. When the process dies, neither
+//! kind is lost; when the power fails, the last replies that nobody has judged may be.
 //!
-//! **One folder, one process, one instance.** Opening a folder again in the same process gives the same
-//! instance; another process gets [`StoreError::InUse`].
+//! **One folder, one process, one instance.** Opening a folder again in the same process gives the
+//! same instance; another process gets [`StoreError::InUse`].
 
 mod adapters;
 pub mod bench;
@@ -51,7 +52,8 @@ use lock::FolderLock;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// The store of one data folder. Clones share it; all methods take `&self` and may be called from any thread.
+/// The store of one data folder. Clones share it; all methods take `&self` and may be called from
+/// any thread.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -74,7 +76,8 @@ pub struct OpenReport {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    /// `None` while suspended. Reading it allows use; writing it excludes every user of a connection.
+    /// `None` while suspended. Reading it allows use; writing it excludes every user of a
+    /// connection.
     open: RwLock<Option<Open>>,
     /// Damage was met: the next opening must check the whole database.
     suspect: AtomicBool,
@@ -100,15 +103,25 @@ impl Store {
 
     fn open_with(dir: &Path, migrations: &[&str]) -> Result<(Self, OpenReport)> {
         std::fs::create_dir_all(dir).map_err(|source| lock::folder_error(dir, source))?;
-        let dir = dir.canonicalize().map_err(|source| lock::folder_error(dir, source))?;
+        let dir = dir
+            .canonicalize()
+            .map_err(|source| lock::folder_error(dir, source))?;
 
         let mut folders = held(&FOLDERS);
         while let Some(inner) = folders.get(&dir) {
             if let Some(inner) = inner.upgrade() {
-                return Ok((Self { inner }, OpenReport { already_open: true, ..OpenReport::default() }));
+                return Ok((
+                    Self { inner },
+                    OpenReport {
+                        already_open: true,
+                        ..OpenReport::default()
+                    },
+                ));
             }
             // The last clone is being dropped on another thread.
-            folders = FOLDER_CLOSED.wait(folders).unwrap_or_else(PoisonError::into_inner);
+            folders = FOLDER_CLOSED
+                .wait(folders)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let (open, report) = Open::new(&dir, migrations)?;
         let inner = Arc::new(Inner {
@@ -125,8 +138,9 @@ impl Store {
         &self.inner.dir
     }
 
-    /// Waits for calls under way, then closes every connection and releases every lock. The next call of any
-    /// method opens the folder again, and fails with [`StoreError::InUse`] if another process has taken it.
+    /// Waits for calls under way, then closes every connection and releases every lock. The next
+    /// call of any method opens the folder again, and fails with [`StoreError::InUse`] if another
+    /// process has taken it.
     pub fn suspend(&self) -> Result<()> {
         self.inner.close();
         Ok(())
@@ -134,9 +148,16 @@ impl Store {
 
     /// Opens the folder again after [`Store::suspend`]. Does nothing if it is open.
     pub fn resume(&self) -> Result<OpenReport> {
-        let mut open = self.inner.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .inner
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if open.is_some() {
-            return Ok(OpenReport { already_open: true, ..OpenReport::default() });
+            return Ok(OpenReport {
+                already_open: true,
+                ..OpenReport::default()
+            });
         }
         let (reopened, report) = Open::new(&self.inner.dir, database::MIGRATIONS)?;
         *open = Some(reopened);
@@ -144,11 +165,17 @@ impl Store {
     }
 
     /// Runs `work` in a transaction of the only writer, and commits it.
-    fn write<T>(&self, durability: Durability, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    fn write<T>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
         self.with_open(|open| {
             let mut writer = held(&open.writer);
             writer.set_durability(durability)?;
-            let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction = writer
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&transaction)?;
             transaction.commit()?;
             Ok(value)
@@ -171,12 +198,17 @@ impl Store {
         })
     }
 
-    /// Like [`Store::write`] with `Durability::Full`, and then leaves no trace of what was deleted in any file.
+    /// Like [`Store::write`] with `Durability::Full`, and then leaves no trace of what was deleted
+    /// in any file.
     fn erase<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let value = self.write(Durability::Full, work)?;
         self.resume()?;
         // Alone: a reader in the middle of a snapshot would keep the log from being emptied.
-        let open = self.inner.open.write().unwrap_or_else(PoisonError::into_inner);
+        let open = self
+            .inner
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = open.as_ref() {
             database::truncate_log(&held(&open.writer).connection)?;
         } // else suspended meanwhile, which empties the log too
@@ -185,7 +217,11 @@ impl Store {
 
     fn with_open<T>(&self, work: impl FnOnce(&Open) -> Result<T>) -> Result<T> {
         loop {
-            let open = self.inner.open.read().unwrap_or_else(PoisonError::into_inner);
+            let open = self
+                .inner
+                .open
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Some(open) = open.as_ref() {
                 let result = work(open);
                 if matches!(result, Err(StoreError::Corrupt)) {
@@ -205,15 +241,32 @@ impl Open {
     fn new(dir: &Path, migrations: &[&str]) -> Result<(Self, OpenReport)> {
         let lock = FolderLock::acquire(dir)?;
         let (writer, report) = database::open(dir, lock.was_closed, migrations)?;
-        Ok((Self { lock, writer: Mutex::new(writer), readers: Mutex::default() }, report))
+        Ok((
+            Self {
+                lock,
+                writer: Mutex::new(writer),
+                readers: Mutex::default(),
+            },
+            report,
+        ))
     }
 }
 
 impl Inner {
     fn close(&self) {
-        let open = self.open.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Open { lock, writer, readers }) = open {
-            // The last connection to close moves the log into the database, so the writer goes last.
+        let open = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(Open {
+            lock,
+            writer,
+            readers,
+        }) = open
+        {
+            // The last connection to close moves the log into the database, so the writer goes
+            // last.
             drop(readers);
             drop(writer);
             lock.release(!self.suspect.load(Ordering::Relaxed));

@@ -7,8 +7,8 @@ use super::database::Durability;
 use super::sql::{from_json, now_ms, to_json, tokens_from_blob, tokens_to_blob};
 use super::{Result, Store, StoreError, conversations};
 use crate::types::{
-    AdapterId, ConversationId, Message, MessageId, ReplyId, Role, Sampling, StopReason, Usage, prompt_key,
-    update_with_length,
+    AdapterId, ConversationId, Message, MessageId, ReplyId, Role, Sampling, StopReason, Usage,
+    prompt_key, update_with_length,
 };
 
 /// What a reply answers.
@@ -16,7 +16,8 @@ use crate::types::{
 pub enum Prompt {
     /// The whole prompt, from an app that keeps its own chat. Not empty.
     Messages(Vec<Message>),
-    /// A turn of a stored conversation and those before it. The reply becomes the conversation's last turn.
+    /// A turn of a stored conversation and those before it. The reply becomes the conversation's
+    /// last turn.
     Turn {
         /// The conversation.
         conversation: ConversationId,
@@ -85,8 +86,8 @@ pub struct StoredReply {
 impl Store {
     /// Records a reply. In a conversation it becomes the last turn.
     ///
-    /// Pressing retry is two calls: [`crate::types::Feedback::Retry`] on the old reply at once, and then this
-    /// one with `replaces` for the new reply, so that a crash in between loses neither.
+    /// Pressing retry is two calls: [`crate::types::Feedback::Retry`] on the old reply at once, and
+    /// then this one with `replaces` for the new reply, so that a crash in between loses neither.
     pub fn record_reply(&self, reply: NewReply) -> Result<ReplyId> {
         self.write(Durability::Normal, |db| insert(db, &reply))
     }
@@ -100,8 +101,11 @@ impl Store {
     pub fn replies_to_same_prompt(&self, id: ReplyId) -> Result<Vec<ReplyId>> {
         self.read(|db| {
             let key = prompt_key_of(db, id)?;
-            let mut statement = db.prepare_cached("SELECT id FROM replies WHERE prompt_key = ? ORDER BY id")?;
-            Ok(statement.query_map([key], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+            let mut statement =
+                db.prepare_cached("SELECT id FROM replies WHERE prompt_key = ? ORDER BY id")?;
+            Ok(statement
+                .query_map([key], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?)
         })
     }
 }
@@ -119,18 +123,23 @@ pub(super) fn insert(db: &Connection, reply: &NewReply) -> Result<ReplyId> {
     if let Some(replaced) = reply.replaces
         && prompt_key_of(db, replaced)? != key
     {
-        return Err(StoreError::UnknownReply(replaced));
+        return Err(StoreError::OtherPrompt(replaced));
     }
     let (message, prompt) = match &reply.prompt {
         Prompt::Messages(messages) => (None, Some(to_json(messages))),
-        Prompt::Turn { conversation, parent } => {
+        Prompt::Turn {
+            conversation,
+            parent,
+        } => {
             let answer = Message::assistant(&reply.text);
             let message = conversations::insert_message(db, *conversation, Some(*parent), &answer)?;
             (Some(message), None)
         }
     };
     let generation = reply.generation.as_ref();
-    let model = generation.map(|generation| model_row(db, &generation.model, now)).transpose()?;
+    let model = generation
+        .map(|generation| model_row(db, &generation.model, now))
+        .transpose()?;
     if let Some(adapter) = generation.and_then(|generation| generation.adapter) {
         let known = db
             .prepare_cached("SELECT 1 FROM adapters WHERE id = ?")?
@@ -163,7 +172,8 @@ pub(super) fn insert(db: &Connection, reply: &NewReply) -> Result<ReplyId> {
     ])?;
     let id = ReplyId(db.last_insert_rowid());
     if message.is_none() {
-        let mut quote = db.prepare_cached("INSERT OR IGNORE INTO quotes (exchange, reply) VALUES (?, ?)")?;
+        let mut quote =
+            db.prepare_cached("INSERT OR IGNORE INTO quotes (exchange, reply) VALUES (?, ?)")?;
         for exchange in exchanges(&messages) {
             quote.execute(params![exchange, id])?;
         }
@@ -173,8 +183,22 @@ pub(super) fn insert(db: &Connection, reply: &NewReply) -> Result<ReplyId> {
 
 pub(super) fn load(db: &Connection, id: ReplyId) -> Result<StoredReply> {
     type Columns = (
-        (Option<MessageId>, [u8; 32], Option<ReplyId>, i64, String, Option<String>),
-        (Option<String>, Option<AdapterId>, Option<String>, Option<u32>, Option<Vec<u8>>, Option<Vec<u8>>),
+        (
+            Option<MessageId>,
+            [u8; 32],
+            Option<ReplyId>,
+            i64,
+            String,
+            Option<String>,
+        ),
+        (
+            Option<String>,
+            Option<AdapterId>,
+            Option<String>,
+            Option<u32>,
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+        ),
         (Option<String>, Option<String>, Option<String>),
     );
     let columns: Option<Columns> = db
@@ -196,7 +220,10 @@ pub(super) fn load(db: &Connection, id: ReplyId) -> Result<StoredReply> {
         return Err(StoreError::UnknownReply(id));
     };
     let (message, prompt_key, replaces, created_at, text, prompt) = place;
-    let unreadable = StoreError::Unreadable { table: "replies", id: id.0 };
+    let unreadable = StoreError::Unreadable {
+        table: "replies",
+        id: id.0,
+    };
     let prompt = match (message, prompt) {
         (_, Some(json)) => from_json(&json, "replies", id.0)?,
         (Some(message), None) => conversations::chain_before(db, message)?,
@@ -205,7 +232,14 @@ pub(super) fn load(db: &Connection, id: ReplyId) -> Result<StoredReply> {
     let generation = match (origin, json) {
         ((None, ..), _) => None,
         (
-            (Some(model), adapter, Some(template_hash), Some(prompt_offset), Some(prompt), Some(completion)),
+            (
+                Some(model),
+                adapter,
+                Some(template_hash),
+                Some(prompt_offset),
+                Some(prompt),
+                Some(completion),
+            ),
             (Some(sampling), Some(stop_reason), Some(usage)),
         ) => Some(Generation {
             model,
@@ -220,7 +254,16 @@ pub(super) fn load(db: &Connection, id: ReplyId) -> Result<StoredReply> {
         }),
         _ => return Err(unreadable),
     };
-    Ok(StoredReply { id, message, prompt, prompt_key, text, replaces, generation, created_at })
+    Ok(StoredReply {
+        id,
+        message,
+        prompt,
+        prompt_key,
+        text,
+        replaces,
+        generation,
+        created_at,
+    })
 }
 
 pub(super) fn prompt_key_of(db: &Connection, id: ReplyId) -> Result<[u8; 32]> {
@@ -232,14 +275,21 @@ pub(super) fn prompt_key_of(db: &Connection, id: ReplyId) -> Result<[u8; 32]> {
 
 /// The exchanges that a prompt holds: each turn of the assistant with the question before it.
 fn exchanges(prompt: &[Message]) -> impl Iterator<Item = [u8; 32]> + '_ {
-    prompt.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant).map(|(at, answer)| {
-        let question = at.checked_sub(1).map(|before| &prompt[before]);
-        exchange(question.filter(|message| message.role == Role::User), &answer.content)
-    })
+    prompt
+        .iter()
+        .enumerate()
+        .filter(|(_, message)| message.role == Role::Assistant)
+        .map(|(at, answer)| {
+            let question = at.checked_sub(1).map(|before| &prompt[before]);
+            exchange(
+                question.filter(|message| message.role == Role::User),
+                &answer.content,
+            )
+        })
 }
 
-/// How a later prompt may quote an answer: after its question, or without it where an app has cut off
-/// the beginning of its chat.
+/// How a later prompt may quote an answer: after its question, or without it where an app has cut
+/// off the beginning of its chat.
 pub(super) fn exchanges_quoting(prompt: &[Message], answer: &str) -> [[u8; 32]; 2] {
     let question = prompt.last().filter(|message| message.role == Role::User);
     [exchange(question, answer), exchange(None, answer)]
@@ -258,5 +308,7 @@ fn exchange(question: Option<&Message>, answer: &str) -> [u8; 32] {
 pub(super) fn model_row(db: &Connection, hash: &str, now: i64) -> Result<i64> {
     db.prepare_cached("INSERT OR IGNORE INTO models (hash, first_seen_at) VALUES (?, ?)")?
         .execute(params![hash, now])?;
-    Ok(db.prepare_cached("SELECT id FROM models WHERE hash = ?")?.query_row([hash], |row| row.get(0))?)
+    Ok(db
+        .prepare_cached("SELECT id FROM models WHERE hash = ?")?
+        .query_row([hash], |row| row.get(0))?)
 }

@@ -29,8 +29,14 @@ pub enum RunState {
 }
 
 impl RunState {
-    const ALL: [Self; 6] =
-        [Self::Running, Self::Paused, Self::Finished, Self::Cancelled, Self::Failed, Self::Forgotten];
+    const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Paused,
+        Self::Finished,
+        Self::Cancelled,
+        Self::Failed,
+        Self::Forgotten,
+    ];
 
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
@@ -50,7 +56,8 @@ impl RunState {
 pub struct NewRun {
     /// Hash of the base model.
     pub base_hash: String,
-    /// The resolved configuration: all that decides the result beside base, items and seed. No user text.
+    /// The resolved configuration: all that decides the result beside base, items and seed. No user
+    /// text.
     pub config: Value,
     /// Seed of the run.
     pub seed: u64,
@@ -125,7 +132,8 @@ impl Store {
         })
     }
 
-    /// Records where a run stands. Fails with [`StoreError::ForgottenRun`] once an item of it was forgotten.
+    /// Records where a run stands. Fails with [`StoreError::ForgottenRun`] once an item of it was
+    /// forgotten.
     pub fn update_run(&self, id: RunId, progress: &RunProgress) -> Result<()> {
         self.write(Durability::Normal, |db| {
             require_alive(db, id)?;
@@ -151,8 +159,9 @@ impl Store {
     pub fn append_run_steps(&self, id: RunId, steps: &[RunStep]) -> Result<()> {
         self.write(Durability::Normal, |db| {
             require_alive(db, id)?;
-            let mut insert =
-                db.prepare_cached("INSERT OR REPLACE INTO run_steps (run, step, metrics) VALUES (?, ?, ?)")?;
+            let mut insert = db.prepare_cached(
+                "INSERT OR REPLACE INTO run_steps (run, step, metrics) VALUES (?, ?, ?)",
+            )?;
             for step in steps {
                 insert.execute(params![id, step.step, to_json(&step.metrics)])?;
             }
@@ -162,7 +171,11 @@ impl Store {
 
     /// One run.
     pub fn run(&self, id: RunId) -> Result<Run> {
-        self.read(|db| select(db, "WHERE id = ?", &[&id])?.pop().ok_or(StoreError::UnknownRun(id)))
+        self.read(|db| {
+            select(db, "WHERE id = ?", &[&id])?
+                .pop()
+                .ok_or(StoreError::UnknownRun(id))
+        })
     }
 
     /// Every run, the first one first.
@@ -170,7 +183,8 @@ impl Store {
         self.read(|db| select(db, "", &[]))
     }
 
-    /// Runs that are running or paused, the first one first. Right after opening, a running one was killed.
+    /// Runs that are running or paused, the first one first. Right after opening, a running one was
+    /// killed.
     pub fn unfinished_runs(&self) -> Result<Vec<Run>> {
         self.read(|db| select(db, "WHERE state IN ('running', 'paused')", &[]))
     }
@@ -178,26 +192,37 @@ impl Store {
     /// The feedback that a run learns from; empty once any of it was forgotten.
     pub fn run_items(&self, id: RunId) -> Result<Vec<FeedbackId>> {
         self.read(|db| {
-            let mut statement = db.prepare_cached("SELECT feedback FROM run_items WHERE run = ? ORDER BY feedback")?;
-            Ok(statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+            let mut statement = db
+                .prepare_cached("SELECT feedback FROM run_items WHERE run = ? ORDER BY feedback")?;
+            Ok(statement
+                .query_map([id], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?)
         })
     }
 
     /// The metrics of a run, in the order of its steps.
     pub fn run_steps(&self, id: RunId) -> Result<Vec<RunStep>> {
         self.read(|db| {
-            let mut statement = db.prepare_cached("SELECT step, metrics FROM run_steps WHERE run = ? ORDER BY step")?;
+            let mut statement = db.prepare_cached(
+                "SELECT step, metrics FROM run_steps WHERE run = ? ORDER BY step",
+            )?;
             let rows = statement
                 .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<rusqlite::Result<Vec<(u32, String)>>>()?;
             rows.into_iter()
-                .map(|(step, json)| Ok(RunStep { step, metrics: from_json(&json, "run_steps", id.0)? }))
+                .map(|(step, json)| {
+                    Ok(RunStep {
+                        step,
+                        metrics: from_json(&json, "run_steps", id.0)?,
+                    })
+                })
                 .collect()
         })
     }
 }
 
-/// Nothing may be made from feedback that is gone: a person may forget an item while a run is under way.
+/// Nothing may be made from feedback that is gone: a person may forget an item while a run is under
+/// way.
 pub(super) fn require_items(db: &Connection, items: &[FeedbackId]) -> Result<()> {
     let mut known = db.prepare_cached("SELECT 1 FROM feedback WHERE id = ?")?;
     for &item in items {
@@ -220,7 +245,11 @@ fn require_alive(db: &Connection, id: RunId) -> Result<()> {
     }
 }
 
-fn select(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<Run>> {
+fn select(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<Run>> {
     let mut statement = db.prepare_cached(&format!(
         "SELECT id, base_hash, config, seed, state, phase, step, total_steps, checkpoint, outcome, created_at,
              updated_at FROM runs {condition} ORDER BY id"
@@ -233,7 +262,10 @@ fn select(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql])
         let state = RunState::ALL
             .into_iter()
             .find(|known| known.as_str() == state)
-            .ok_or(StoreError::Unreadable { table: "runs", id: id.0 })?;
+            .ok_or(StoreError::Unreadable {
+                table: "runs",
+                id: id.0,
+            })?;
         let outcome: Option<String> = row.get(9)?;
         runs.push(Run {
             id,
@@ -246,7 +278,9 @@ fn select(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql])
                 step: row.get(6)?,
                 total_steps: row.get(7)?,
                 checkpoint: row.get::<_, Option<String>>(8)?.map(PathBuf::from),
-                outcome: outcome.map(|json| from_json(&json, "runs", id.0)).transpose()?,
+                outcome: outcome
+                    .map(|json| from_json(&json, "runs", id.0))
+                    .transpose()?,
             },
             created_at: row.get(10)?,
             updated_at: row.get(11)?,

@@ -7,6 +7,7 @@ use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Tensor};
 
 use super::kernels::dequantize::{self, Weight};
+use super::kernels::dropout::Dropout;
 use super::kernels::thin::{self, OUTER_COLUMNS, Span};
 use super::kernels::{element::Element, rows};
 use crate::model::{BlockSpec, Norm, RopeKind};
@@ -107,6 +108,22 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
 
     // ---- the adapter ----
 
+    /// A copy of `x` with dropped elements.
+    pub fn dropped(&self, x: Tensor<'g>, dropout: Option<Dropout>) -> Result<Tensor<'g>> {
+        let Some(dropout) = dropout else { return Ok(x) };
+        let width = x.ne()[0];
+        let work = Work::rows("dropout", self.n_tokens, width * F32, ROWS);
+        self.graph.custom(GgmlType::F32, [width, self.n_tokens, 1, 1], &[x], work, Box::new(
+            move |unit, args, out| {
+                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let row = unit * ROWS + i;
+                    y.copy_from_slice(args.f32(0).row(row));
+                    dropout.apply(row, y);
+                }
+            },
+        ))
+    }
+
     /// Thin side of a product with factors: `[rank, n]`, `scale * <row of x over the span, factor>`.
     pub fn thin(&self, x: Tensor<'g>, factors: Tensor<'g>, spans: &[Span], scale: f32) -> Result<Tensor<'g>> {
         let rank: usize = spans.iter().map(|s| s.rank).sum();
@@ -122,13 +139,14 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         ))
     }
 
-    /// Adds `t` `[rank, n]` times the factors to `y` in place.
+    /// Adds `t` `[rank, n]` times the factors to `y` in place, what it adds being subject to dropout.
     pub fn add_expanded(
         &self,
         y: Tensor<'g>,
         t: Tensor<'g>,
         factors: Tensor<'g>,
         spans: &[Span],
+        dropout: Option<Dropout>,
     ) -> Result<Tensor<'g>> {
         let width = y.ne()[0];
         let spans: Arc<[Span]> = spans.into();
@@ -136,7 +154,15 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         self.graph.custom_in_place(y, &[t, factors], work, Box::new(move |unit, args, out| {
             let (t, factors) = (args.f32(0), args.f32(1).data);
             for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                thin::expand(t.row(unit * ROWS + i), factors, &spans, y);
+                let row = unit * ROWS + i;
+                let Some(dropout) = dropout else {
+                    thin::expand(t.row(row), factors, &spans, y);
+                    continue;
+                };
+                let mut added = vec![0.0; width];
+                thin::expand(t.row(row), factors, &spans, &mut added);
+                dropout.apply(row, &mut added);
+                y.iter_mut().zip(&added).for_each(|(y, added)| *y += added);
             }
         }))
     }

@@ -7,6 +7,7 @@ use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
 use super::adapter::{DeviceAdapter, FusedLora};
 use super::builder::{Builder, LoadedWeights, RopeTables};
 use super::kernels::attention::{Attention, Segment};
+use super::kernels::dropout::Dropout;
 use super::kernels::element::Element;
 use crate::model::{BlockSpec, Fused, LayerWeights, Model};
 
@@ -45,6 +46,8 @@ pub struct LayerContext<'a> {
     pub attention: &'a Attention,
     pub scratch: GgmlType,
     pub n_tokens: usize,
+    /// Dropout of the adapter's inputs; none outside of training.
+    pub dropout: Option<Dropout>,
 }
 
 /// How far a forward pass of a block goes.
@@ -158,11 +161,11 @@ impl<'a> LayerContext<'a> {
         let loaded = self.load(b.graph, fused)?;
         let mut y = b.project(&loaded, x)?;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph, which)? {
-            let t = b.thin(x, a_factors, &lora.a_spans, scale)?;
+            let t = b.thin(b.dropped(x, self.dropout(which))?, a_factors, &lora.a_spans, scale)?;
             if save {
                 self.store_thin(b.graph, which, t)?;
             }
-            y = b.add_expanded(y, t, b_factors, &lora.b_spans)?;
+            y = b.add_expanded(y, t, b_factors, &lora.b_spans, None)?;
         }
         b.epilogue(y, &loaded.biases, residual, rope)
     }
@@ -171,7 +174,7 @@ impl<'a> LayerContext<'a> {
     fn save_thin<'g>(&self, b: &Builder<'g, 'a>, which: usize, x: Tensor<'g>) -> Result<()> {
         match self.lora(b.graph, which)? {
             Some((lora, a, _, scale)) => {
-                let t = b.thin(x, a, &lora.a_spans, scale)?;
+                let t = b.thin(b.dropped(x, self.dropout(which))?, a, &lora.a_spans, scale)?;
                 self.store_thin(b.graph, which, t)
             }
             None => Ok(()),
@@ -198,7 +201,7 @@ impl<'a> LayerContext<'a> {
             let db = b.factor_gradients(t, dy, &lora.b_spans)?;
             self.store_prefix(graph, db, (&adapter.gradients, gradients.b))?;
             let dt = b.thin(dy, b_factors, &lora.b_spans, scale)?;
-            let da = b.factor_gradients(dt, x, &lora.a_spans)?;
+            let da = b.factor_gradients(dt, b.dropped(x, self.dropout(which))?, &lora.a_spans)?;
             self.store_prefix(graph, da, (&adapter.gradients, gradients.a))?;
             thin_gradient = Some((dt, a_factors, lora));
         }
@@ -207,7 +210,7 @@ impl<'a> LayerContext<'a> {
         }
         let dx = b.project_backward(&self.load(graph, fused)?, dy)?;
         Ok(Some(match thin_gradient {
-            Some((dt, a, lora)) => b.add_expanded(dx, dt, a, &lora.a_spans)?,
+            Some((dt, a, lora)) => b.add_expanded(dx, dt, a, &lora.a_spans, self.dropout(which))?,
             None => dx,
         }))
     }
@@ -307,6 +310,10 @@ impl<'a> LayerContext<'a> {
         let a = graph.load(&adapter.storage, factors.a)?;
         let b = graph.load(&adapter.storage, factors.b)?;
         Ok(Some((&adapter.layers[self.layer][which], a, b, adapter.scale)))
+    }
+
+    fn dropout(&self, which: usize) -> Option<Dropout> {
+        self.dropout.map(|dropout| dropout.derive((self.layer * 4 + which) as u64))
     }
 
     fn rope_tables<'g>(&self, graph: &'g Graph<'a>) -> Result<RopeTables<'g>> {

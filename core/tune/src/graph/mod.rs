@@ -10,4 +10,5 @@ pub mod kernels;
 mod layer;
 mod network;
 
+pub use head::VOCAB_BLOCK;
 pub use network::{Kernels, Network, NetworkError, NetworkOptions, Scores};

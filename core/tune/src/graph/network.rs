@@ -8,6 +8,8 @@ use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, Storage, StorageBuilder, 
 
 use super::adapter::DeviceAdapter;
 use super::head::{self, HeadChunk};
+use super::kernels::attention::Attention;
+use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob};
 use super::layer::{self, Extent, GRAPH_NODES, LayerContext, Saved};
 use crate::adapter::Lora;
@@ -101,6 +103,8 @@ pub struct Network {
     adapter: Option<DeviceAdapter>,
     /// Gradients of log-probabilities with respect to hidden states, a row a target, of the last [`forward`](Self::forward).
     head_gradient: Vec<f32>,
+    /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
+    dropout: Option<Dropout>,
 }
 
 /// Tensors that last from graph to graph.
@@ -134,7 +138,7 @@ impl Network {
         let adapter = lora.map(|lora| DeviceAdapter::new(&model, lora, &backend)).transpose()?;
         let memory = Memory::new(&model, &options, adapter.as_ref(), &backend)?;
         let head = HeadMemory::new(&model, &options, &backend)?;
-        Ok(Self { model, options, backend, workspace, memory, head, adapter, head_gradient: Vec::new() })
+        Ok(Self { model, options, backend, workspace, memory, head, adapter, head_gradient: Vec::new(), dropout: None })
     }
 
     /// The model.
@@ -169,12 +173,18 @@ impl Network {
         }
     }
 
+    /// Drops elements of the adapter's inputs with this probability in [`forward`](Self::forward) and the
+    /// [`backward`](Self::backward) that follows it, in the pattern that `key` stands for. 0 switches it off.
+    pub fn set_dropout(&mut self, probability: f32, key: u64) {
+        self.dropout = (probability > 0.0).then_some(Dropout { probability, key });
+    }
+
     /// Log-probabilities of every target, with or without the adapter; keeps nothing.
     ///
     /// # Errors
     /// [`NetworkError`].
     pub fn score(&mut self, packed: &Packed, with_adapter: bool) -> Result<Scores> {
-        let last = self.run_layers(packed, with_adapter, Extent::Output)?;
+        let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
         self.run_head(packed, last, false)
     }
 
@@ -184,7 +194,7 @@ impl Network {
     /// [`NetworkError`].
     pub fn forward(&mut self, packed: &Packed) -> Result<Scores> {
         let extent = if self.options.checkpoint { Extent::Output } else { Extent::OutputAndSave };
-        let last = self.run_layers(packed, true, extent)?;
+        let last = self.run_layers(packed, true, extent, self.dropout)?;
         self.run_head(packed, last, true)
     }
 
@@ -210,22 +220,15 @@ impl Network {
             }
         }
         self.memory.storage.write_at(self.memory.gradient, 0, &start)?;
-        let attention = layer::attention(&self.model.spec, &packed.segments);
-        let n_tokens = packed.tokens.len();
+        let pass = Pass::new(&self.model, packed, true, self.dropout);
         for layer in (0..self.model.spec.n_layer).rev() {
             if self.options.checkpoint {
-                self.run_layer(layer, &attention, n_tokens, true, Extent::Save)?;
+                self.run_layer(layer, &pass, Extent::Save)?;
             }
             let graph = Graph::new(GRAPH_NODES)?;
-            let context = context(
-                &self.model,
-                self.adapter.as_ref(),
-                &self.memory,
-                &attention,
-                layer,
-                self.options.kernels.scratch,
-                n_tokens,
-            );
+            let scratch = self.options.kernels.scratch;
+            let context =
+                pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer, scratch);
             let storage = &self.memory.storage;
             let (input, gradient) =
                 ((storage, self.memory.x[layer]), (storage, self.memory.gradient));
@@ -244,7 +247,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn logits(&mut self, packed: &Packed, with_adapter: bool) -> Result<Vec<f32>> {
-        let last = self.run_layers(packed, with_adapter, Extent::Output)?;
+        let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
         let hidden = self.hidden(last, packed.tokens.len())?;
         let (n_embd, n_vocab) = (self.model.spec.n_embd, self.model.spec.n_vocab);
         let mut builder = StorageBuilder::new();
@@ -273,7 +276,13 @@ impl Network {
     }
 
     /// Runs all layers and says where the last one's output is.
-    fn run_layers(&mut self, packed: &Packed, with_adapter: bool, extent: Extent) -> Result<TensorId> {
+    fn run_layers(
+        &mut self,
+        packed: &Packed,
+        with_adapter: bool,
+        extent: Extent,
+        dropout: Option<Dropout>,
+    ) -> Result<TensorId> {
         let (rows, max) = (packed.tokens.len(), self.options.max_tokens);
         if rows > max {
             return Err(NetworkError::TooLong { rows, max });
@@ -281,25 +290,17 @@ impl Network {
         let embeddings = self.model.embed(&packed.tokens)?;
         self.memory.storage.write_at(self.memory.x[0], 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
-        let attention = layer::attention(&self.model.spec, &packed.segments);
+        let pass = Pass::new(&self.model, packed, with_adapter, dropout);
         for layer in 0..self.model.spec.n_layer {
-            self.run_layer(layer, &attention, rows, with_adapter, extent)?;
+            self.run_layer(layer, &pass, extent)?;
         }
         Ok(self.memory.x[self.model.spec.n_layer % self.memory.x.len()])
     }
 
-    fn run_layer(
-        &mut self,
-        layer: usize,
-        attention: &super::kernels::attention::Attention,
-        n_tokens: usize,
-        with_adapter: bool,
-        extent: Extent,
-    ) -> Result<()> {
+    fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
         let graph = Graph::new(GRAPH_NODES)?;
-        let adapter = self.adapter.as_ref().filter(|_| with_adapter);
         let scratch = self.options.kernels.scratch;
-        let context = context(&self.model, adapter, &self.memory, attention, layer, scratch, n_tokens);
+        let context = pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer, scratch);
         let (storage, x) = (&self.memory.storage, &self.memory.x);
         let (input, output) = (x[layer % x.len()], x[(layer + 1) % x.len()]);
         context.forward(&graph, (storage, input), (storage, output), extent)?;
@@ -436,25 +437,40 @@ impl HeadMemory {
     }
 }
 
-fn context<'a>(
-    model: &'a Model,
-    adapter: Option<&'a DeviceAdapter>,
-    memory: &'a Memory,
-    attention: &'a super::kernels::attention::Attention,
-    layer: usize,
-    scratch: GgmlType,
+/// What the layers of one pass have in common.
+struct Pass {
+    attention: Attention,
     n_tokens: usize,
-) -> LayerContext<'a> {
-    LayerContext {
-        model,
-        adapter,
-        layer,
-        saved: memory.saved[layer % memory.saved.len()],
-        storage: &memory.storage,
-        rope: (&memory.storage, memory.cos, memory.sin),
-        attention,
-        scratch,
-        n_tokens,
+    with_adapter: bool,
+    dropout: Option<Dropout>,
+}
+
+impl Pass {
+    fn new(model: &Model, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Self {
+        let attention = layer::attention(&model.spec, &packed.segments);
+        Self { attention, n_tokens: packed.tokens.len(), with_adapter, dropout }
+    }
+
+    fn context<'a>(
+        &'a self,
+        model: &'a Model,
+        adapter: Option<&'a DeviceAdapter>,
+        memory: &'a Memory,
+        layer: usize,
+        scratch: GgmlType,
+    ) -> LayerContext<'a> {
+        LayerContext {
+            model,
+            adapter: adapter.filter(|_| self.with_adapter),
+            layer,
+            saved: memory.saved[layer % memory.saved.len()],
+            storage: &memory.storage,
+            rope: (&memory.storage, memory.cos, memory.sin),
+            attention: &self.attention,
+            scratch,
+            n_tokens: self.n_tokens,
+            dropout: self.dropout,
+        }
     }
 }
 

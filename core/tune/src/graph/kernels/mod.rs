@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod dequantize;
+pub mod dropout;
 pub mod element;
 pub mod gemm;
 pub mod head;

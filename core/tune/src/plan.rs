@@ -1,0 +1,112 @@
+//! What is decided before a run and replayed from its manifest: kernels, memory, threads.
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{Kernels, NetworkOptions};
+use crate::model::BlockSpec;
+
+/// A resolved plan. Together with the base model, the examples and the configuration it decides an adapter bit for bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Number formats.
+    pub kernels: Kernels,
+    /// Threads.
+    pub n_threads: usize,
+    /// Most rows of a ubatch.
+    pub max_tokens: usize,
+    /// Rows that the head scores at a time.
+    pub head_rows: usize,
+    /// Whether activations are recomputed layer by layer instead of kept.
+    pub checkpoint: bool,
+}
+
+/// What a plan may use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// Most resident memory of training, MiB, the mapped model included; none: as much as is fastest.
+    pub memory_mib: Option<usize>,
+    /// Rows that the longest example takes.
+    pub longest_example: usize,
+    /// Threads.
+    pub n_threads: usize,
+    /// Number formats.
+    pub kernels: Kernels,
+}
+
+/// No plan fits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "training needs at least {needed_mib} MiB for examples of {longest_example} tokens, and the budget is {budget_mib} MiB; \
+     raise the budget or shorten the examples"
+)]
+pub struct OverBudget {
+    /// MiB that would be enough.
+    pub needed_mib: usize,
+    /// MiB that were allowed.
+    pub budget_mib: usize,
+    /// Rows of the longest example.
+    pub longest_example: usize,
+}
+
+/// Rows of a ubatch that fill the CPU; more gain nothing.
+const FULL_UBATCH: usize = 512;
+/// Resident memory of the process itself, allocator and libraries, MiB.
+const PROCESS_MIB: usize = 24;
+const MIB: usize = 1 << 20;
+
+impl Plan {
+    /// The fastest plan within the budget.
+    ///
+    /// # Errors
+    /// [`OverBudget`] with the smallest budget that would do.
+    pub fn resolve(spec: &BlockSpec, model_bytes: usize, n_lora: usize, budget: &Budget) -> Result<Self, OverBudget> {
+        let base = Self {
+            kernels: budget.kernels,
+            n_threads: budget.n_threads,
+            max_tokens: FULL_UBATCH.max(budget.longest_example),
+            head_rows: 256,
+            checkpoint: false,
+        };
+        let small = |max_tokens, head_rows| Self { max_tokens, head_rows, checkpoint: true, ..base.clone() };
+        let longest = budget.longest_example.max(1);
+        let candidates = [base.clone(), small(base.max_tokens, 128), small(base.max_tokens, 32), small(longest, 32)];
+        let Some(memory_mib) = budget.memory_mib else { return Ok(base) };
+        let estimate = |plan: &Self| plan.estimate_bytes(spec, model_bytes, n_lora).div_ceil(MIB);
+        candidates.iter().find(|plan| estimate(plan) <= memory_mib).cloned().ok_or_else(|| OverBudget {
+            needed_mib: candidates.iter().map(estimate).min().unwrap_or(0),
+            budget_mib: memory_mib,
+            longest_example: budget.longest_example,
+        })
+    }
+
+    /// Estimated peak of resident memory, bytes, the mapped model included. `n_lora`: parameters of the adapter.
+    pub fn estimate_bytes(&self, spec: &BlockSpec, model_bytes: usize, n_lora: usize) -> usize {
+        let n = self.max_tokens;
+        let (f32, saved) = (4, self.kernels.saved.type_size());
+        let scratch = self.kernels.scratch.type_size();
+        let slot = n
+            * ((spec.n_qkv() + spec.n_attn() + 2 * spec.n_ff) * saved + (spec.n_embd + spec.n_head) * f32);
+        let slots = if self.checkpoint { 1 } else { spec.n_layer };
+        let states = (spec.n_layer + 2) * n * spec.n_embd * f32;
+        // Parameters, gradients, two moments, and their copy on the device.
+        let optimizer = 5 * n_lora * f32;
+        // The widest moment of a backward graph: a scratch matrix and a handful of wide intermediates.
+        let widest = spec.n_embd * 2 * spec.n_ff * scratch;
+        let layer = widest + n * (3 * spec.n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
+        let head = self.head_rows * spec.n_vocab * f32
+            + 2 * crate::graph::VOCAB_BLOCK.min(spec.n_vocab) * spec.n_embd * scratch
+            + 3 * n * spec.n_embd * f32;
+        PROCESS_MIB * MIB + model_bytes + slots * slot + states + optimizer + layer.max(head)
+    }
+
+    /// The network that the plan describes.
+    pub fn network_options(&self) -> NetworkOptions {
+        NetworkOptions {
+            n_threads: self.n_threads,
+            max_tokens: self.max_tokens,
+            kernels: self.kernels,
+            checkpoint: self.checkpoint,
+            head_rows: self.head_rows,
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! The training loop: batches, objective, gradient, update.
+//!
+//! A step is all or nothing: when it is stopped or fails, the trainer is as it was before it, and the step can be taken again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::adapter::{Lora, LoraShape};
+use crate::batch::{Group, Packed};
+use crate::checkpoint::{Checkpoint, CheckpointMeta, Cursor, Hashes};
+use crate::config::{ConfigError, TrainConfig};
+use crate::example::{Example, ExampleError, Kind};
+use crate::graph::{Network, NetworkError, Scores};
+use crate::model::Model;
+use crate::objective::{
+    BcoState, ClassRewards, Metrics, MetricsSum, ObjectiveError, PairLogps, Totals, UnpairedLogps, demonstration,
+};
+use crate::optimizer::{AdamW, OptimizerError, clip_grad_norm};
+use crate::plan::Plan;
+use crate::rng::{Rng, epoch_order};
+
+/// Why a run cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An example was refused.
+    #[error(transparent)]
+    Example(#[from] ExampleError),
+    /// No examples.
+    #[error("there are no examples to learn from")]
+    NoExamples,
+    /// A pass failed or was stopped.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A loss could not be computed.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// An update was refused.
+    #[error("step {step}: {source}")]
+    Optimizer {
+        /// The step, from 1.
+        step: u64,
+        /// What was refused.
+        source: OptimizerError,
+    },
+    /// The adapter was refused.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapter::AdapterError),
+    /// A step was asked for before the reference's log-probabilities of its examples were known.
+    #[error("example {index}: the reference has not scored it yet; call `score_references` first")]
+    NoReference {
+        /// The example's index.
+        index: usize,
+    },
+}
+
+impl TrainError {
+    /// Whether the step was stopped through the abort flag; it can be taken again.
+    pub fn is_aborted(&self) -> bool {
+        matches!(self, Self::Network(error) if error.is_aborted())
+    }
+}
+
+type Result<T> = std::result::Result<T, TrainError>;
+
+/// What one optimizer step measured, before its update. Names as TRL logs them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepMetrics {
+    /// The step, from 1.
+    pub step: u64,
+    /// Passes over the examples.
+    pub epoch: f64,
+    /// The step's loss.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// The learning rate of the update.
+    pub learning_rate: f64,
+    /// Rewards and log-probabilities.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Estimated KL divergence from the reference: mean of the reference's log-probability minus the policy's, nats per token.
+    pub kl: f64,
+    /// Tokens of the step, the prompt counted once per completion.
+    pub num_tokens: usize,
+}
+
+/// The reference's log-probability of each completion of an example, nats, summed over tokens; chosen first.
+pub type References = Vec<f64>;
+
+/// A run between two steps.
+pub struct Trainer {
+    network: Network,
+    config: TrainConfig,
+    plan: Plan,
+    examples: Vec<Example>,
+    keys: Vec<[u8; 32]>,
+    references: Vec<Option<References>>,
+    lora: Lora,
+    optimizer: AdamW,
+    cursor: Cursor,
+    bco: BcoState,
+    /// Factor on the learning rate, halved by displacement.
+    brake: f64,
+    stopped: bool,
+    base_sha256: String,
+    grads: Vec<f32>,
+}
+
+impl Trainer {
+    /// Prepares a run from a fresh adapter.
+    ///
+    /// # Errors
+    /// [`TrainError`] for settings or examples that cannot be trained with.
+    pub fn new(
+        model: Model,
+        base_sha256: impl Into<String>,
+        examples: Vec<Example>,
+        config: TrainConfig,
+        plan: Plan,
+    ) -> Result<Self> {
+        let shapes = lora_shapes(&model);
+        let lora = Lora::new(config.lora.clone(), &shapes)?;
+        Self::with_adapter(model, base_sha256, examples, config, plan, lora)
+    }
+
+    /// Prepares a run from a given adapter.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_adapter(
+        model: Model,
+        base_sha256: impl Into<String>,
+        examples: Vec<Example>,
+        config: TrainConfig,
+        plan: Plan,
+        lora: Lora,
+    ) -> Result<Self> {
+        config.validate()?;
+        if examples.is_empty() {
+            return Err(TrainError::NoExamples);
+        }
+        for (index, example) in examples.iter().enumerate() {
+            example.check(index, plan.max_tokens)?;
+        }
+        let optimizer = AdamW::new(config.adamw, lora.values.len())
+            .map_err(|source| TrainError::Optimizer { step: 0, source })?;
+        let network = Network::new(model, plan.network_options(), Some(&lora))?;
+        Ok(Self {
+            keys: examples.iter().map(Example::key).collect(),
+            references: vec![None; examples.len()],
+            grads: vec![0.0; lora.values.len()],
+            cursor: Cursor { order_seed: config.seed, ..Cursor::default() },
+            bco: BcoState::default(),
+            brake: 1.0,
+            stopped: false,
+            base_sha256: base_sha256.into(),
+            network,
+            config,
+            plan,
+            examples,
+            lora,
+            optimizer,
+        })
+    }
+
+    /// The adapter as it stands.
+    pub fn lora(&self) -> &Lora {
+        &self.lora
+    }
+
+    /// The examples, in the order given.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// The model and its memory.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// While this flag is true, a step stops within one layer and changes nothing.
+    pub fn abort_flag(&self) -> Arc<AtomicBool> {
+        self.network.abort_flag()
+    }
+
+    /// Updates made so far.
+    pub fn steps_done(&self) -> u64 {
+        self.optimizer.step()
+    }
+
+    /// Whether the run is over: all steps taken, or stopped by `max_kl`.
+    pub fn is_finished(&self) -> bool {
+        self.stopped || self.steps_done() >= self.config.max_steps
+    }
+
+    /// Whether `max_kl` ended the run.
+    pub fn stopped_by_kl(&self) -> bool {
+        self.stopped
+    }
+
+    /// Gives the reference's log-probabilities of an example, known from a cache.
+    pub fn set_reference(&mut self, index: usize, logps: References) {
+        self.references[index] = Some(logps);
+    }
+
+    /// Scores the next examples without known reference log-probabilities, as many as fit one ubatch, with the adapter off. Returns
+    /// their indices; none are left when it is empty.
+    ///
+    /// # Errors
+    /// [`TrainError`]; nothing is lost when it is stopped.
+    pub fn score_references(&mut self) -> Result<Vec<usize>> {
+        let missing = |i: &usize| self.references[*i].is_none() && self.examples[*i].needs_reference();
+        let missing: Vec<usize> = (0..self.examples.len()).filter(missing).collect();
+        let Some(chunk) = self.pack(&missing).into_iter().next() else { return Ok(Vec::new()) };
+        let scores = self.score(&chunk, false)?;
+        for (at, index) in chunk.iter().enumerate() {
+            self.references[*index] = Some(scores[at].clone());
+        }
+        Ok(chunk)
+    }
+
+    /// The reference's log-probabilities of an example, if known.
+    pub fn reference(&self, index: usize) -> Option<&References> {
+        self.references[index].as_ref()
+    }
+
+    /// Summed log-probabilities of examples' completions, nats, with or without the adapter.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub fn score(&mut self, indices: &[usize], with_adapter: bool) -> Result<Vec<Vec<f64>>> {
+        self.network.update_adapter(&self.lora)?;
+        let mut all = Vec::with_capacity(indices.len());
+        for chunk in self.pack(indices) {
+            let packed = self.packed(&chunk);
+            let scores = self.network.score(&packed, with_adapter)?;
+            let mut sequence = 0;
+            for index in chunk {
+                let n = self.examples[index].completions().len();
+                all.push((sequence..sequence + n).map(|s| scores.sum(s)).collect());
+                sequence += n;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes one optimizer step.
+    ///
+    /// # Errors
+    /// [`TrainError`]; the trainer is then as before the step.
+    pub fn step(&mut self) -> Result<StepMetrics> {
+        let step = self.steps_done() + 1;
+        let (batch, cursor) = self.next_batch();
+        let totals = self.totals(&batch);
+        self.network.update_adapter(&self.lora)?;
+        self.grads.fill(0.0);
+        let mut sums = StepSums::default();
+        for (micro_batch, chunk) in self.pack(&batch).into_iter().enumerate() {
+            let packed = self.packed(&chunk);
+            self.network.set_dropout(self.config.lora.dropout, dropout_key(self.config.seed, step, micro_batch));
+            let scores = self.network.forward(&packed)?;
+            let coefficients = self.objective(&chunk, &scores, &totals, &mut sums)?;
+            self.network.backward(&packed, &coefficients, &self.lora, &mut self.grads)?;
+        }
+        let at = |source| TrainError::Optimizer { step, source };
+        let limit = if self.config.max_grad_norm > 0.0 { self.config.max_grad_norm } else { f64::INFINITY };
+        let grad_norm = clip_grad_norm(&mut self.grads, limit, &self.lora.ranges()).map_err(at)?;
+        let schedule = self.config.schedule().map_err(ConfigError::from)?;
+        let brake = self.brake * sums.displacement_brake(self.config.min_chosen_logratio);
+        // A factor of 0 in the first step of a warm-up would waste it.
+        let position = if self.config.warmup_ratio > 0.0 { step } else { step - 1 };
+        let learning_rate = self.config.learning_rate * schedule.factor(position) * brake;
+        self.optimizer.update(&mut self.lora.values, &self.grads, learning_rate).map_err(at)?;
+
+        self.brake = brake;
+        self.cursor = cursor;
+        self.bco.update(&sums.classes);
+        let kl = sums.kl();
+        self.stopped = self.config.max_kl.is_some_and(|limit| kl > limit);
+        let done = cursor.epoch as f64 + cursor.position as f64 / self.examples.len() as f64;
+        Ok(StepMetrics {
+            step,
+            epoch: done,
+            loss: sums.loss,
+            grad_norm,
+            learning_rate,
+            metrics: sums.metrics.mean(),
+            kl,
+            num_tokens: batch.iter().map(|i| self.examples[*i].n_tokens()).sum(),
+        })
+    }
+
+    /// The state of the run, to be continued with [`resume`](Self::resume).
+    pub fn checkpoint(&self) -> Checkpoint {
+        let (m, v) = self.optimizer.moments();
+        Checkpoint {
+            meta: CheckpointMeta {
+                hashes: self.hashes(),
+                optimizer_step: self.optimizer.step(),
+                rng: Rng::new(self.config.seed),
+                cursor: self.cursor,
+                bco: self.bco,
+                progress: serde_json::json!({ "brake": self.brake, "stopped": self.stopped }),
+            },
+            values: self.lora.values.clone(),
+            m: m.to_vec(),
+            v: v.to_vec(),
+        }
+    }
+
+    /// Takes up the state of a checkpoint of this very run (see [`hashes`](Self::hashes)).
+    ///
+    /// # Errors
+    /// [`TrainError::Optimizer`] when the state does not fit the adapter.
+    pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let step = checkpoint.meta.optimizer_step;
+        self.optimizer = AdamW::restore(self.config.adamw, step, checkpoint.m, checkpoint.v)
+            .map_err(|source| TrainError::Optimizer { step, source })?;
+        self.lora.values = checkpoint.values;
+        self.cursor = checkpoint.meta.cursor;
+        self.bco = checkpoint.meta.bco;
+        self.brake = checkpoint.meta.progress["brake"].as_f64().unwrap_or(1.0);
+        self.stopped = checkpoint.meta.progress["stopped"].as_bool().unwrap_or(false);
+        Ok(())
+    }
+
+    /// What the run is made of.
+    pub fn hashes(&self) -> Hashes {
+        let mut data = Sha256::new();
+        self.keys.iter().for_each(|key| data.update(key));
+        let json = |value: serde_json::Result<String>| hex(Sha256::digest(value.unwrap_or_default()));
+        Hashes {
+            base_model: self.base_sha256.clone(),
+            data: hex(data.finalize()),
+            config: json(serde_json::to_string(&self.config)),
+            plan: json(serde_json::to_string(&self.plan)),
+        }
+    }
+
+    /// Indices of the next step's examples, and the cursor after it. A batch goes on into the next pass where one ends.
+    fn next_batch(&self) -> (Vec<usize>, Cursor) {
+        let n = self.examples.len();
+        let size = self.config.batch_size.min(n);
+        let mut cursor = self.cursor;
+        let mut order = self.order(cursor.epoch);
+        let mut batch = Vec::with_capacity(size);
+        while batch.len() < size {
+            if cursor.position as usize == n {
+                cursor = Cursor { epoch: cursor.epoch + 1, position: 0, ..cursor };
+                order = self.order(cursor.epoch);
+            }
+            let index = order[cursor.position as usize];
+            cursor.position += 1;
+            if !batch.contains(&index) {
+                batch.push(index);
+            }
+        }
+        (batch, cursor)
+    }
+
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        if self.config.shuffle {
+            epoch_order(self.cursor.order_seed, epoch, &self.keys)
+        } else {
+            (0..self.examples.len()).collect()
+        }
+    }
+
+    fn totals(&self, batch: &[usize]) -> Totals {
+        let mut totals = Totals::default();
+        for example in batch.iter().map(|i| &self.examples[*i]) {
+            match &example.kind {
+                Kind::Pair { chosen, weights, .. } => totals.add_pair(chosen.len(), weights),
+                Kind::Unpaired { .. } => totals.add_unpaired(),
+                Kind::Demonstration { completion, .. } => totals.add_demonstration(completion.len()),
+            }
+        }
+        totals
+    }
+
+    /// Cuts a list of examples into runs that fit a ubatch.
+    fn pack(&self, indices: &[usize]) -> Vec<Vec<usize>> {
+        let mut chunks: Vec<Vec<usize>> = Vec::new();
+        let mut rows = usize::MAX;
+        for &index in indices {
+            let n = self.examples[index].n_rows();
+            if rows.saturating_add(n) > self.plan.max_tokens {
+                chunks.push(Vec::new());
+                rows = 0;
+            }
+            rows += n;
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push(index);
+            }
+        }
+        chunks
+    }
+
+    fn packed(&self, chunk: &[usize]) -> Packed {
+        let completions: Vec<_> = chunk.iter().map(|i| self.examples[*i].completions()).collect();
+        let groups: Vec<_> = chunk
+            .iter()
+            .zip(&completions)
+            .map(|(i, completions)| Group { prompt: &self.examples[*i].prompt, completions })
+            .collect();
+        Packed::new(&groups)
+    }
+
+    /// Losses of a ubatch, and what each completion's log-probability weighs in the gradient.
+    fn objective(
+        &self,
+        chunk: &[usize],
+        scores: &Scores,
+        totals: &Totals,
+        sums: &mut StepSums,
+    ) -> Result<Vec<f64>> {
+        let mut coefficients = Vec::with_capacity(scores.logps.len());
+        for &index in chunk {
+            let first = coefficients.len();
+            let reference = || self.references[index].as_deref().ok_or(TrainError::NoReference { index });
+            match &self.examples[index].kind {
+                Kind::Pair { chosen, rejected, weights } => {
+                    let reference = reference()?;
+                    let logps = PairLogps {
+                        chosen: scores.sum(first),
+                        rejected: scores.sum(first + 1),
+                        ref_chosen: reference[0],
+                        ref_rejected: reference[1],
+                        n_chosen: chosen.len(),
+                        n_rejected: rejected.len(),
+                    };
+                    let term = self.config.pair.pair(index, &logps, weights, totals)?;
+                    sums.add_pair(&logps, self.config.pair.beta, term.loss);
+                    coefficients.extend([term.grad.chosen, term.grad.rejected]);
+                }
+                Kind::Unpaired { completion, desirable, weight } => {
+                    let logps = UnpairedLogps {
+                        logp: scores.sum(first),
+                        reference: reference()?[0],
+                        n_tokens: completion.len(),
+                        desirable: *desirable,
+                        weight: *weight,
+                    };
+                    let term = self.config.unpaired.unpaired(index, &logps, &self.bco, totals)?;
+                    let reward = self.config.unpaired.reward(&logps);
+                    sums.add_unpaired(&logps, self.config.unpaired.beta, reward, term.loss);
+                    coefficients.push(term.grad);
+                }
+                Kind::Demonstration { completion, weight } => {
+                    let term = demonstration(index, scores.sum(first), completion.len(), *weight, totals)?;
+                    sums.loss += term.loss;
+                    coefficients.push(term.grad);
+                }
+            }
+        }
+        Ok(coefficients)
+    }
+}
+
+/// The adapter's tensors that a model offers, in the order of its blocks.
+pub fn lora_shapes(model: &Model) -> Vec<LoraShape> {
+    let shape = |(layer, part, n_in): (usize, &crate::model::Part, usize)| LoraShape {
+        layer,
+        module: part.module,
+        n_in,
+        n_out: part.n_out,
+    };
+    model.parts().map(shape).collect()
+}
+
+/// What a step adds up over its ubatches.
+#[derive(Default)]
+struct StepSums {
+    loss: f64,
+    metrics: MetricsSum,
+    classes: ClassRewards,
+    chosen_logratio: f64,
+    pairs: usize,
+    logratio: f64,
+    tokens: usize,
+}
+
+impl StepSums {
+    fn add_pair(&mut self, logps: &PairLogps, beta: f64, loss: f64) {
+        self.loss += loss;
+        self.metrics.add_pair(logps, beta);
+        self.chosen_logratio += logps.rho_chosen();
+        self.pairs += 1;
+        self.logratio += logps.rho_chosen() + logps.rho_rejected();
+        self.tokens += logps.n_chosen + logps.n_rejected;
+    }
+
+    fn add_unpaired(&mut self, logps: &UnpairedLogps, beta: f64, reward: f64, loss: f64) {
+        self.loss += loss;
+        self.metrics.add_unpaired(logps, beta);
+        self.classes.add(reward, logps.desirable);
+        self.logratio += logps.logp - logps.reference;
+        self.tokens += logps.n_tokens;
+    }
+
+    fn kl(&self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { -self.logratio / self.tokens as f64 }
+    }
+
+    fn displacement_brake(&self, limit: Option<f64>) -> f64 {
+        let mean = self.chosen_logratio / self.pairs.max(1) as f64;
+        if limit.is_some_and(|limit| self.pairs > 0 && mean < limit) { 0.5 } else { 1.0 }
+    }
+}
+
+fn dropout_key(seed: u64, step: u64, micro_batch: usize) -> u64 {
+    Rng::for_name(seed, &format!("dropout {step} {micro_batch}")).next_u64()
+}
+
+fn hex(digest: impl AsRef<[u8]>) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
