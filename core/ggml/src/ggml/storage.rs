@@ -12,6 +12,9 @@ use super::tensor::Tensor;
 use crate::GgmlType;
 use crate::gguf::Gguf;
 
+/// `TENSOR_ALIGNMENT` of ggml-impl.h, which ggml asserts.
+const MAPPED_ALIGNMENT: usize = 32;
+
 /// A handle on one tensor of a [`Storage`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(usize);
@@ -82,8 +85,11 @@ impl Storage {
             .iter()
             .map(|t| (t.ty, t.dims.map(|n| n as usize)))
             .collect();
-        let (context, tensors) = describe(&shapes)?;
         let region = gguf.data_region();
+        if !region.as_ptr().addr().is_multiple_of(MAPPED_ALIGNMENT) || !gguf.alignment().is_multiple_of(MAPPED_ALIGNMENT) {
+            return Err(GgmlError::Misaligned { alignment: MAPPED_ALIGNMENT });
+        }
+        let (context, tensors) = describe(&shapes)?;
         // SAFETY: the region is mapped for as long as `mapped` holds the file. The buffer is only read: mapped tensors are
         // never destinations (`Storage::write` refuses them, and `Graph` writes only into storage it is told to).
         let buffer = unsafe {
