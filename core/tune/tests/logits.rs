@@ -149,6 +149,7 @@ fn real_examples() -> Examples {
 /// weights widened to F32. Ours must lie at the F32 end of that distance.
 #[test]
 fn on_the_quantized_demo_model_logits_are_those_of_its_weights_within_llama_cpps_own_noise() {
+    let _alone = common::alone();
     let examples = real_examples();
     let quantized = first_layers(&demo_model_path(), 4, false);
     let widened = first_layers(&demo_model_path(), 4, true);
@@ -183,6 +184,7 @@ fn on_the_quantized_demo_model_logits_are_those_of_its_weights_within_llama_cpps
 /// adapter with a wrong scale would move ours elsewhere.
 #[test]
 fn on_the_whole_demo_model_llama_cpp_with_our_adapter_stays_as_near_to_us_as_without() {
+    let _alone = common::alone();
     let examples = real_examples();
     let path = demo_model_path();
     let model = thumbprint_tune::model::Model::open(&path).unwrap();
@@ -206,7 +208,7 @@ fn on_the_whole_demo_model_llama_cpp_with_our_adapter_stays_as_near_to_us_as_wit
     let mut wrong = network_of(&path, &lora);
     let wrong = rms_difference(&wrong.logits(&examples.pack(), true).unwrap(), &theirs);
     println!("distance {distance:.3}, with adapter {with_adapter:.3}, effect {effect:.3}, wrong scale {wrong:.3}");
-    // Observed: TODO.
+    // Observed 0.25 without and 0.26 with, where the adapter moves logits by 1.33; 0.77 with the wrong scale.
     assert!(with_adapter < 1.5 * distance, "{with_adapter} with, {distance} without");
     assert!(wrong > 2.0 * with_adapter, "a wrong scale must be seen: {wrong}");
 }

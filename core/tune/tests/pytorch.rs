@@ -15,7 +15,7 @@ use thumbprint_tune::objective::{LossType, PairLogps, PairObjective, PairWeights
 const MAX_TOKENS: usize = 512;
 
 fn network(kernels: Kernels, lora: Option<&Lora>) -> Network {
-    let options = NetworkOptions { kernels, head_rows: 256, ..exact(MAX_TOKENS) };
+    let options = NetworkOptions { n_threads: 2, kernels, head_rows: 256, ..exact(MAX_TOKENS) };
     Network::new(Model::open(&demo_model_path()).unwrap(), options, lora).unwrap()
 }
 
@@ -46,6 +46,7 @@ fn distances(logps: &[Vec<f64>], pairs: &[RecordedPair]) -> [f64; 3] {
 
 #[test]
 fn exact_log_probabilities_equal_pytorchs_on_every_recorded_pair() {
+    let _alone = common::alone();
     let pairs = golden::pairs();
     assert_eq!(pairs.len(), 16);
     let logps = score(&mut network(Kernels::EXACT, None), &pairs);
@@ -58,6 +59,7 @@ fn exact_log_probabilities_equal_pytorchs_on_every_recorded_pair() {
 
 #[test]
 fn bf16_log_probabilities_stay_near_pytorchs_on_every_recorded_pair() {
+    let _alone = common::alone();
     let pairs = golden::pairs();
     let logps = score(&mut network(Kernels::BF16, None), &pairs);
     let [token, sum, margin] = distances(&logps, &pairs);
@@ -107,6 +109,7 @@ fn dpo(kernels: Kernels, lora: &Lora, pairs: &Examples, beta: f64) -> Dpo {
 
 #[test]
 fn the_gradient_of_a_dpo_loss_equals_pytorchs_tensor_by_tensor() {
+    let _alone = common::alone();
     let recorded = golden::trajectory();
     let all = golden::pairs();
     let pairs = recorded.random.pairs.iter().map(|index| golden::training_pair(&all, *index));
@@ -156,6 +159,7 @@ fn the_gradient_of_a_dpo_loss_equals_pytorchs_tensor_by_tensor() {
 
 #[test]
 fn the_first_dpo_loss_of_a_fresh_adapter_is_ln_2_to_the_last_bit() {
+    let _alone = common::alone();
     let lora = golden::adapter("lora_init.safetensors");
     let first = dpo(Kernels::BF16, &lora, &short_pair(), 0.1);
     assert_eq!(first.loss, std::f64::consts::LN_2);
@@ -164,11 +168,12 @@ fn the_first_dpo_loss_of_a_fresh_adapter_is_ln_2_to_the_last_bit() {
 /// On the whole model, too, a shared prompt and recomputation change nothing that matters.
 #[test]
 fn on_the_demo_model_sharing_and_recomputing_change_nothing() {
+    let _alone = common::alone();
     let examples = short_pair();
     let lora = golden::adapter("lora_random.safetensors");
     let gradient = |examples: &Examples, checkpoint: bool| {
         let options =
-            NetworkOptions { kernels: Kernels::BF16, checkpoint, head_rows: 256, ..exact(256) };
+            NetworkOptions { n_threads: 2, kernels: Kernels::BF16, checkpoint, head_rows: 256, ..exact(256) };
         let model = Model::open(&demo_model_path()).unwrap();
         let mut network = Network::new(model, options, Some(&lora)).unwrap();
         let packed = examples.pack();

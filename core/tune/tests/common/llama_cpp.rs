@@ -22,6 +22,7 @@ pub fn logits(model: &Path, adapter: Option<&Path>, examples: &Examples) -> Vec<
         n_batch: n,
         n_ubatch: n,
         n_outputs_max: n,
+        n_threads: 1,
         kv_type: KvType::F32,
         flash_attention: FlashAttention::Off,
         ..ContextParams::default()

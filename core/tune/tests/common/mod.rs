@@ -8,6 +8,7 @@ pub mod measure;
 pub mod reference;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 use thumbprint_ggml::GgmlType;
@@ -18,6 +19,12 @@ use thumbprint_tune::batch::{Group, Packed};
 use thumbprint_tune::graph::{Kernels, Network, NetworkOptions};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::rng::Rng;
+
+/// Held by tests on the whole demo model: each takes all cores and several hundred MiB.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A folder for files of one test, below `target`: the system's own may lie in memory.
 pub fn folder() -> TempDir {
@@ -87,10 +94,10 @@ pub fn first_layers(path: &Path, n_layer: usize, widen: bool) -> ModelFile {
     ModelFile::new(&writer)
 }
 
-/// Everything in F32, room for `max_tokens`.
+/// Everything in F32, room for `max_tokens`. One thread: tests run beside one another, and threads that wait for each other spin.
 pub fn exact(max_tokens: usize) -> NetworkOptions {
     NetworkOptions {
-        n_threads: 2,
+        n_threads: 1,
         max_tokens,
         kernels: Kernels::EXACT,
         checkpoint: false,
