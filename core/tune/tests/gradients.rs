@@ -19,7 +19,13 @@ const STEP: f64 = 1e-5;
 
 /// Small enough to differentiate by every single parameter.
 fn smallest() -> TinyModel {
-    TinyModel { n_embd: 32, head_dim: 8, n_ff: 48, n_vocab: 260, ..TinyModel::llama() }
+    TinyModel {
+        n_embd: 32,
+        head_dim: 8,
+        n_ff: 48,
+        n_vocab: 260,
+        ..TinyModel::llama()
+    }
 }
 
 /// Three groups in one ubatch: a pair, a single completion of one token, and three completions, one of them of one token.
@@ -42,7 +48,13 @@ impl Case {
         let lora = random_lora(&file.open(), rank, targets);
         let mut rng = Rng::new(5);
         let coefficients = examples.sequences().map(|_| rng.normal()).collect();
-        Self { file, reference, lora, examples, coefficients }
+        Self {
+            file,
+            reference,
+            lora,
+            examples,
+            coefficients,
+        }
     }
 
     /// Our gradient, after a check that the log-probabilities that it belongs to are right.
@@ -50,12 +62,17 @@ impl Case {
         let mut network = self.file.network(exact(512), Some(&self.lora));
         let packed = self.examples.pack();
         let scores = network.forward(&packed).unwrap();
-        let exact = self.reference.merged(&self.lora, &self.values()).logps(&self.examples);
+        let exact = self
+            .reference
+            .merged(&self.lora, &self.values())
+            .logps(&self.examples);
         let error = max_difference(scores.logps.iter().flatten(), exact.iter().flatten());
         // Observed at most 2e-5.
         assert!(error < 1e-4, "log-probabilities differ by {error:.1e}");
         let mut gradient = vec![0.0; self.lora.values.len()];
-        network.backward(&packed, &self.coefficients, &self.lora, &mut gradient).unwrap();
+        network
+            .backward(&packed, &self.coefficients, &self.lora, &mut gradient)
+            .unwrap();
         gradient
     }
 
@@ -73,7 +90,9 @@ impl Case {
             direction.iter().for_each(|(at, d)| values[*at] -= step * d);
             let logps = merged.logps(&self.examples);
             let terms = logps.iter().zip(&self.coefficients);
-            terms.map(|(logps, c)| c * logps.iter().sum::<f64>()).sum::<f64>()
+            terms
+                .map(|(logps, c)| c * logps.iter().sum::<f64>())
+                .sum::<f64>()
         };
         (loss_at(STEP) - loss_at(-STEP)) / (2.0 * STEP)
     }
@@ -84,8 +103,10 @@ impl Case {
         let mut errors = Vec::new();
         for (index, tensor) in self.lora.tensors.iter().enumerate() {
             for (name, range) in [(tensor.a_name(), &tensor.a), (tensor.b_name(), &tensor.b)] {
-                let exact: Vec<f64> =
-                    range.clone().map(|at| self.derivative(index, &[(at, 1.0)])).collect();
+                let exact: Vec<f64> = range
+                    .clone()
+                    .map(|at| self.derivative(index, &[(at, 1.0)]))
+                    .collect();
                 errors.push((name, relative_error(&gradient[range.clone()], &exact)));
             }
         }
@@ -103,11 +124,17 @@ impl Case {
                 let squares = (0..n).map(|_| {
                     let mut sign = |at| (at, if rng.below(2) == 0 { 1.0 } else { -1.0 });
                     let direction: Vec<_> = range.clone().map(&mut sign).collect();
-                    let ours: f64 = direction.iter().map(|(at, d)| f64::from(gradient[*at]) * d).sum();
+                    let ours: f64 = direction
+                        .iter()
+                        .map(|(at, d)| f64::from(gradient[*at]) * d)
+                        .sum();
                     (ours - self.derivative(index, &direction)).powi(2)
                 });
                 let error = (squares.sum::<f64>() / n as f64).sqrt();
-                let norm = gradient[range.clone()].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+                let norm = gradient[range.clone()]
+                    .iter()
+                    .map(|g| f64::from(*g).powi(2))
+                    .sum::<f64>();
                 errors.push((name, error / norm.sqrt()));
             }
         }
@@ -120,9 +147,17 @@ const TOLERANCE: f64 = 1e-4;
 
 fn assert_small(case: &str, errors: &[(String, f64)]) {
     let worst = errors.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    println!("{case}: worst of {} factors {:.1e} ({})", errors.len(), worst.1, worst.0);
+    println!(
+        "{case}: worst of {} factors {:.1e} ({})",
+        errors.len(),
+        worst.1,
+        worst.0
+    );
     for (name, error) in errors {
-        assert!(*error < TOLERANCE, "{case}: {name}: relative error {error:.1e}");
+        assert!(
+            *error < TOLERANCE,
+            "{case}: {name}: relative error {error:.1e}"
+        );
     }
 }
 
@@ -137,8 +172,17 @@ fn every_entry_of_every_gradient_equals_central_differences() {
 #[test]
 fn gradients_hold_for_every_subset_of_modules_that_shares_a_product() {
     use Module::*;
-    let subsets: [&[Module]; 9] =
-        [&[Q], &[K], &[V], &[Q, V], &[K, O], &[Gate], &[Up, Down], &[Down], &[Q, K, V, O]];
+    let subsets: [&[Module]; 9] = [
+        &[Q],
+        &[K],
+        &[V],
+        &[Q, V],
+        &[K, O],
+        &[Gate],
+        &[Up, Down],
+        &[Down],
+        &[Q, K, V, O],
+    ];
     for targets in subsets {
         let case = Case::new(&smallest().writer(), 3, targets, three_groups(260));
         let errors = case.estimated_errors(2);
@@ -149,25 +193,70 @@ fn gradients_hold_for_every_subset_of_modules_that_shares_a_product() {
 
 #[test]
 fn gradients_hold_for_every_variant_of_the_architecture() {
-    let tiny = TinyModel { n_vocab: 260, ..TinyModel::llama() };
+    let tiny = TinyModel {
+        n_vocab: 260,
+        ..TinyModel::llama()
+    };
     let mut scaled = tiny.writer();
     scaled.set("llama.rope.scaling.factor", 4.0f32);
     let mut partly_rotated = tiny.writer();
     partly_rotated.set("llama.rope.dimension_count", 6u32);
     let mut biased = tiny.writer();
     for layer in 0..tiny.n_layer {
-        for (module, n) in [(Module::Q, 64), (Module::K, 32), (Module::Up, 128), (Module::Down, 64)] {
+        for (module, n) in [
+            (Module::Q, 64),
+            (Module::K, 32),
+            (Module::Up, 128),
+            (Module::Down, 64),
+        ] {
             let values: Vec<f32> = (0..n).map(|i| 0.3 * (i as f32).sin()).collect();
             let name = format!("blk.{layer}.{}.bias", module.gguf_name());
             biased.tensor_f32(&name, &[i64::from(n)], &values);
         }
     }
     let variants = [
-        ("a key head for each query head", TinyModel { n_head_kv: 4, ..tiny.clone() }.writer()),
-        ("one key head", TinyModel { n_head_kv: 1, ..tiny.clone() }.writer()),
-        ("untied", TinyModel { tied: false, ..tiny.clone() }.writer()),
-        ("heads of 20", TinyModel { n_head: 5, n_head_kv: 5, head_dim: 20, ..tiny.clone() }.writer()),
-        ("frequency factors", TinyModel { llama3_rope: true, ..tiny.clone() }.writer()),
+        (
+            "a key head for each query head",
+            TinyModel {
+                n_head_kv: 4,
+                ..tiny.clone()
+            }
+            .writer(),
+        ),
+        (
+            "one key head",
+            TinyModel {
+                n_head_kv: 1,
+                ..tiny.clone()
+            }
+            .writer(),
+        ),
+        (
+            "untied",
+            TinyModel {
+                tied: false,
+                ..tiny.clone()
+            }
+            .writer(),
+        ),
+        (
+            "heads of 20",
+            TinyModel {
+                n_head: 5,
+                n_head_kv: 5,
+                head_dim: 20,
+                ..tiny.clone()
+            }
+            .writer(),
+        ),
+        (
+            "frequency factors",
+            TinyModel {
+                llama3_rope: true,
+                ..tiny.clone()
+            }
+            .writer(),
+        ),
         ("widths of no vector's multiple", odd_widths().writer()),
         ("linear scaling", scaled),
         ("heads rotated in part", partly_rotated),
@@ -180,7 +269,15 @@ fn gradients_hold_for_every_variant_of_the_architecture() {
 }
 
 fn odd_widths() -> TinyModel {
-    TinyModel { n_embd: 36, n_head: 3, n_head_kv: 1, head_dim: 14, n_ff: 52, n_vocab: 261, ..TinyModel::llama() }
+    TinyModel {
+        n_embd: 36,
+        n_head: 3,
+        n_head_kv: 1,
+        head_dim: 14,
+        n_ff: 52,
+        n_vocab: 261,
+        ..TinyModel::llama()
+    }
 }
 
 #[test]

@@ -21,7 +21,10 @@ fn tiny() -> ModelFile {
 }
 
 fn quantized() -> ModelFile {
-    let tiny = TinyModel { ty: GgmlType::Q4_1, ..TinyModel::llama() };
+    let tiny = TinyModel {
+        ty: GgmlType::Q4_1,
+        ..TinyModel::llama()
+    };
     ModelFile::new(&tiny.with_type("token_embd", GgmlType::Q8_0).writer())
 }
 
@@ -39,7 +42,9 @@ fn outcome(file: &ModelFile, options: NetworkOptions, lora: &Lora, packed: &Pack
     let scores = network.forward(packed).unwrap();
     let mut gradient = vec![0.0; lora.values.len()];
     let coefficients = coefficients(scores.logps.len());
-    network.backward(packed, &coefficients, lora, &mut gradient).unwrap();
+    network
+        .backward(packed, &coefficients, lora, &mut gradient)
+        .unwrap();
     (scores.logps, gradient)
 }
 
@@ -54,8 +59,14 @@ fn assert_near(what: &str, a: &Outcome, b: &Outcome) {
     let (logp, gradient) = distance(a, b);
     println!("{what}: log-probabilities {logp:.1e}, gradient {gradient:.1e}");
     // Observed at most 6e-7 and 4e-7: products of one row and of many are cut differently.
-    assert!(logp < 1e-5, "{what}: log-probabilities differ by {logp:.1e}");
-    assert!(gradient < 1e-5, "{what}: gradients differ by {gradient:.1e}");
+    assert!(
+        logp < 1e-5,
+        "{what}: log-probabilities differ by {logp:.1e}"
+    );
+    assert!(
+        gradient < 1e-5,
+        "{what}: gradients differ by {gradient:.1e}"
+    );
 }
 
 #[test]
@@ -80,7 +91,9 @@ fn packing_gives_what_one_example_at_a_time_gives() {
         let packed = Examples(vec![example]).pack();
         let scores = network.forward(&packed).unwrap();
         let coefficients = &all[single.0.len()..][..scores.logps.len()];
-        network.backward(&packed, coefficients, &lora, &mut single.1).unwrap();
+        network
+            .backward(&packed, coefficients, &lora, &mut single.1)
+            .unwrap();
         single.0.extend(scores.logps);
     }
     assert_near("packed and single", &packed, &single);
@@ -140,12 +153,22 @@ fn recomputing_layers_gives_the_same_bits() {
         let some = random_lora(&model, 3, &[Module::K, Module::Up]);
         for lora in [all, some, layers_that_differ(&file)] {
             for kernels in [Kernels::EXACT, Kernels::BF16] {
-                let plain = NetworkOptions { kernels, ..exact(512) };
-                let checkpointed = NetworkOptions { checkpoint: true, ..plain.clone() };
+                let plain = NetworkOptions {
+                    kernels,
+                    ..exact(512)
+                };
+                let checkpointed = NetworkOptions {
+                    checkpoint: true,
+                    ..plain.clone()
+                };
                 let plain = outcome(&file, plain, &lora, &pairs().pack());
                 let checkpointed = outcome(&file, checkpointed, &lora, &pairs().pack());
                 assert!(plain.1.iter().any(|g| *g != 0.0));
-                assert!(plain == checkpointed, "{kernels:?}, {:?}", lora.config.targets);
+                assert!(
+                    plain == checkpointed,
+                    "{kernels:?}, {:?}",
+                    lora.config.targets
+                );
             }
         }
     }
@@ -156,7 +179,10 @@ fn layers_that_differ(file: &ModelFile) -> Lora {
     use Module::*;
     let kept: [&[Module]; 2] = [&[Q, Gate], &[Q, V, Down]];
     let shapes = common::shapes(&file.open());
-    let shapes: Vec<_> = shapes.into_iter().filter(|s| kept[s.layer].contains(&s.module)).collect();
+    let shapes: Vec<_> = shapes
+        .into_iter()
+        .filter(|s| kept[s.layer].contains(&s.module))
+        .collect();
     let config = LoraConfig {
         rank: 2,
         alpha: 5.0,
@@ -191,9 +217,15 @@ fn dropout_has_the_gradient_of_its_own_pattern() {
     };
     for tensor in &lora.tensors {
         for range in [&tensor.a, &tensor.b] {
-            let norm = gradient[range.clone()].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let norm = gradient[range.clone()]
+                .iter()
+                .map(|g| f64::from(*g).powi(2))
+                .sum::<f64>()
+                .sqrt();
             let mut direction = vec![0.0; gradient.len()];
-            range.clone().for_each(|at| direction[at] = f64::from(gradient[at]) / norm);
+            range
+                .clone()
+                .for_each(|at| direction[at] = f64::from(gradient[at]) / norm);
             // A step that moves the loss by about 0.02.
             let step = 0.01 / norm;
             let slope = (loss_at(step, &direction) - loss_at(-step, &direction)) / (2.0 * step);
@@ -210,7 +242,11 @@ fn dropout_is_off_when_scoring_and_recomputed_to_the_bit() {
     let lora = random_lora(&file.open(), 3, &Module::ALL);
     let packed = pairs().pack();
     let run = |kernels, checkpoint, key| {
-        let options = NetworkOptions { kernels, checkpoint, ..exact(512) };
+        let options = NetworkOptions {
+            kernels,
+            checkpoint,
+            ..exact(512)
+        };
         let mut network = file.network(options, Some(&lora));
         let plain = network.score(&packed, true).unwrap();
         network.set_dropout(0.3, key);
@@ -235,7 +271,11 @@ fn the_number_of_threads_does_not_change_a_bit() {
         let lora = random_lora(&file.open(), 3, &Module::ALL);
         for kernels in [Kernels::EXACT, Kernels::BF16] {
             let with = |n_threads| {
-                let options = NetworkOptions { n_threads, kernels, ..exact(512) };
+                let options = NetworkOptions {
+                    n_threads,
+                    kernels,
+                    ..exact(512)
+                };
                 outcome(&file, options, &lora, &pairs().pack())
             };
             let one = with(1);
@@ -250,12 +290,31 @@ fn the_size_of_memory_and_of_the_heads_chunks_does_not_matter() {
     let file = tiny();
     let lora = random_lora(&file.open(), 3, &Module::ALL);
     let usual = outcome(&file, exact(512), &lora, &pairs().pack());
-    let tight = outcome(&file, exact(pairs().pack().tokens.len()), &lora, &pairs().pack());
+    let tight = outcome(
+        &file,
+        exact(pairs().pack().tokens.len()),
+        &lora,
+        &pairs().pack(),
+    );
     assert!(usual == tight);
-    let one_chunk = NetworkOptions { head_rows: 256, ..exact(512) };
-    assert_near("one chunk", &usual, &outcome(&file, one_chunk, &lora, &pairs().pack()));
-    let single_rows = NetworkOptions { head_rows: 1, ..exact(512) };
-    assert_near("single rows", &usual, &outcome(&file, single_rows, &lora, &pairs().pack()));
+    let one_chunk = NetworkOptions {
+        head_rows: 256,
+        ..exact(512)
+    };
+    assert_near(
+        "one chunk",
+        &usual,
+        &outcome(&file, one_chunk, &lora, &pairs().pack()),
+    );
+    let single_rows = NetworkOptions {
+        head_rows: 1,
+        ..exact(512)
+    };
+    assert_near(
+        "single rows",
+        &usual,
+        &outcome(&file, single_rows, &lora, &pairs().pack()),
+    );
 }
 
 #[test]
@@ -265,9 +324,15 @@ fn the_reference_is_the_model_without_the_adapter_bit_for_bit() {
     let fresh = Lora::new(LoraConfig::default(), &common::shapes(&model)).unwrap();
     let trained = random_lora(&model, 3, &Module::ALL);
     for kernels in [Kernels::EXACT, Kernels::BF16] {
-        let options = NetworkOptions { kernels, ..exact(512) };
+        let options = NetworkOptions {
+            kernels,
+            ..exact(512)
+        };
         let packed = pairs().pack();
-        let base = file.network(options.clone(), None).score(&packed, false).unwrap();
+        let base = file
+            .network(options.clone(), None)
+            .score(&packed, false)
+            .unwrap();
         let mut network = file.network(options.clone(), Some(&fresh));
         assert_eq!(network.score(&packed, true).unwrap(), base, "B is 0");
         assert_eq!(network.score(&packed, false).unwrap(), base);
@@ -284,8 +349,16 @@ fn with_b_zero_the_gradient_of_a_is_zero_and_that_of_b_is_not() {
     let lora = Lora::new(LoraConfig::default(), &common::shapes(&file.open())).unwrap();
     let (_, gradient) = outcome(&file, exact(512), &lora, &pairs().pack());
     for tensor in &lora.tensors {
-        assert!(gradient[tensor.a.clone()].iter().all(|g| *g == 0.0), "{}", tensor.a_name());
-        assert!(gradient[tensor.b.clone()].iter().any(|g| *g != 0.0), "{}", tensor.b_name());
+        assert!(
+            gradient[tensor.a.clone()].iter().all(|g| *g == 0.0),
+            "{}",
+            tensor.a_name()
+        );
+        assert!(
+            gradient[tensor.b.clone()].iter().any(|g| *g != 0.0),
+            "{}",
+            tensor.b_name()
+        );
     }
 }
 
@@ -301,7 +374,12 @@ fn updating_the_adapter_gives_what_a_network_made_with_it_gives() {
     network.score(&packed, true).unwrap();
     network.update_adapter(&second).unwrap();
     let updated = network.score(&packed, true).unwrap();
-    assert_eq!(updated, file.network(exact(512), Some(&second)).score(&packed, true).unwrap());
+    assert_eq!(
+        updated,
+        file.network(exact(512), Some(&second))
+            .score(&packed, true)
+            .unwrap()
+    );
 }
 
 #[test]
@@ -324,7 +402,9 @@ fn gradients_add_up_over_ubatches_and_scale_with_their_coefficients() {
     let expected: Vec<f32> = once.iter().map(|g| -4.0 * g).collect();
     assert_eq!(scaled, expected, "a power of two changes no rounding");
     let mut none = vec![0.0; lora.values.len()];
-    network.backward(&packed, &vec![0.0; c.len()], &lora, &mut none).unwrap();
+    network
+        .backward(&packed, &vec![0.0; c.len()], &lora, &mut none)
+        .unwrap();
     assert!(none.iter().all(|g| *g == 0.0));
 }
 
@@ -343,7 +423,12 @@ fn a_raised_flag_stops_a_pass_and_the_next_one_gives_the_same_numbers() {
     abort.store(false, Ordering::Relaxed);
     let scores = network.forward(&packed).unwrap();
     abort.store(true, Ordering::Relaxed);
-    assert!(network.backward(&packed, &c, &lora, &mut gradient).unwrap_err().is_aborted());
+    assert!(
+        network
+            .backward(&packed, &c, &lora, &mut gradient)
+            .unwrap_err()
+            .is_aborted()
+    );
     abort.store(false, Ordering::Relaxed);
     gradient.fill(0.0);
     network.forward(&packed).unwrap();
@@ -364,10 +449,22 @@ fn faster_kernels_keep_the_direction_of_the_gradient() {
         (GgmlType::F16, GgmlType::BF16, 0.999),
         (GgmlType::Q8_0, GgmlType::BF16, 0.99),
     ] {
-        let options = NetworkOptions { kernels: Kernels { scratch, saved }, ..exact(512) };
+        let options = NetworkOptions {
+            kernels: Kernels { scratch, saved },
+            ..exact(512)
+        };
         let (_, gradient) = outcome(&file, options, &lora, &pairs().pack());
         let cosine = cosine(&gradient, &exact_gradient);
-        println!("{} and {}: cosine {cosine:.6}", scratch.name(), saved.name());
-        assert!(cosine > least, "{} and {}: cosine {cosine}", scratch.name(), saved.name());
+        println!(
+            "{} and {}: cosine {cosine:.6}",
+            scratch.name(),
+            saved.name()
+        );
+        assert!(
+            cosine > least,
+            "{} and {}: cosine {cosine}",
+            scratch.name(),
+            saved.name()
+        );
     }
 }

@@ -15,17 +15,53 @@ use thumbprint_tune::graph::{Kernels, NetworkOptions};
 /// Every variant of the `llama` architecture that llama.cpp loads and the fixtures can make.
 fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
     let tiny = TinyModel::llama();
-    let multi_head = TinyModel { n_head_kv: 4, seed: 2, ..tiny.clone() };
-    let multi_query = TinyModel { n_head_kv: 1, seed: 3, ..tiny.clone() };
-    let untied = TinyModel { tied: false, seed: 4, ..tiny.clone() };
+    let multi_head = TinyModel {
+        n_head_kv: 4,
+        seed: 2,
+        ..tiny.clone()
+    };
+    let multi_query = TinyModel {
+        n_head_kv: 1,
+        seed: 3,
+        ..tiny.clone()
+    };
+    let untied = TinyModel {
+        tied: false,
+        seed: 4,
+        ..tiny.clone()
+    };
     // Not a multiple of any vector width, and wider in all than the model.
-    let wide_heads = TinyModel { n_head: 5, n_head_kv: 5, head_dim: 20, seed: 5, ..tiny.clone() };
-    let llama3 = TinyModel { llama3_rope: true, rope_freq_base: 500_000.0, ..tiny.clone() };
-    let mut scaled = TinyModel { seed: 6, ..tiny.clone() }.writer();
-    scaled.set("llama.rope.scaling.type", "linear").set("llama.rope.scaling.factor", 4.0f32);
-    let mut scaled_by_default_kind = TinyModel { seed: 6, ..tiny.clone() }.writer();
+    let wide_heads = TinyModel {
+        n_head: 5,
+        n_head_kv: 5,
+        head_dim: 20,
+        seed: 5,
+        ..tiny.clone()
+    };
+    let llama3 = TinyModel {
+        llama3_rope: true,
+        rope_freq_base: 500_000.0,
+        ..tiny.clone()
+    };
+    let mut scaled = TinyModel {
+        seed: 6,
+        ..tiny.clone()
+    }
+    .writer();
+    scaled
+        .set("llama.rope.scaling.type", "linear")
+        .set("llama.rope.scaling.factor", 4.0f32);
+    let mut scaled_by_default_kind = TinyModel {
+        seed: 6,
+        ..tiny.clone()
+    }
+    .writer();
     scaled_by_default_kind.set("llama.rope.scaling.factor", 4.0f32);
-    let mut scaled_by_old_key = TinyModel { seed: 6, ..tiny.clone() }.writer();
+    let mut scaled_by_old_key = TinyModel {
+        seed: 6,
+        ..tiny.clone()
+    }
+    .writer();
     scaled_by_old_key.set("llama.rope.scale_linear", 4.0f32);
     vec![
         ("grouped queries", tiny.writer()),
@@ -46,7 +82,15 @@ fn with_biases(tiny: &TinyModel) -> GgufWriter<'static> {
     let mut writer = tiny.writer();
     let (n_q, n_kv) = (tiny.n_head * tiny.head_dim, tiny.n_head_kv * tiny.head_dim);
     for layer in 0..tiny.n_layer {
-        let sizes = [n_q, n_kv, n_kv, tiny.n_embd, tiny.n_ff, tiny.n_ff, tiny.n_embd];
+        let sizes = [
+            n_q,
+            n_kv,
+            n_kv,
+            tiny.n_embd,
+            tiny.n_ff,
+            tiny.n_ff,
+            tiny.n_embd,
+        ];
         for (module, n) in Module::ALL.into_iter().zip(sizes) {
             let value = |i: usize| 0.3 * ((7 * i + 3 * layer + n) as f32).sin();
             let values: Vec<f32> = (0..n).map(value).collect();
@@ -67,12 +111,18 @@ fn logits_equal_llama_cpps_on_every_variant_of_the_architecture() {
     let examples = examples();
     for (name, writer) in variants() {
         let file = ModelFile::new(&writer);
-        let ours = file.network(exact(256), None).logits(&examples.pack(), false).unwrap();
+        let ours = file
+            .network(exact(256), None)
+            .logits(&examples.pack(), false)
+            .unwrap();
         let theirs = llama_cpp::logits(&file.path, None, &examples);
         let difference = max_difference_f32(&ours, &theirs) / rms(&theirs);
         println!("{name}: {difference:.1e}");
         // Observed 3e-6 to 1.1e-5.
-        assert!(difference < 1e-4, "{name}: {difference:.1e} of the logits' rms");
+        assert!(
+            difference < 1e-4,
+            "{name}: {difference:.1e} of the logits' rms"
+        );
     }
 }
 
@@ -86,7 +136,10 @@ fn logits_equal_a_double_precision_forward_pass() {
     variants.push(("heads rotated in part", partly_rotated));
     for (name, writer) in variants {
         let file = ModelFile::new(&writer);
-        let ours = file.network(exact(256), None).logits(&examples.pack(), false).unwrap();
+        let ours = file
+            .network(exact(256), None)
+            .logits(&examples.pack(), false)
+            .unwrap();
         let reference = Reference::open(&file.path);
         let exact: Vec<f32> = examples
             .sequences()
@@ -96,7 +149,10 @@ fn logits_equal_a_double_precision_forward_pass() {
         let difference = max_difference_f32(&ours, &exact) / rms(&exact);
         println!("{name}: {difference:.1e}");
         // Observed 3.4e-6 to 9e-6.
-        assert!(difference < 1e-4, "{name}: {difference:.1e} of the logits' rms");
+        assert!(
+            difference < 1e-4,
+            "{name}: {difference:.1e} of the logits' rms"
+        );
     }
 }
 
@@ -117,8 +173,14 @@ fn llama_cpp_with_our_adapter_gives_our_logits() {
             let effect = rms_difference(&ours, &plain) / rms(&plain);
             println!("{name}, {targets:?}: {difference:.1e}, effect {effect:.2}");
             // Observed 3e-6 to 1.8e-5, where the adapter itself changes logits by 0.16 to 0.85 of their rms.
-            assert!(difference < 1e-4, "{name}, {targets:?}: {difference:.1e} of the rms");
-            assert!(effect > 0.05, "{name}, {targets:?}: the adapter does too little to test");
+            assert!(
+                difference < 1e-4,
+                "{name}, {targets:?}: {difference:.1e} of the rms"
+            );
+            assert!(
+                effect > 0.05,
+                "{name}, {targets:?}: the adapter does too little to test"
+            );
         }
     }
 }
@@ -131,7 +193,9 @@ fn an_adapter_file_read_back_gives_bit_equal_logits() {
     let read = AdapterFile::read(&path).unwrap().lora;
     assert_eq!(read.values, lora.values);
     let logits = |lora: &Lora| {
-        file.network(exact(256), Some(lora)).logits(&examples().pack(), true).unwrap()
+        file.network(exact(256), Some(lora))
+            .logits(&examples().pack(), true)
+            .unwrap()
     };
     assert_eq!(logits(&lora), logits(&read));
 }
@@ -161,8 +225,14 @@ fn on_the_quantized_demo_model_logits_are_those_of_its_weights_within_llama_cpps
         let theirs_widened = llama_cpp::logits(&widened.path, adapter, &examples);
         let noise = rms_difference(&theirs_quantized, &theirs_widened);
         let ours = |kernels| {
-            let options = NetworkOptions { kernels, ..exact(128) };
-            quantized.network(options, Some(&lora)).logits(&examples.pack(), with).unwrap()
+            let options = NetworkOptions {
+                kernels,
+                ..exact(128)
+            };
+            quantized
+                .network(options, Some(&lora))
+                .logits(&examples.pack(), with)
+                .unwrap()
         };
         let exact = ours(Kernels::EXACT);
         let to_widened = rms_difference(&exact, &theirs_widened);
@@ -174,8 +244,14 @@ fn on_the_quantized_demo_model_logits_are_those_of_its_weights_within_llama_cpps
             rms(&theirs_widened)
         );
         // Observed without and with the adapter, in units of the noise: 4.0e-5, 4.1e-5; 1.000, 1.000; 0.36, 0.31.
-        assert!(to_widened < 1e-3 * noise, "{to_widened:.1e} of a noise of {noise:.1e}");
-        assert!(to_quantized < 1.01 * noise, "{to_quantized:.1e} of a noise of {noise:.1e}");
+        assert!(
+            to_widened < 1e-3 * noise,
+            "{to_widened:.1e} of a noise of {noise:.1e}"
+        );
+        assert!(
+            to_quantized < 1.01 * noise,
+            "{to_quantized:.1e} of a noise of {noise:.1e}"
+        );
         assert!(bf16 < noise, "{bf16:.1e} of a noise of {noise:.1e}");
     }
 }
@@ -188,15 +264,18 @@ fn on_the_whole_demo_model_llama_cpp_with_our_adapter_stays_as_near_to_us_as_wit
     let examples = real_examples();
     let path = demo_model_path();
     let model = thumbprint_tune::model::Model::open(&path).unwrap();
-    let config = LoraConfig { rank: 4, alpha: 12.0, ..LoraConfig::default() };
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 12.0,
+        ..LoraConfig::default()
+    };
     let mut lora = Lora::new(config, &common::shapes(&model)).unwrap();
     lora.randomize_b(0.06, 3);
     let folder = common::folder();
     let adapter = folder.path().join("adapter.gguf");
     common::adapter_file(&lora).write(&adapter).unwrap();
 
-    let mut network =
-        thumbprint_tune::graph::Network::new(model, exact(128), Some(&lora)).unwrap();
+    let mut network = thumbprint_tune::graph::Network::new(model, exact(128), Some(&lora)).unwrap();
     let ours_plain = network.logits(&examples.pack(), false).unwrap();
     let ours = network.logits(&examples.pack(), true).unwrap();
     let theirs_plain = llama_cpp::logits(&path, None, &examples);
@@ -207,10 +286,18 @@ fn on_the_whole_demo_model_llama_cpp_with_our_adapter_stays_as_near_to_us_as_wit
     lora.config.alpha *= 1.5;
     let mut wrong = network_of(&path, &lora);
     let wrong = rms_difference(&wrong.logits(&examples.pack(), true).unwrap(), &theirs);
-    println!("distance {distance:.3}, with adapter {with_adapter:.3}, effect {effect:.3}, wrong scale {wrong:.3}");
+    println!(
+        "distance {distance:.3}, with adapter {with_adapter:.3}, effect {effect:.3}, wrong scale {wrong:.3}"
+    );
     // Observed 0.25 without and 0.26 with, where the adapter moves logits by 1.33; 0.77 with the wrong scale.
-    assert!(with_adapter < 1.5 * distance, "{with_adapter} with, {distance} without");
-    assert!(wrong > 2.0 * with_adapter, "a wrong scale must be seen: {wrong}");
+    assert!(
+        with_adapter < 1.5 * distance,
+        "{with_adapter} with, {distance} without"
+    );
+    assert!(
+        wrong > 2.0 * with_adapter,
+        "a wrong scale must be seen: {wrong}"
+    );
 }
 
 fn network_of(path: &std::path::Path, lora: &Lora) -> thumbprint_tune::graph::Network {
@@ -238,13 +325,26 @@ fn every_trainable_type_of_weight_gives_the_logits_of_its_values() {
     ];
     let examples = Examples::random(12, 384, &[(6, &[5, 4])]);
     for ty in types {
-        let file = ModelFile::new(&TinyModel { ty, ..TinyModel::wide_llama() }.writer());
-        let ours = file.network(exact(64), None).logits(&examples.pack(), false).unwrap();
+        let file = ModelFile::new(
+            &TinyModel {
+                ty,
+                ..TinyModel::wide_llama()
+            }
+            .writer(),
+        );
+        let ours = file
+            .network(exact(64), None)
+            .logits(&examples.pack(), false)
+            .unwrap();
         let widened = first_layers(&file.path, 2, true);
         let theirs = llama_cpp::logits(&widened.path, None, &examples);
         let difference = max_difference_f32(&ours, &theirs) / rms(&theirs);
         println!("{}: {difference:.1e}", ty.name());
         // Observed 2.2e-6 to 3.9e-6.
-        assert!(difference < 1e-4, "{}: {difference:.1e} of the logits' rms", ty.name());
+        assert!(
+            difference < 1e-4,
+            "{}: {difference:.1e} of the logits' rms",
+            ty.name()
+        );
     }
 }

@@ -15,7 +15,12 @@ use thumbprint_tune::objective::{LossType, PairLogps, PairObjective, PairWeights
 const MAX_TOKENS: usize = 512;
 
 fn network(kernels: Kernels, lora: Option<&Lora>) -> Network {
-    let options = NetworkOptions { n_threads: 2, kernels, head_rows: 256, ..exact(MAX_TOKENS) };
+    let options = NetworkOptions {
+        n_threads: 2,
+        kernels,
+        head_rows: 256,
+        ..exact(MAX_TOKENS)
+    };
     Network::new(Model::open(&demo_model_path()).unwrap(), options, lora).unwrap()
 }
 
@@ -23,7 +28,12 @@ fn network(kernels: Kernels, lora: Option<&Lora>) -> Network {
 fn score(network: &mut Network, pairs: &[RecordedPair]) -> Vec<Vec<f64>> {
     pairs
         .chunks(2)
-        .flat_map(|pairs| network.score(&golden::examples(pairs).pack(), false).unwrap().logps)
+        .flat_map(|pairs| {
+            network
+                .score(&golden::examples(pairs).pack(), false)
+                .unwrap()
+                .logps
+        })
         .collect()
 }
 
@@ -33,11 +43,17 @@ fn distances(logps: &[Vec<f64>], pairs: &[RecordedPair]) -> [f64; 3] {
     assert_eq!(logps.len(), 2 * pairs.len());
     for (ours, pair) in logps.chunks(2).zip(pairs) {
         let sum = |logps: &[f64]| logps.iter().sum::<f64>();
-        let off = [sum(&ours[0]) - pair.chosen_sum_f64, sum(&ours[1]) - pair.rejected_sum_f64];
+        let off = [
+            sum(&ours[0]) - pair.chosen_sum_f64,
+            sum(&ours[1]) - pair.rejected_sum_f64,
+        ];
         let tokens = max_difference(&ours[0], &pair.chosen_logps_f64)
             .max(max_difference(&ours[1], &pair.rejected_logps_f64));
         let sums = off[0].abs().max(off[1].abs());
-        for (worst, now) in worst.iter_mut().zip([tokens, sums, (off[0] - off[1]).abs()]) {
+        for (worst, now) in worst
+            .iter_mut()
+            .zip([tokens, sums, (off[0] - off[1]).abs()])
+        {
             *worst = worst.max(now);
         }
     }
@@ -86,7 +102,10 @@ fn dpo(kernels: Kernels, lora: &Lora, pairs: &Examples, beta: f64) -> Dpo {
     let objective = PairObjective::new(LossType::Sigmoid, beta);
     let weights = PairWeights::default();
     let mut totals = Totals::default();
-    pairs.0.iter().for_each(|(_, sides)| totals.add_pair(sides[0].len(), &weights));
+    pairs
+        .0
+        .iter()
+        .for_each(|(_, sides)| totals.add_pair(sides[0].len(), &weights));
     let (mut loss, mut coefficients) = (0.0, Vec::new());
     for (index, (_, sides)) in pairs.0.iter().enumerate() {
         let (chosen, rejected) = (2 * index, 2 * index + 1);
@@ -103,8 +122,14 @@ fn dpo(kernels: Kernels, lora: &Lora, pairs: &Examples, beta: f64) -> Dpo {
         coefficients.extend([term.grad.chosen, term.grad.rejected]);
     }
     let mut gradient = vec![0.0; lora.values.len()];
-    network.backward(&packed, &coefficients, lora, &mut gradient).unwrap();
-    Dpo { scores, loss, gradient }
+    network
+        .backward(&packed, &coefficients, lora, &mut gradient)
+        .unwrap();
+    Dpo {
+        scores,
+        loss,
+        gradient,
+    }
 }
 
 #[test]
@@ -112,7 +137,11 @@ fn the_gradient_of_a_dpo_loss_equals_pytorchs_tensor_by_tensor() {
     let _alone = common::alone();
     let recorded = golden::trajectory();
     let all = golden::pairs();
-    let pairs = recorded.random.pairs.iter().map(|index| golden::training_pair(&all, *index));
+    let pairs = recorded
+        .random
+        .pairs
+        .iter()
+        .map(|index| golden::training_pair(&all, *index));
     let pairs = golden::examples(pairs);
     let lora = golden::adapter("lora_random.safetensors");
     let theirs = golden::adapter("grads_random.safetensors");
@@ -122,7 +151,10 @@ fn the_gradient_of_a_dpo_loss_equals_pytorchs_tensor_by_tensor() {
     let exact = dpo(Kernels::EXACT, &lora, &pairs, recorded.config.beta);
     let random = &recorded.random;
     for (index, logps) in exact.scores.logps.iter().enumerate() {
-        let side = [&random.token_logps_chosen_f64, &random.token_logps_rejected_f64][index % 2];
+        let side = [
+            &random.token_logps_chosen_f64,
+            &random.token_logps_rejected_f64,
+        ][index % 2];
         let error = max_difference(logps, &side[index / 2]);
         println!("completion {index}: token {error:.1e}");
         // Observed at most 1e-5.
@@ -131,7 +163,12 @@ fn the_gradient_of_a_dpo_loss_equals_pytorchs_tensor_by_tensor() {
     let error = (exact.loss - random.loss_f64).abs();
     println!("loss {:.6}, off by {error:.1e}", exact.loss);
     // Observed 1.1e-7; PyTorch's single precision is off by 1.7e-6.
-    assert!(error < 2e-5, "loss {} instead of {}", exact.loss, random.loss_f64);
+    assert!(
+        error < 2e-5,
+        "loss {} instead of {}",
+        exact.loss,
+        random.loss_f64
+    );
 
     let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
     let total = relative_error(&exact.gradient, &wide(&theirs.values));
@@ -139,22 +176,41 @@ fn the_gradient_of_a_dpo_loss_equals_pytorchs_tensor_by_tensor() {
         let error = |range: std::ops::Range<usize>| {
             relative_error(&exact.gradient[range.clone()], &wide(&theirs.values[range]))
         };
-        [(tensor.a_name(), error(tensor.a.clone())), (tensor.b_name(), error(tensor.b.clone()))]
+        [
+            (tensor.a_name(), error(tensor.a.clone())),
+            (tensor.b_name(), error(tensor.b.clone())),
+        ]
     });
     let worst = errors.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    println!("gradient: all {total:.1e}, worst {:.1e} ({})", worst.1, worst.0);
+    println!(
+        "gradient: all {total:.1e}, worst {:.1e} ({})",
+        worst.1, worst.0
+    );
     // Observed 5.6e-5 and 4.6e-4, which is how far PyTorch's own single precision is off: 6.0e-5 and 4.9e-4.
     assert!(total < 5e-4, "over all tensors {total:.1e}");
     assert!(worst.1 < 2e-3, "{}: {:.1e}", worst.0, worst.1);
-    let norm = exact.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-    assert!((norm / random.grad_norm_f64 - 1.0).abs() < 1e-4, "norm {norm}");
+    let norm = exact
+        .gradient
+        .iter()
+        .map(|g| f64::from(*g).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    assert!(
+        (norm / random.grad_norm_f64 - 1.0).abs() < 1e-4,
+        "norm {norm}"
+    );
 
     let fast = dpo(Kernels::BF16, &lora, &pairs, recorded.config.beta);
     let cosine = cosine(&fast.gradient, &exact.gradient);
     println!("BF16: loss {:.5}, cosine {cosine:.6}", fast.loss);
     // Observed 0.99975, and a loss of 0.7458 instead of 0.7359: log-probabilities of sequences are off by 0.1 nats.
     assert!(cosine > 0.999, "{cosine}");
-    assert!((fast.loss - exact.loss).abs() < 0.02, "{} and {}", fast.loss, exact.loss);
+    assert!(
+        (fast.loss - exact.loss).abs() < 0.02,
+        "{} and {}",
+        fast.loss,
+        exact.loss
+    );
 }
 
 #[test]
@@ -172,14 +228,21 @@ fn on_the_demo_model_sharing_and_recomputing_change_nothing() {
     let examples = short_pair();
     let lora = golden::adapter("lora_random.safetensors");
     let gradient = |examples: &Examples, checkpoint: bool| {
-        let options =
-            NetworkOptions { n_threads: 2, kernels: Kernels::BF16, checkpoint, head_rows: 256, ..exact(256) };
+        let options = NetworkOptions {
+            n_threads: 2,
+            kernels: Kernels::BF16,
+            checkpoint,
+            head_rows: 256,
+            ..exact(256)
+        };
         let model = Model::open(&demo_model_path()).unwrap();
         let mut network = Network::new(model, options, Some(&lora)).unwrap();
         let packed = examples.pack();
         network.forward(&packed).unwrap();
         let mut gradient = vec![0.0; lora.values.len()];
-        network.backward(&packed, &[-0.05, 0.05], &lora, &mut gradient).unwrap();
+        network
+            .backward(&packed, &[-0.05, 0.05], &lora, &mut gradient)
+            .unwrap();
         gradient
     };
     let shared = gradient(&examples, false);

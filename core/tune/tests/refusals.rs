@@ -41,7 +41,11 @@ fn changed(
 /// Zeros of another type or shape.
 fn zeros(dims: &[i64], ty: GgmlType) -> Option<(Vec<i64>, GgmlType, Vec<u8>)> {
     let rows: i64 = dims[1..].iter().product();
-    Some((dims.to_vec(), ty, vec![0; ty.row_size(dims[0] as usize) * rows as usize]))
+    Some((
+        dims.to_vec(),
+        ty,
+        vec![0; ty.row_size(dims[0] as usize) * rows as usize],
+    ))
 }
 
 fn as_it_is(tensor: &TensorInfo) -> Option<(Vec<i64>, GgmlType, Vec<u8>)> {
@@ -50,15 +54,33 @@ fn as_it_is(tensor: &TensorInfo) -> Option<(Vec<i64>, GgmlType, Vec<u8>)> {
 
 #[test]
 fn a_missing_tensor_is_named() {
-    let original = Gguf::parse(TinyModel { tied: false, ..TinyModel::llama() }.to_bytes()).unwrap();
+    let original = Gguf::parse(
+        TinyModel {
+            tied: false,
+            ..TinyModel::llama()
+        }
+        .to_bytes(),
+    )
+    .unwrap();
     // Without `output.weight` a model is tied.
-    for missing in original.tensors().iter().filter(|t| t.name != "output.weight") {
+    for missing in original
+        .tensors()
+        .iter()
+        .filter(|t| t.name != "output.weight")
+    {
         let writer = changed(|tensor| {
-            if tensor.name == missing.name { None } else { as_it_is(tensor) }
+            if tensor.name == missing.name {
+                None
+            } else {
+                as_it_is(tensor)
+            }
         });
         match refusal(&writer) {
             ModelError::Tensor { name, reason } => {
-                assert_eq!((name.as_str(), reason.as_str()), (missing.name.as_str(), "missing"));
+                assert_eq!(
+                    (name.as_str(), reason.as_str()),
+                    (missing.name.as_str(), "missing")
+                );
             }
             other => panic!("{}: {other}", missing.name),
         }
@@ -78,7 +100,11 @@ fn a_tensor_of_another_shape_is_named() {
             zeros(&dims, tensor.ty)
         });
         let error = refusal(&writer).to_string();
-        assert!(error.contains(&wrong.name) && error.contains("shape"), "{}: {error}", wrong.name);
+        assert!(
+            error.contains(&wrong.name) && error.contains("shape"),
+            "{}: {error}",
+            wrong.name
+        );
     }
 }
 
@@ -87,7 +113,10 @@ fn an_architecture_without_a_row_in_the_table_is_named_with_those_that_have_one(
     let error = refusal(&TinyModel::qwen2().writer());
     assert!(matches!(&error, ModelError::Architecture { architecture } if architecture == "qwen2"));
     let message = error.to_string();
-    assert!(message.contains("`qwen2`") && message.contains("trainable: llama"), "{message}");
+    assert!(
+        message.contains("`qwen2`") && message.contains("trainable: llama"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -170,9 +199,16 @@ fn a_missing_or_impossible_key_is_named() {
 #[test]
 fn frequency_factors_must_be_positive() {
     let mut writer = TinyModel::llama().writer();
-    writer.tensor_f32("rope_freqs.weight", &[8], &[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    writer.tensor_f32(
+        "rope_freqs.weight",
+        &[8],
+        &[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+    );
     let error = refusal(&writer).to_string();
-    assert!(error.contains("rope_freqs.weight") && error.contains("positive"), "{error}");
+    assert!(
+        error.contains("rope_freqs.weight") && error.contains("positive"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -186,7 +222,11 @@ fn a_tensor_whose_type_cannot_be_trained_on_is_named_with_its_type() {
         ("output_norm.weight", GgmlType::BF16),
     ] {
         let writer = changed(|info| {
-            if info.name == tensor { zeros(info.shape(), ty) } else { as_it_is(info) }
+            if info.name == tensor {
+                zeros(info.shape(), ty)
+            } else {
+                as_it_is(info)
+            }
         });
         let error = refusal(&writer);
         assert!(
@@ -222,7 +262,13 @@ fn tensor_data_that_ggml_cannot_use_in_place_is_refused() {
     let mut writer = TinyModel::llama().writer();
     writer.set("general.alignment", 8u32);
     let error = refusal(&writer);
-    assert!(matches!(error, ModelError::Ggml(GgmlError::Misaligned { alignment: 32 })), "{error}");
+    assert!(
+        matches!(
+            error,
+            ModelError::Ggml(GgmlError::Misaligned { alignment: 32 })
+        ),
+        "{error}"
+    );
     // Multiples are fine.
     let mut writer = TinyModel::llama().writer();
     writer.set("general.alignment", 64u32);
@@ -275,11 +321,17 @@ fn tokens_outside_of_the_vocabulary_are_refused_as_input_and_as_label() {
     for bad in [-1, 384, i32::MAX, i32::MIN] {
         let input = Examples(vec![(vec![1, bad], vec![vec![3]])]).pack();
         let error = network.score(&input, false).unwrap_err().to_string();
-        assert!(error.contains(&bad.to_string()) && error.contains("384"), "{error}");
+        assert!(
+            error.contains(&bad.to_string()) && error.contains("384"),
+            "{error}"
+        );
         // The last token of a completion is only a label.
         let label = Examples(vec![(vec![1, 2], vec![vec![3, bad]])]).pack();
         let error = reason(network.score(&label, false));
-        assert!(error.contains(&bad.to_string()) && error.contains("384"), "{error}");
+        assert!(
+            error.contains(&bad.to_string()) && error.contains("384"),
+            "{error}"
+        );
     }
 }
 
@@ -300,12 +352,21 @@ fn an_empty_batch_is_refused() {
 
 #[test]
 fn an_adapter_of_another_models_shape_is_refused() {
-    let other = TinyModel { n_ff: 160, ..TinyModel::llama() };
+    let other = TinyModel {
+        n_ff: 160,
+        ..TinyModel::llama()
+    };
     let lora = random_lora(&ModelFile::new(&other.writer()).open(), 2, &Module::ALL);
     let error = reason(Network::new(tiny().open(), exact(64), Some(&lora)));
-    assert!(error.contains("blk.0.ffn_gate.weight") && error.contains("160"), "{error}");
+    assert!(
+        error.contains("blk.0.ffn_gate.weight") && error.contains("160"),
+        "{error}"
+    );
 
-    let deeper = TinyModel { n_layer: 3, ..TinyModel::llama() };
+    let deeper = TinyModel {
+        n_layer: 3,
+        ..TinyModel::llama()
+    };
     let lora = random_lora(&ModelFile::new(&deeper.writer()).open(), 2, &Module::ALL);
     let error = reason(Network::new(tiny().open(), exact(64), Some(&lora)));
     assert!(error.contains("blk.2."), "{error}");
@@ -341,15 +402,24 @@ fn passes_that_do_not_belong_together_are_refused() {
         reason(network.backward(&packed(), &[1.0], &lora, &mut grads)),
         "1 coefficients for 2 completions"
     );
-    assert!(reason(network.backward(&packed(), &[1.0, 1.0], &other, &mut grads)).contains("layout"));
+    assert!(
+        reason(network.backward(&packed(), &[1.0, 1.0], &other, &mut grads)).contains("layout")
+    );
     let short = &mut vec![0.0; 7];
     assert!(reason(network.backward(&packed(), &[1.0, 1.0], &lora, short)).contains("layout"));
     assert!(grads.iter().all(|g| *g == 0.0), "nothing was written");
-    network.backward(&packed(), &[1.0, 1.0], &lora, &mut grads).unwrap();
+    network
+        .backward(&packed(), &[1.0, 1.0], &lora, &mut grads)
+        .unwrap();
 }
 
 #[test]
 fn refusals_of_files_name_the_file() {
-    let error = Model::open(Path::new("/no/such/folder/model.gguf")).err().unwrap();
-    assert!(error.to_string().contains("/no/such/folder/model.gguf"), "{error}");
+    let error = Model::open(Path::new("/no/such/folder/model.gguf"))
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("/no/such/folder/model.gguf"),
+        "{error}"
+    );
 }

@@ -7,10 +7,17 @@ use thumbprint_tune::adapter::{HeadCounts, Lora, PeftConfig};
 use super::Examples;
 
 /// SmolLM2-135M's heads: rows of q and k are in another order in PEFT's files.
-pub const HEADS: HeadCounts = HeadCounts { n_head: 9, n_head_kv: 3 };
+pub const HEADS: HeadCounts = HeadCounts {
+    n_head: 9,
+    n_head_kv: 3,
+};
 
 /// The recorded adapters' settings.
-pub const PEFT: PeftConfig = PeftConfig { rank: 2, alpha: 6.0, dropout: 0.0 };
+pub const PEFT: PeftConfig = PeftConfig {
+    rank: 2,
+    alpha: 6.0,
+    dropout: 0.0,
+};
 
 /// `logps.json`: log-probabilities under the base model.
 #[derive(Debug, Deserialize)]
@@ -81,7 +88,10 @@ pub fn pairs() -> Vec<RecordedPair> {
 
 /// The pair of that line of `train.jsonl`.
 pub fn training_pair(pairs: &[RecordedPair], index: usize) -> &RecordedPair {
-    pairs.iter().find(|pair| pair.set == "train" && pair.index == index).unwrap()
+    pairs
+        .iter()
+        .find(|pair| pair.set == "train" && pair.index == index)
+        .unwrap()
 }
 
 pub fn trajectory() -> Trajectory {

@@ -15,7 +15,11 @@ use super::Examples;
 pub fn logits(model: &Path, adapter: Option<&Path>, examples: &Examples) -> Vec<f32> {
     let proceed = &mut |_| ControlFlow::Continue(());
     let model = Model::load(model, &ModelParams::default(), proceed).unwrap();
-    let longest = examples.sequences().map(|(p, c)| p.len() + c.len()).max().unwrap();
+    let longest = examples
+        .sequences()
+        .map(|(p, c)| p.len() + c.len())
+        .max()
+        .unwrap();
     let n = longest as u32;
     let params = ContextParams {
         n_ctx: n,

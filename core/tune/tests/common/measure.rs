@@ -39,7 +39,11 @@ pub fn max_difference_f32(a: &[f32], b: &[f32]) -> f64 {
 /// `|a - b| / |b|`, 2-norms.
 pub fn relative_error(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let difference = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>();
+    let difference = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| (f64::from(*a) - b).powi(2))
+        .sum::<f64>();
     (difference / b.iter().map(|b| b * b).sum::<f64>()).sqrt()
 }
 
@@ -47,7 +51,10 @@ pub fn relative_error(a: &[f32], b: &[f64]) -> f64 {
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum()
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -138,9 +138,8 @@ impl Examples {
     /// Random tokens: for each prompt its length, and the lengths of its completions.
     pub fn random(seed: u64, n_vocab: usize, lengths: &[(usize, &[usize])]) -> Self {
         let mut rng = Rng::new(seed);
-        let mut tokens = |n: usize| -> Vec<i32> {
-            (0..n).map(|_| rng.below(n_vocab as u64) as i32).collect()
-        };
+        let mut tokens =
+            |n: usize| -> Vec<i32> { (0..n).map(|_| rng.below(n_vocab as u64) as i32).collect() };
         Self(
             lengths
                 .iter()
@@ -163,7 +162,10 @@ impl Examples {
             .0
             .iter()
             .zip(&completions)
-            .map(|((prompt, _), completions)| Group { prompt, completions })
+            .map(|((prompt, _), completions)| Group {
+                prompt,
+                completions,
+            })
             .collect();
         Packed::new(&groups)
     }

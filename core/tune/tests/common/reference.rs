@@ -34,7 +34,10 @@ impl Reference {
         let freq_factor = ["rope.scaling.factor", "rope.scale_linear"].map(|name| float(name, 1.0));
         let tensors = gguf.tensors().iter().map(|tensor| {
             let values = dequantize(tensor.ty, gguf.data(tensor), tensor.n_elements()).unwrap();
-            (tensor.name.clone(), values.into_iter().map(f64::from).collect())
+            (
+                tensor.name.clone(),
+                values.into_iter().map(f64::from).collect(),
+            )
         });
         Self {
             tensors: tensors.collect(),
@@ -52,7 +55,10 @@ impl Reference {
 
     /// The model with `scale B A` added to the weights of `lora`'s layout, for parameters `values`.
     pub fn merged(&self, lora: &Lora, values: &[f64]) -> Merged<'_> {
-        let mut merged = Merged { model: self, changed: HashMap::new() };
+        let mut merged = Merged {
+            model: self,
+            changed: HashMap::new(),
+        };
         for index in 0..lora.tensors.len() {
             merged.merge(lora, values, index);
         }
@@ -61,7 +67,10 @@ impl Reference {
 
     /// The model itself.
     pub fn plain(&self) -> Merged<'_> {
-        Merged { model: self, changed: HashMap::new() }
+        Merged {
+            model: self,
+            changed: HashMap::new(),
+        }
     }
 }
 
@@ -97,7 +106,8 @@ impl Merged<'_> {
             .map(|(prompt, completion)| {
                 let logits = self.logits(prompt, completion);
                 let rows = logits.iter().zip(completion);
-                rows.map(|(logits, &label)| log_softmax(logits, label as usize)).collect()
+                rows.map(|(logits, &label)| log_softmax(logits, label as usize))
+                    .collect()
             })
             .collect()
     }
@@ -123,27 +133,36 @@ impl Merged<'_> {
 
     fn layer(&self, layer: usize, x: &mut [Vec<f64>]) {
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let (d, group) = (self.model.head_dim, self.model.n_head / self.model.n_head_kv);
+        let (d, group) = (
+            self.model.head_dim,
+            self.model.n_head / self.model.n_head_kv,
+        );
         let mut keys = Vec::new();
         let mut values = Vec::new();
         for (position, x) in x.iter_mut().enumerate() {
             let h = self.norm(&name("attn_norm"), x);
             let mut q = self.linear(&name("attn_q"), &h);
             let mut k = self.linear(&name("attn_k"), &h);
-            q.chunks_exact_mut(d).for_each(|head| self.rotate(head, position));
-            k.chunks_exact_mut(d).for_each(|head| self.rotate(head, position));
+            q.chunks_exact_mut(d)
+                .for_each(|head| self.rotate(head, position));
+            k.chunks_exact_mut(d)
+                .for_each(|head| self.rotate(head, position));
             keys.push(k);
             values.push(self.linear(&name("attn_v"), &h));
             let mut attention = vec![0.0; q.len()];
             for head in 0..self.model.n_head {
                 let kv = head / group * d..(head / group + 1) * d;
                 let q = &q[head * d..(head + 1) * d];
-                let scores = keys.iter().map(|k| dot(q, &k[kv.clone()]) / (d as f64).sqrt());
+                let scores = keys
+                    .iter()
+                    .map(|k| dot(q, &k[kv.clone()]) / (d as f64).sqrt());
                 let scores: Vec<f64> = scores.collect();
                 let out = &mut attention[head * d..(head + 1) * d];
                 for (key, value) in values.iter().enumerate() {
                     let p = log_softmax(&scores, key).exp();
-                    out.iter_mut().zip(&value[kv.clone()]).for_each(|(o, v)| *o += p * v);
+                    out.iter_mut()
+                        .zip(&value[kv.clone()])
+                        .for_each(|(o, v)| *o += p * v);
                 }
             }
             add(x, &self.linear(&name("attn_output"), &attention));
@@ -185,18 +204,25 @@ impl Merged<'_> {
     }
 
     fn weight(&self, name: &str) -> &[f64] {
-        self.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"))
+        self.tensor(name)
+            .unwrap_or_else(|| panic!("no tensor {name}"))
     }
 
     fn tensor(&self, name: &str) -> Option<&[f64]> {
-        let found = self.changed.get(name).or_else(|| self.model.tensors.get(name));
+        let found = self
+            .changed
+            .get(name)
+            .or_else(|| self.model.tensors.get(name));
         found.map(Vec::as_slice)
     }
 }
 
 /// Rows of `weight` times `x`.
 fn multiply(weight: &[f64], x: &[f64]) -> Vec<f64> {
-    weight.chunks_exact(x.len()).map(|row| dot(row, x)).collect()
+    weight
+        .chunks_exact(x.len())
+        .map(|row| dot(row, x))
+        .collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
