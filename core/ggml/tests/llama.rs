@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use thumbprint_fixtures::demo_model_path;
+use thumbprint_ggml::gguf::GgufWriter;
 use thumbprint_ggml::llama::{
     Adapter, AdapterTensors, Batch, Context, ContextParams, FlashAttention, KvType, LlamaError,
     Model, ModelParams, Sampler, SamplingParams, Token,
@@ -69,7 +70,11 @@ fn loading_refuses_what_is_not_a_model() {
     let text = dir.path().join("text.gguf");
     std::fs::write(&text, "hello, I am not a model").unwrap();
     let truncated = dir.path().join("truncated.gguf");
-    std::fs::write(&truncated, &std::fs::read(model_path()).unwrap()[..100_000]).unwrap();
+    std::fs::write(
+        &truncated,
+        &std::fs::read(demo_model_path()).unwrap()[..100_000],
+    )
+    .unwrap();
     for path in [text, truncated, dir.path().join("missing.gguf")] {
         let error = Model::load(&path, &ModelParams::default(), &mut |_| {
             ControlFlow::Continue(())
@@ -88,14 +93,14 @@ fn loading_refuses_what_is_not_a_model() {
 #[test]
 fn loading_reports_progress_and_can_be_cancelled() {
     let mut seen = Vec::new();
-    Model::load(&model_path(), &ModelParams::default(), &mut |p| {
+    Model::load(&demo_model_path(), &ModelParams::default(), &mut |p| {
         seen.push(p);
         ControlFlow::Continue(())
     })
     .unwrap();
     assert!(seen.is_sorted() && seen.last() == Some(&1.0), "{seen:?}");
 
-    let cancelled = Model::load(&model_path(), &ModelParams::default(), &mut |_| {
+    let cancelled = Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| {
         ControlFlow::Break(())
     });
     assert!(matches!(cancelled, Err(LlamaError::LoadCancelled)));
@@ -104,7 +109,7 @@ fn loading_reports_progress_and_can_be_cancelled() {
 #[test]
 fn a_panic_in_the_progress_callback_comes_back_to_the_caller() {
     let caught = std::panic::catch_unwind(|| {
-        let _ = Model::load(&model_path(), &ModelParams::default(), &mut |_| {
+        let _ = Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| {
             panic!("from the app")
         });
     });
@@ -363,7 +368,7 @@ fn an_adapter_changes_the_logits_while_it_is_set_and_only_then() {
         context.logits(row).unwrap().to_vec()
     };
     let base = logits(&[]);
-    let adapter = Adapter::from_bytes(&model, &lora("llama", 0.05)).unwrap();
+    let adapter = Adapter::from_bytes(&model, lora("llama", 0.05)).unwrap();
     let with = logits(&[(Arc::clone(&adapter), 1.0)]);
     assert!(max_difference(&base, &with) > 0.1);
     let half = logits(&[(Arc::clone(&adapter), 0.5)]);
@@ -378,7 +383,7 @@ fn an_adapter_is_freed_when_its_last_owner_drops_it() {
     let model = model();
     let mut context = context(&model, 1);
     for i in 0..50 {
-        let adapter = Adapter::from_bytes(&model, &lora("llama", 0.01 * i as f32)).unwrap();
+        let adapter = Adapter::from_bytes(&model, lora("llama", 0.01 * i as f32)).unwrap();
         let weak = Arc::downgrade(&adapter);
         context.set_adapters(&[(adapter, 1.0)]).unwrap();
         assert!(weak.upgrade().is_some(), "the context keeps it");
@@ -393,8 +398,8 @@ fn overwriting_an_adapter_in_place_equals_loading_the_new_one() {
     let mut context = context(&model, 1);
     let prompt = prompt(&model, 0);
     let row = prompt.len() - 1;
-    let old = Adapter::from_bytes(&model, &lora("llama", 0.05)).unwrap();
-    let new = Adapter::from_bytes(&model, &lora("llama", -0.08)).unwrap();
+    let old = Adapter::from_bytes(&model, lora("llama", 0.05)).unwrap();
+    let new = Adapter::from_bytes(&model, lora("llama", -0.08)).unwrap();
     let logits = |context: &mut Context| {
         context.kv_clear();
         context.decode(&prompt, None).unwrap();
@@ -438,14 +443,14 @@ fn adapters_that_do_not_fit_are_refused() {
     let not_gguf = b"nothing of the kind".to_vec();
     let other_architecture = lora("gemma3", 0.05);
     for bytes in [not_gguf, other_architecture] {
-        let error = Adapter::from_bytes(&model, &bytes).unwrap_err();
+        let error = Adapter::from_bytes(&model, bytes).unwrap_err();
         assert!(matches!(error, LlamaError::Adapter { .. }), "{error}");
     }
-    let same_file = Model::load(&model_path(), &ModelParams::default(), &mut |_| {
+    let same_file = Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| {
         ControlFlow::Continue(())
     })
     .unwrap();
-    let adapter = Adapter::from_bytes(&same_file, &lora("llama", 0.05)).unwrap();
+    let adapter = Adapter::from_bytes(&same_file, lora("llama", 0.05)).unwrap();
     let error = context(&model, 1)
         .set_adapters(&[(adapter, 1.0)])
         .unwrap_err();
@@ -454,11 +459,11 @@ fn adapters_that_do_not_fit_are_refused() {
 
 #[test]
 fn a_context_keeps_its_model_alive_whatever_is_dropped_first() {
-    let model = Model::load(&model_path(), &ModelParams::default(), &mut |_| {
+    let model = Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| {
         ControlFlow::Continue(())
     })
     .unwrap();
-    let adapter = Adapter::from_bytes(&model, &lora("llama", 0.05)).unwrap();
+    let adapter = Adapter::from_bytes(&model, lora("llama", 0.05)).unwrap();
     let mut context = context(&model, 1);
     context
         .set_adapters(&[(Arc::clone(&adapter), 1.0)])
@@ -470,28 +475,10 @@ fn a_context_keeps_its_model_alive_whatever_is_dropped_first() {
     assert!(moved.join().unwrap().is_finite());
 }
 
-fn model_path() -> PathBuf {
-    let named = std::env::var_os("THUMBPRINT_TEST_MODEL").map(PathBuf::from);
-    let cached = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-        cache
-            .unwrap_or_else(home)
-            .join("thumbprint/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    };
-    let path = named.unwrap_or_else(cached);
-    assert!(
-        path.exists(),
-        "the demo model is not at {}: run `make model`",
-        path.display()
-    );
-    path
-}
-
 fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     let load = || {
-        Model::load(&model_path(), &ModelParams::default(), &mut |_| {
+        Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| {
             ControlFlow::Continue(())
         })
         .unwrap()
@@ -539,45 +526,18 @@ fn max_difference(a: &[f32], b: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// A rank-4 adapter on the first layer's query projection, alpha 8, written by hand to the GGUF
-/// specification.
+/// A rank-4 adapter on the first layer's query projection, alpha 8.
 fn lora(architecture: &str, size: f32) -> Vec<u8> {
-    let mut file = b"GGUF".to_vec();
-    file.extend(3u32.to_le_bytes());
-    file.extend(2u64.to_le_bytes());
-    file.extend(4u64.to_le_bytes());
-    let string = |file: &mut Vec<u8>, s: &str| {
-        file.extend((s.len() as u64).to_le_bytes());
-        file.extend(s.as_bytes());
-    };
-    for (key, value) in [
-        ("general.type", "adapter"),
-        ("general.architecture", architecture),
-        ("adapter.type", "lora"),
-    ] {
-        string(&mut file, key);
-        file.extend(8u32.to_le_bytes());
-        string(&mut file, value);
-    }
-    string(&mut file, "adapter.lora.alpha");
-    file.extend(6u32.to_le_bytes());
-    file.extend(8f32.to_le_bytes());
     let (a, b) = lora_values(size);
-    for (name, shape, offset) in [
-        ("lora_a", [576u64, 4], 0u64),
-        ("lora_b", [4, 576], 4 * a.len() as u64),
-    ] {
-        string(&mut file, &format!("blk.0.attn_q.weight.{name}"));
-        file.extend(2u32.to_le_bytes());
-        shape.iter().for_each(|n| file.extend(n.to_le_bytes()));
-        file.extend(0u32.to_le_bytes());
-        file.extend(offset.to_le_bytes());
-    }
-    file.resize(file.len().next_multiple_of(32), 0);
-    a.iter()
-        .chain(&b)
-        .for_each(|x| file.extend(x.to_le_bytes()));
-    file
+    GgufWriter::new()
+        .set("general.type", "adapter")
+        .set("general.architecture", architecture)
+        .set("adapter.type", "lora")
+        .set("adapter.lora.alpha", 8f32)
+        .tensor_f32("blk.0.attn_q.weight.lora_a", &[576, 4], &a)
+        .tensor_f32("blk.0.attn_q.weight.lora_b", &[4, 576], &b)
+        .to_bytes()
+        .unwrap()
 }
 
 fn lora_values(size: f32) -> (Vec<f32>, Vec<f32>) {

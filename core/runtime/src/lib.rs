@@ -1,7 +1,39 @@
 //! Thumbprint: an embedded personalization runtime.
+//!
+//! An app opens a data folder, talks to a model, and passes on what its user says about the replies; from that the device
+//! tunes a small adapter, checks that it helps, and swaps it in.
+//!
+//! ```no_run
+//! use thumbprint::{Budget, Feedback, Message, Options, Request, Thumbprint};
+//!
+//! # fn main() -> thumbprint::Result<()> {
+//! let tp = Thumbprint::open(Options::new("data").model("model.gguf"))?;
+//! let reply = tp.generate(Request::new(vec![Message::user("Why is the sky blue?")]))?.wait()?;
+//! tp.record(reply.id, &Feedback::Up)?;
+//! let outcome = tp.personalize(Budget::default())?.wait()?;
+//! println!("{outcome:?}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The library has no network, and no text of the user's is in its errors or logs.
 
+mod conversation;
 pub mod curation;
 pub mod engine;
+mod error;
+mod facade;
 pub mod gate;
+mod generation;
+pub mod personalize;
 pub mod store;
 pub mod types;
+
+pub use conversation::Conversation;
+pub use engine::{EngineOptions, GenerateOptions, Overflow};
+pub use error::{Error, Result};
+pub use facade::{AdapterDetails, Options, Thumbprint, hash_file, verify_model};
+pub use generation::{Event, Generation, Reply, Request};
+pub use personalize::{Budget, Job, Outcome, Phase, Progress};
+pub use store::Target;
+pub use types::{AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason, Usage};

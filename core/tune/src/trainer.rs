@@ -218,10 +218,11 @@ impl Trainer {
     pub fn score_references(&mut self) -> Result<Vec<usize>> {
         let missing = |i: &usize| self.references[*i].is_none() && self.examples[*i].needs_reference();
         let missing: Vec<usize> = (0..self.examples.len()).filter(missing).collect();
-        let Some(chunk) = self.pack(&missing).into_iter().next() else { return Ok(Vec::new()) };
-        let scores = self.score(&chunk, false)?;
-        for (at, index) in chunk.iter().enumerate() {
-            self.references[*index] = Some(scores[at].clone());
+        let chunks = pack(&self.examples, &missing, self.plan.max_tokens);
+        let Some(chunk) = chunks.into_iter().next() else { return Ok(Vec::new()) };
+        let examples: Vec<_> = chunk.iter().map(|i| self.examples[*i].clone()).collect();
+        for (index, logps) in chunk.iter().zip(self.score_examples(&examples, false)?) {
+            self.references[*index] = Some(logps);
         }
         Ok(chunk)
     }
@@ -231,24 +232,24 @@ impl Trainer {
         self.references[index].as_ref()
     }
 
-    /// Summed log-probabilities of examples' completions, nats, with or without the adapter.
+    /// Summed log-probabilities of any examples' completions, nats, with or without the adapter.
     ///
     /// # Errors
     /// [`TrainError`].
-    pub fn score(&mut self, indices: &[usize], with_adapter: bool) -> Result<Vec<Vec<f64>>> {
+    pub fn score_examples(&mut self, examples: &[Example], with_adapter: bool) -> Result<Vec<Vec<f64>>> {
         self.network.update_adapter(&self.lora)?;
-        let mut all = Vec::with_capacity(indices.len());
-        for chunk in self.pack(indices) {
-            let packed = self.packed(&chunk);
-            let scores = self.network.score(&packed, with_adapter)?;
+        let all: Vec<usize> = (0..examples.len()).collect();
+        let mut sums = Vec::with_capacity(examples.len());
+        for chunk in pack(examples, &all, self.plan.max_tokens) {
+            let scores = self.network.score(&packed(examples, &chunk), with_adapter)?;
             let mut sequence = 0;
             for index in chunk {
-                let n = self.examples[index].completions().len();
-                all.push((sequence..sequence + n).map(|s| scores.sum(s)).collect());
+                let n = examples[index].completions().len();
+                sums.push((sequence..sequence + n).map(|s| scores.sum(s)).collect());
                 sequence += n;
             }
         }
-        Ok(all)
+        Ok(sums)
     }
 
     /// Takes one optimizer step.
@@ -262,8 +263,8 @@ impl Trainer {
         self.network.update_adapter(&self.lora)?;
         self.grads.fill(0.0);
         let mut sums = StepSums::default();
-        for (micro_batch, chunk) in self.pack(&batch).into_iter().enumerate() {
-            let packed = self.packed(&chunk);
+        for (micro_batch, chunk) in pack(&self.examples, &batch, self.plan.max_tokens).into_iter().enumerate() {
+            let packed = packed(&self.examples, &chunk);
             self.network.set_dropout(self.config.lora.dropout, dropout_key(self.config.seed, step, micro_batch));
             let scores = self.network.forward(&packed)?;
             let coefficients = self.objective(&chunk, &scores, &totals, &mut sums)?;
@@ -385,34 +386,6 @@ impl Trainer {
         totals
     }
 
-    /// Cuts a list of examples into runs that fit a ubatch.
-    fn pack(&self, indices: &[usize]) -> Vec<Vec<usize>> {
-        let mut chunks: Vec<Vec<usize>> = Vec::new();
-        let mut rows = usize::MAX;
-        for &index in indices {
-            let n = self.examples[index].n_rows();
-            if rows.saturating_add(n) > self.plan.max_tokens {
-                chunks.push(Vec::new());
-                rows = 0;
-            }
-            rows += n;
-            if let Some(chunk) = chunks.last_mut() {
-                chunk.push(index);
-            }
-        }
-        chunks
-    }
-
-    fn packed(&self, chunk: &[usize]) -> Packed {
-        let completions: Vec<_> = chunk.iter().map(|i| self.examples[*i].completions()).collect();
-        let groups: Vec<_> = chunk
-            .iter()
-            .zip(&completions)
-            .map(|(i, completions)| Group { prompt: &self.examples[*i].prompt, completions })
-            .collect();
-        Packed::new(&groups)
-    }
-
     /// Losses of a ubatch, and what each completion's log-probability weighs in the gradient.
     fn objective(
         &self,
@@ -473,6 +446,34 @@ pub fn lora_shapes(model: &Model) -> Vec<LoraShape> {
         n_out: part.n_out,
     };
     model.parts().map(shape).collect()
+}
+
+/// Cuts a list of examples into runs that fit ubatches of `max_tokens` rows.
+fn pack(examples: &[Example], indices: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
+    let mut chunks: Vec<Vec<usize>> = Vec::new();
+    let mut rows = usize::MAX;
+    for &index in indices {
+        let n = examples[index].n_rows();
+        if rows.saturating_add(n) > max_tokens {
+            chunks.push(Vec::new());
+            rows = 0;
+        }
+        rows += n;
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push(index);
+        }
+    }
+    chunks
+}
+
+fn packed(examples: &[Example], chunk: &[usize]) -> Packed {
+    let completions: Vec<_> = chunk.iter().map(|i| examples[*i].completions()).collect();
+    let groups: Vec<_> = chunk
+        .iter()
+        .zip(&completions)
+        .map(|(i, completions)| Group { prompt: &examples[*i].prompt, completions })
+        .collect();
+    Packed::new(&groups)
 }
 
 /// What a step adds up over its ubatches.

@@ -35,15 +35,15 @@ impl Adapter {
             origin: origin.clone(),
             reason: e.to_string(),
         })?;
-        Self::from_checked(model, &bytes, origin)
+        Self::new(model, bytes, origin)
     }
 
     /// Loads a GGUF LoRA that is held in memory, without a file on disk where the system allows it.
     ///
     /// # Errors
     /// As [`Adapter::load`].
-    pub fn from_bytes(model: &Arc<Model>, bytes: &[u8]) -> Result<Arc<Self>> {
-        Self::from_checked(model, bytes, "(bytes)".into())
+    pub fn from_bytes(model: &Arc<Model>, bytes: Vec<u8>) -> Result<Arc<Self>> {
+        Self::new(model, bytes, "(bytes)".into())
     }
 
     /// The model it belongs to.
@@ -53,10 +53,11 @@ impl Adapter {
 
     /// A file is read once, checked, and given to llama.cpp from those same bytes: what was checked
     /// is what is parsed.
-    fn from_checked(model: &Arc<Model>, bytes: &[u8], origin: String) -> Result<Arc<Self>> {
+    fn new(model: &Arc<Model>, bytes: Vec<u8>, origin: String) -> Result<Arc<Self>> {
         let load = || {
-            check::adapter_bytes(bytes)?;
-            let file = MemoryFile::new(bytes).map_err(|e| format!("no memory for a copy: {e}"))?;
+            let checked = check::adapter(bytes, model.gguf())?;
+            let file = MemoryFile::new(checked.bytes())
+                .map_err(|e| format!("no memory for a copy: {e}"))?;
             let init = || {
                 let (model, file) = (model.as_ptr(), file.0.as_ptr().cast());
                 // SAFETY: the model is alive, and registration is exclusive; the stream is open,

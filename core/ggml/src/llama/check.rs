@@ -3,24 +3,18 @@
 
 use std::path::Path;
 
-/// Checks a model file. The error says what is wrong with it.
-pub(crate) fn model_file(path: &Path) -> Result<(), String> {
-    let mut head = [0u8; 8];
-    std::fs::File::open(path)
-        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut head))
-        .map_err(|e| e.to_string())?;
-    gguf_magic(&head)
+use crate::gguf::{Gguf, check_adapter_for, check_model};
+
+/// Opens and checks a model file. The error says what is wrong with it.
+pub(super) fn model_file(path: &Path) -> Result<Gguf, String> {
+    let gguf = Gguf::open(path).map_err(|e| e.to_string())?;
+    check_model(&gguf).map_err(|e| e.to_string())?;
+    Ok(gguf)
 }
 
-/// Checks the bytes of a LoRA adapter.
-pub(crate) fn adapter_bytes(bytes: &[u8]) -> Result<(), String> {
-    gguf_magic(bytes)
-}
-
-fn gguf_magic(head: &[u8]) -> Result<(), String> {
-    if head.starts_with(b"GGUF") {
-        Ok(())
-    } else {
-        Err("not a GGUF file (its first four bytes are not \"GGUF\")".into())
-    }
+/// Parses the bytes of a LoRA adapter, and checks them against the model that it is for.
+pub(super) fn adapter(bytes: Vec<u8>, base: &Gguf) -> Result<Gguf, String> {
+    let gguf = Gguf::parse(bytes).map_err(|e| e.to_string())?;
+    check_adapter_for(&gguf, base).map_err(|e| e.to_string())?;
+    Ok(gguf)
 }

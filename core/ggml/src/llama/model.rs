@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use llama_cpp_sys_2 as sys;
 
 use super::{LlamaError, Result, backend, check};
+use crate::gguf::Gguf;
 
 /// How to load a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,7 @@ impl Default for ModelParams {
 pub struct Model {
     raw: NonNull<sys::llama_model>,
     path: PathBuf,
+    gguf: Gguf,
     /// Held while llama.cpp changes its model object: adapters are registered in it, and a new
     /// context may adjust it.
     registration: Mutex<()>,
@@ -65,7 +67,7 @@ impl Model {
             path: path.to_owned(),
             reason,
         };
-        check::model_file(path).map_err(refuse)?;
+        let gguf = check::model_file(path).map_err(refuse)?;
         let c_path = path
             .to_str()
             .and_then(|p| CString::new(p).ok())
@@ -97,6 +99,7 @@ impl Model {
         let model = loaded.map(|raw| Self {
             raw,
             path: path.to_owned(),
+            gguf,
             registration: Mutex::new(()),
         });
         if let Some(panic) = state.panic {
@@ -113,6 +116,12 @@ impl Model {
     /// The file it was loaded from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file's metadata and tensors, mapped a second time: pages that are not touched cost
+    /// nothing.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
     }
 
     /// `general.architecture`, such as `llama`.

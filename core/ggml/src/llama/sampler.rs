@@ -56,6 +56,8 @@ impl SamplingParams {
 pub struct Sampler {
     chain: NonNull<sys::llama_sampler>,
     n_vocab: usize,
+    /// The largest logit is all that counts: found here, since the chain would copy the vocabulary.
+    is_argmax: bool,
 }
 
 // SAFETY: a chain has no thread affinity and is only used through `&mut self`.
@@ -69,6 +71,7 @@ impl Sampler {
     pub fn new(model: &Model, params: &SamplingParams) -> Result<Self> {
         params.check()?;
         let n_vocab = model.n_vocab();
+        let penalizes = params.repeat_penalty != 1.0 && params.repeat_last_n > 0;
         // SAFETY: the parameters were checked; each `init` returns a sampler that `chain_add` takes
         // ownership of.
         unsafe {
@@ -80,9 +83,10 @@ impl Sampler {
                     reason: "no memory for a sampler".into(),
                 })?,
                 n_vocab,
+                is_argmax: params.temperature == 0.0 && !penalizes,
             };
             let add = |link| sys::llama_sampler_chain_add(chain, link);
-            if params.repeat_penalty != 1.0 && params.repeat_last_n > 0 {
+            if penalizes {
                 let last_n = params.repeat_last_n.min(1 << 20) as i32;
                 add(sys::llama_sampler_init_penalties(
                     n_vocab as i32,
@@ -123,6 +127,9 @@ impl Sampler {
         if context.model().n_vocab() != self.n_vocab {
             return Err(LlamaError::SamplerOfAnotherModel);
         }
+        if self.is_argmax {
+            return Ok(argmax(context.logits(index)?));
+        }
         // SAFETY: the entry has logits, and the chain is of a vocabulary of this size.
         Ok(unsafe { sys::llama_sampler_sample(self.chain.as_ptr(), context.as_ptr(), row) })
     }
@@ -153,6 +160,26 @@ impl std::fmt::Debug for Sampler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sampler").finish_non_exhaustive()
     }
+}
+
+/// The index of the largest value, the first of several. NaN never is. The maximum is found in
+/// lanes, which compilers turn into vector instructions.
+fn argmax(logits: &[f32]) -> Token {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, x);
+        }
+    }
+    let largest = lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, larger);
+    logits.iter().position(|&x| x == largest).unwrap_or(0) as Token
 }
 
 impl SamplingParams {
@@ -195,5 +222,24 @@ impl SamplingParams {
                 expected,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::argmax;
+
+    #[test]
+    fn argmax_is_the_first_of_the_largest_wherever_it_is() {
+        for n in [1, 15, 16, 17, 40] {
+            for at in 0..n {
+                let mut logits: Vec<f32> = (0..n).map(|i| -1.0 - i as f32).collect();
+                logits[at] = 2.0;
+                logits[n - 1] = 2.0;
+                assert_eq!(argmax(&logits), at as i32);
+            }
+        }
+        assert_eq!(argmax(&[f32::NAN, 1.0, 3.0, f32::NAN]), 2);
+        assert_eq!(argmax(&[f32::NAN, f32::NAN]), 0);
     }
 }

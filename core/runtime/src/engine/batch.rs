@@ -9,7 +9,8 @@ use thumbprint_ggml::llama::{Batch, Context, ContextParams, LlamaError, Token};
 
 use super::reply::Reply;
 use super::worker::{Worker, common_prefix};
-use super::{Canceller, Completed, LoadedAdapter, Result, StopReason, With};
+use super::{Canceller, Completed, LoadedAdapter, Result, With};
+use crate::types::StopReason;
 
 /// Below this a shared beginning is computed again: copying a sequence costs about as much.
 const WORTH_COPYING: usize = 16;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use thumbprint_ggml::llama::{Model, Token};
 
-use super::{ChatTemplate, EngineError, Message, Overflow, Prompt, Result};
+use super::{ChatTemplate, EngineError, Overflow, Prompt, Result};
+use crate::types::{Message, Role};
 
 /// The model's vocabulary and chat template.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Chat {
     /// [`EngineError::EmptyPrompt`]; [`EngineError::Template`].
     pub fn prompt_tokens(&self, messages: &[Message]) -> Result<Vec<Token>> {
         match messages.last() {
-            Some(last) if last.role != "user" || !last.content.trim().is_empty() => {}
+            Some(last) if last.role != Role::User || !last.content.trim().is_empty() => {}
             _ => return Err(EngineError::EmptyPrompt),
         }
         let tokens = self.tokenize_rendered(&self.template.render(messages, true)?)?;
@@ -187,10 +188,10 @@ impl Chat {
 fn oldest_turn(messages: &[Message]) -> Option<std::ops::Range<usize>> {
     let start = messages
         .iter()
-        .position(|message| message.role != "system")?;
+        .position(|message| message.role != Role::System)?;
     let next = messages[start + 1..]
         .iter()
-        .position(|message| message.role == "user")?;
+        .position(|message| message.role == Role::User)?;
     Some(start..start + 1 + next)
 }
 

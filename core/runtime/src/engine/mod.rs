@@ -32,16 +32,18 @@ pub use load::{EngineOptions, ModelSource};
 pub use queue::Demand;
 pub use request::{
     Batch, Canceller, Completed, Event, GenerateOptions, Generation, Overflow, Prompt, Request,
-    Sampling, StopReason, Usage, With,
+    With,
 };
 pub use score::{Comparison, ScoreText};
-pub use template::{ChatTemplate, Message};
+pub use template::ChatTemplate;
 
 use batch::BatchJob;
 use queue::{Priority, Queue};
 use reply::Reply;
 use score::{CompareJob, ScoreJob};
 use worker::{Command, GenerateJob, Worker};
+
+use crate::types::Message;
 
 /// A loaded model. Clones share it; when the last one goes, the model is unloaded.
 #[derive(Clone)]
@@ -174,11 +176,11 @@ impl Engine {
             with: request.with.clone(),
             canceller: canceller.clone(),
             events,
-            _demand: self.0.demand.begin(),
+            demand: self.0.demand.begin(),
         };
         self.0
             .queue
-            .push(Priority::Foreground, Command::Generate(job))?;
+            .push(Priority::Foreground, Command::Generate(Box::new(job)))?;
         Ok(Generation {
             events: receiver,
             canceller,
@@ -291,7 +293,7 @@ impl Engine {
     /// [`EngineError::Llama`] when it is malformed or made for another base.
     pub fn load_adapter(
         &self,
-        source: &AdapterSource,
+        source: AdapterSource,
         version: impl Into<String>,
         scale: f32,
     ) -> Result<LoadedAdapter> {
@@ -303,7 +305,7 @@ impl Engine {
         }
         let model = self.0.chat.model();
         let adapter = match source {
-            AdapterSource::File(path) => Adapter::load(model, path)?,
+            AdapterSource::File(path) => Adapter::load(model, &path)?,
             AdapterSource::Bytes(bytes) => Adapter::from_bytes(model, bytes)?,
         };
         Ok(LoadedAdapter {

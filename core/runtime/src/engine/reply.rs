@@ -2,14 +2,14 @@
 //! that end it. Single and batched generation share it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thumbprint_ggml::llama::{Context, Sampler, Token};
 
 use super::chat::{Chat, Fitted};
-use super::request::random_seed;
 use super::stream::TextStream;
-use super::{Completed, EngineError, LoadedAdapter, Request, Result, StopReason, Usage};
+use super::{Completed, EngineError, LoadedAdapter, Request, Result};
+use crate::types::{Sampling, StopReason, Usage};
 
 pub(super) struct Reply {
     chat: Arc<Chat>,
@@ -19,12 +19,12 @@ pub(super) struct Reply {
     tokens: Vec<Token>,
     prompt: Fitted,
     max_tokens: usize,
-    seed: u32,
+    sampling: Sampling,
     submitted: Instant,
     first_token: Option<Instant>,
     /// Prompt tokens that the cache held.
     pub(super) reused_tokens: usize,
-    pub(super) prefill_seconds: f64,
+    pub(super) prefill_ms: f32,
 }
 
 impl Reply {
@@ -51,7 +51,6 @@ impl Reply {
                 reason,
             });
         }
-        let seed = options.seed.unwrap_or_else(random_seed);
         let stops = options
             .stop
             .iter()
@@ -59,17 +58,17 @@ impl Reply {
             .chain(chat.template().stop_strings().iter().map(|&s| s.into()));
         Ok(Self {
             chat: Arc::clone(chat),
-            sampler: Sampler::new(chat.model(), &options.sampling.params(seed))?,
+            sampler: Sampler::new(chat.model(), &options.sampling.params())?,
             stream: TextStream::new(stops.collect()),
             text: String::new(),
             tokens: Vec::new(),
             prompt,
             max_tokens: options.max_tokens as usize,
-            seed,
+            sampling: options.sampling,
             submitted: Instant::now(),
             first_token: None,
             reused_tokens: 0,
-            prefill_seconds: 0.0,
+            prefill_ms: 0.0,
         })
     }
 
@@ -124,35 +123,29 @@ impl Reply {
     ) -> (String, Completed) {
         let rest = self.stream.finish();
         self.text += &rest;
-        let waited = self
-            .first_token
-            .map_or_else(|| self.submitted.elapsed(), |at| at - self.submitted);
-        let generating = self
-            .first_token
-            .map_or(0.0, |at| at.elapsed().as_secs_f64());
-        let more_tokens = self.tokens.len().saturating_sub(1);
+        let first_token = self.first_token.unwrap_or_else(Instant::now);
         let completed = Completed {
             text: self.text,
             stop_reason,
             usage: Usage {
-                prompt_tokens: self.prompt.tokens.len(),
-                completion_tokens: self.tokens.len(),
-                reused_tokens: self.reused_tokens,
+                prompt_tokens: self.prompt.tokens.len() as u32,
+                reused_tokens: self.reused_tokens as u32,
+                completion_tokens: self.tokens.len() as u32,
+                first_token_ms: milliseconds(first_token - self.submitted),
+                decode_ms: milliseconds(first_token.elapsed()),
             },
             tokens: self.tokens,
             prompt_tokens: self.prompt.tokens,
             dropped_messages: self.prompt.dropped_messages,
-            time_to_first_token: waited.as_secs_f64(),
-            prefill_seconds: self.prefill_seconds,
-            tokens_per_second: if more_tokens > 0 {
-                more_tokens as f64 / generating
-            } else {
-                0.0
-            },
-            seed: self.seed,
+            prefill_ms: self.prefill_ms,
+            sampling: self.sampling,
             template_hash: self.chat.template().hash().to_owned(),
             adapter: adapter.map(|adapter| adapter.version.clone()),
         };
         (rest, completed)
     }
+}
+
+pub(super) fn milliseconds(duration: Duration) -> f32 {
+    1000.0 * duration.as_secs_f32()
 }

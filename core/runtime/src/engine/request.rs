@@ -8,7 +8,8 @@ use std::sync::mpsc::Receiver;
 use serde::{Deserialize, Serialize};
 use thumbprint_ggml::llama::{SamplingParams, Token};
 
-use super::{EngineError, LoadedAdapter, Message, Result};
+use super::{EngineError, LoadedAdapter, Result};
+use crate::types::{Message, Sampling, StopReason, Usage};
 
 /// One reply to generate.
 #[derive(Debug, Clone)]
@@ -68,64 +69,26 @@ impl With {
 pub struct GenerateOptions {
     /// Tokens to generate at most, 1 or more.
     pub max_tokens: u32,
-    /// How tokens are chosen.
+    /// How tokens are chosen. The same seed gives the same reply: take another
+    /// ([`fresh_seed`]) for another reply.
     pub sampling: Sampling,
-    /// Of the draw; `None` takes a random one, which the answer tells.
-    pub seed: Option<u32>,
     /// Strings that end the reply; they are not part of its text.
     pub stop: Vec<String>,
     /// What to do when the conversation is longer than the context.
     pub overflow: Overflow,
 }
 
+/// 512 tokens by the default sampling, with a fresh seed; no stop strings; overflow is an error.
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
             max_tokens: 512,
-            sampling: Sampling::default(),
-            seed: None,
+            sampling: Sampling {
+                seed: fresh_seed(),
+                ..Sampling::default()
+            },
             stop: Vec::new(),
             overflow: Overflow::Error,
-        }
-    }
-}
-
-/// How tokens are chosen; the terms are llama.cpp's (see [`SamplingParams`]). Stored with replies.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token.
-    pub temperature: f32,
-    /// Keep the k likeliest tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the smallest set of tokens whose probabilities sum to this; 1 keeps all.
-    pub top_p: f32,
-    /// Drop tokens less likely than this times the likeliest.
-    pub min_p: f32,
-    /// Divides the logits of the reply's own recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// How many tokens of the reply count as recent.
-    pub repeat_last_n: u32,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        let SamplingParams {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n,
-            ..
-        } = SamplingParams::default();
-        Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n,
         }
     }
 }
@@ -150,23 +113,16 @@ impl Sampling {
         }
     }
 
-    pub(super) fn params(&self, seed: u32) -> SamplingParams {
-        let &Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n,
-        } = self;
+    pub(super) fn params(&self) -> SamplingParams {
         SamplingParams {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repeat_penalty,
-            repeat_last_n,
-            seed,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repetition_penalty,
+            repeat_last_n: self.repetition_window,
+            // llama.cpp takes 32 bits.
+            seed: (self.seed ^ (self.seed >> 32)) as u32,
         }
     }
 }
@@ -207,50 +163,32 @@ pub struct Completed {
     pub prompt_tokens: Vec<Token>,
     /// Why it ended.
     pub stop_reason: StopReason,
-    /// Token counts.
+    /// Token counts; time to the first token, waiting for other requests included; time of the
+    /// rest.
     pub usage: Usage,
     /// Messages that [`Overflow::TruncateOldestTurns`] dropped.
     pub dropped_messages: usize,
-    /// Seconds from the request to the first token, waiting for other requests included.
-    pub time_to_first_token: f64,
-    /// Seconds that computing the prompt (what was not reused of it) took. 0 in a batch, where
+    /// Milliseconds that computing the prompt (what was not reused of it) took. 0 in a batch, where
     /// prompts and replies share their time.
-    pub prefill_seconds: f64,
-    /// Tokens per second after the first one; 0 if there was only one.
-    pub tokens_per_second: f64,
-    /// The seed that was used.
-    pub seed: u32,
+    pub prefill_ms: f32,
+    /// How its tokens were chosen.
+    pub sampling: Sampling,
     /// Hash of the chat template.
     pub template_hash: String,
     /// Version of the adapter that it was generated under; `None` for the base model.
     pub adapter: Option<String>,
 }
 
-/// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// The model ended its turn.
-    EndOfTurn,
-    /// A stop string appeared.
-    StopString,
-    /// `max_tokens` were generated.
-    MaxTokens,
-    /// The caller cancelled.
-    Cancelled,
-    /// The context is full.
-    ContextFull,
-}
-
-/// Token counts of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated, the end token included.
-    pub completion_tokens: usize,
-    /// Prompt tokens that were not computed again, because the cache held them.
-    pub reused_tokens: usize,
+impl Completed {
+    /// Tokens per second after the first one; 0 if there was only one.
+    pub fn tokens_per_second(&self) -> f32 {
+        let more_tokens = self.usage.completion_tokens.saturating_sub(1);
+        if more_tokens == 0 {
+            0.0
+        } else {
+            1000.0 * more_tokens as f32 / self.usage.decode_ms
+        }
+    }
 }
 
 /// Stops work that was handed out: a generation within a graph node, other work likewise.
@@ -385,7 +323,7 @@ impl Drop for Batch {
     }
 }
 
-/// A seed from the system's randomness.
-pub(super) fn random_seed() -> u32 {
-    RandomState::new().build_hasher().finish() as u32
+/// A seed from the system's randomness, below 2^32, so that a JSON number holds it exactly.
+pub fn fresh_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 32
 }

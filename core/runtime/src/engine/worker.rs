@@ -10,13 +10,14 @@ use super::batch::BatchJob;
 use super::chat::Chat;
 use super::load::Sizes;
 use super::queue::{DemandGuard, Queue};
-use super::reply::Reply;
+use super::reply::{Reply, milliseconds};
 use super::score::{CompareJob, ScoreJob};
-use super::{Canceller, EngineError, Event, LoadedAdapter, Result, StopReason, With};
+use super::{Canceller, EngineError, Event, LoadedAdapter, Result, With};
+use crate::types::StopReason;
 
 /// What the engine's thread can be asked for, with where the answer goes.
 pub(super) enum Command {
-    Generate(GenerateJob),
+    Generate(Box<GenerateJob>),
     Prewarm {
         prompt: Vec<Token>,
         done: Sender<Result<usize>>,
@@ -36,7 +37,7 @@ pub(super) struct GenerateJob {
     pub(super) canceller: Canceller,
     pub(super) events: Sender<Result<Event>>,
     /// Held until the job is done or dropped.
-    pub(super) _demand: DemandGuard,
+    pub(super) demand: DemandGuard,
 }
 
 pub(super) struct Worker {
@@ -117,15 +118,15 @@ impl Worker {
         }
     }
 
-    fn generate(&mut self, job: GenerateJob) {
+    fn generate(&mut self, job: Box<GenerateJob>) {
         let queue = Arc::clone(&self.queue);
         let GenerateJob {
             mut reply,
             with,
             canceller,
             events,
-            _demand,
-        } = job;
+            demand,
+        } = *job;
         let adapter = self.adapter(&with);
         let ended = queue.cancellable(&canceller, || {
             self.reply(&mut reply, adapter.as_ref(), &canceller, &events)
@@ -134,6 +135,8 @@ impl Worker {
             Err(EngineError::Cancelled) => Ok(StopReason::Cancelled),
             ended => ended,
         };
+        // A caller who sees the end sees no more demand.
+        drop(demand);
         let _ = match ended {
             Ok(stop_reason) => {
                 let (rest, completed) = reply.finish(stop_reason, adapter.as_ref());
@@ -160,7 +163,7 @@ impl Worker {
         // from it.
         reply.reused_tokens = self.keep_prefix(&prompt, prompt.len() - 1)?;
         let mut row = self.extend(&prompt[reply.reused_tokens..], canceller)?;
-        reply.prefill_seconds = started.elapsed().as_secs_f64();
+        reply.prefill_ms = milliseconds(started.elapsed());
         loop {
             let (text, stop) = reply.sample(&mut self.context, row)?;
             if !text.is_empty() && events.send(Ok(Event::Token { text })).is_err() {

@@ -19,6 +19,8 @@ pub enum AdapterState {
     Promoted,
     /// Withdrawn by votes, by a newer adapter or by the person.
     RolledBack,
+    /// Had seen something that was forgotten since; its file is gone or about to go.
+    Forgotten,
 }
 
 /// What can happen to an adapter.
@@ -52,6 +54,28 @@ pub struct IllegalTransition {
 }
 
 impl AdapterState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Candidate,
+        Self::Rejected,
+        Self::Trial,
+        Self::Promoted,
+        Self::RolledBack,
+        Self::Forgotten,
+    ];
+
+    /// The name in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Rejected => "rejected",
+            Self::Trial => "trial",
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled_back",
+            Self::Forgotten => "forgotten",
+        }
+    }
+
     /// The state after `event`, or an error where it cannot happen.
     pub fn after(self, event: Event) -> Result<Self, IllegalTransition> {
         match (self, event) {
@@ -82,6 +106,7 @@ impl AdapterState {
             }
             Self::Promoted => "Confirmed by blind votes.",
             Self::RolledBack => "Was in use and has been withdrawn.",
+            Self::Forgotten => "Had learned from something that was forgotten since; it is gone.",
         }
     }
 }
@@ -94,6 +119,7 @@ impl fmt::Display for AdapterState {
             Self::Trial => "on trial",
             Self::Promoted => "promoted",
             Self::RolledBack => "rolled back",
+            Self::Forgotten => "forgotten",
         })
     }
 }
@@ -136,7 +162,7 @@ mod tests {
             (Promoted, RolledBackByHand, RolledBack),
             (RolledBack, ReinstatedByHand, Trial),
         ];
-        let states = [Candidate, Rejected, Trial, Promoted, RolledBack];
+        let states = AdapterState::ALL;
         let events = [
             PassedOffline,
             FailedOffline,

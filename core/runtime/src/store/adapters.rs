@@ -9,53 +9,8 @@ use super::database::Durability;
 use super::runs::require_items;
 use super::sql::{from_json, now_ms, to_json};
 use super::{Result, Store, StoreError};
+use crate::gate::AdapterState;
 use crate::types::{AdapterId, FeedbackId, RunId};
-
-/// Where an adapter stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdapterState {
-    /// Trained, not yet judged.
-    Candidate,
-    /// Failed the gate.
-    Rejected,
-    /// Passed the offline tier; served, unconfirmed.
-    Trial,
-    /// Confirmed by blind votes.
-    Promoted,
-    /// Was served, and taken back.
-    RolledBack,
-    /// Had seen something that was forgotten since; its file is gone or about to go.
-    Forgotten,
-}
-
-impl AdapterState {
-    const ALL: [Self; 6] = [
-        Self::Candidate,
-        Self::Rejected,
-        Self::Trial,
-        Self::Promoted,
-        Self::RolledBack,
-        Self::Forgotten,
-    ];
-
-    /// The name in the database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Candidate => "candidate",
-            Self::Rejected => "rejected",
-            Self::Trial => "trial",
-            Self::Promoted => "promoted",
-            Self::RolledBack => "rolled_back",
-            Self::Forgotten => "forgotten",
-        }
-    }
-
-    /// Whether an adapter in this state may be served.
-    pub fn is_servable(self) -> bool {
-        matches!(self, Self::Trial | Self::Promoted)
-    }
-}
 
 /// An adapter about to be recorded. Its file is complete and synced already.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,7 +170,7 @@ impl Store {
                 if row.base_hash != base_hash {
                     return Err(StoreError::OtherBase { adapter: id });
                 }
-                if !row.state.is_servable() {
+                if !row.state.may_be_active() {
                     return Err(StoreError::NotServable {
                         adapter: id,
                         state: row.state,

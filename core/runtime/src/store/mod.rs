@@ -37,7 +37,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, 
 
 use rusqlite::{Connection, TransactionBehavior};
 
-pub use adapters::{Activation, AdapterRow, AdapterState, NewAdapter};
+pub use crate::gate::AdapterState;
+pub use adapters::{Activation, AdapterRow, NewAdapter};
 pub use conversations::{Conversation, StoredMessage};
 pub use database::DATABASE_FILE;
 pub use decisions::{Decision, NewDecision, NewVote, Outcome, Vote};

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod builder;
+mod choose;
 mod head;
 pub mod kernels;
 mod layer;

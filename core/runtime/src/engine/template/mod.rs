@@ -7,45 +7,10 @@ use std::error::Error as _;
 use std::time::SystemTime;
 
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{EngineError, Result};
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user` or `assistant`.
-    pub role: String,
-    /// What they say.
-    pub content: String,
-}
-
-impl Message {
-    /// A message with the role `system`.
-    pub fn system(content: impl Into<String>) -> Self {
-        Self {
-            role: "system".into(),
-            content: content.into(),
-        }
-    }
-
-    /// A message with the role `user`.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self {
-            role: "user".into(),
-            content: content.into(),
-        }
-    }
-
-    /// A message with the role `assistant`.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self {
-            role: "assistant".into(),
-            content: content.into(),
-        }
-    }
-}
+use crate::types::Message;
 
 /// A compiled chat template.
 pub struct ChatTemplate {

@@ -1,0 +1,119 @@
+//! A step of training, and its parts.
+
+use std::time::Instant;
+
+use thumbprint_tune::adapter::{AdapterFile, Lora};
+use thumbprint_tune::config::TrainConfig;
+use thumbprint_tune::graph::Kernels;
+use thumbprint_tune::model::Model;
+use thumbprint_tune::plan::{Budget, Plan};
+use thumbprint_tune::schedule::Shape;
+use thumbprint_tune::trainer::{Trainer, lora_shapes};
+
+use super::Times;
+use super::batch::{BenchBatch, UBATCH};
+use crate::error::Result;
+
+/// A trainer whose every step is the same ubatch.
+pub struct Training {
+    trainer: Trainer,
+    examples: Vec<thumbprint_tune::example::Example>,
+}
+
+impl Training {
+    /// With activations kept.
+    ///
+    /// # Errors
+    /// Memory cannot be had.
+    pub fn new(model: Model, batch: &BenchBatch, n_threads: usize) -> Result<Self> {
+        Self::with_memory(model, batch, n_threads, false)
+    }
+
+    /// With activations kept, or with as little memory as the trainer can do with.
+    ///
+    /// # Errors
+    /// Memory cannot be had.
+    pub fn with_memory(
+        model: Model,
+        batch: &BenchBatch,
+        n_threads: usize,
+        low_memory: bool,
+    ) -> Result<Self> {
+        let examples = batch.examples();
+        let config = TrainConfig {
+            batch_size: examples.len(),
+            max_steps: u64::MAX,
+            lr_scheduler_type: Shape::Constant,
+            shuffle: false,
+            ..TrainConfig::default()
+        };
+        let lora = Lora::new(config.lora.clone(), &lora_shapes(&model))?;
+        let budget = Budget {
+            memory_mib: None,
+            longest_example: UBATCH,
+            n_threads,
+            kernels: Kernels::BF16,
+        };
+        let model_bytes = model.gguf().bytes().len();
+        let resolve = |budget| Plan::resolve(&model.spec, model_bytes, lora.values.len(), &budget);
+        let plan = match resolve(budget) {
+            // A budget that nothing fits says what the least is.
+            Ok(_) if low_memory => match resolve(Budget {
+                memory_mib: Some(0),
+                ..budget
+            }) {
+                Ok(plan) => plan,
+                Err(over) => resolve(Budget {
+                    memory_mib: Some(over.needed_mib),
+                    ..budget
+                })?,
+            },
+            plan => plan?,
+        };
+        let kept = examples.clone();
+        let mut trainer = Trainer::with_adapter(model, "", examples, config, plan, lora)?;
+        while !trainer.score_references()?.is_empty() {}
+        Ok(Self { trainer, examples: kept })
+    }
+
+    /// The adapter as a file's bytes, with something in it.
+    ///
+    /// # Errors
+    /// Its values are not finite.
+    pub fn adapter(&self) -> Result<Vec<u8>> {
+        let mut lora = self.trainer.lora().clone();
+        lora.randomize_b(1e-3, 0);
+        let architecture = self.trainer.network().model().spec.architecture.clone();
+        Ok(AdapterFile {
+            lora,
+            architecture,
+            base_sha256: None,
+        }
+        .to_bytes()?)
+    }
+
+    /// One step: forward, backward and AdamW.
+    ///
+    /// # Errors
+    /// The step failed.
+    pub fn step(&mut self) -> Result<()> {
+        self.trainer.step()?;
+        Ok(())
+    }
+
+    /// Times a step, the policy's forward pass and the reference's.
+    ///
+    /// # Errors
+    /// A pass failed.
+    pub fn measure(&mut self, times: &mut Times) -> Result<()> {
+        let started = Instant::now();
+        self.trainer.step()?;
+        times.add("step", started.elapsed().as_secs_f64());
+        for (name, with_adapter) in [("forward", true), ("reference", false)] {
+            let started = Instant::now();
+            self.trainer.score_examples(&self.examples, with_adapter)?;
+            times.add(name, started.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! `doctor`: what this machine has, what this model is, and what would run where.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use clap::Args;
+use serde::Serialize;
+use thumbprint::engine::Chat;
+use thumbprint_ggml::ggml::{DeviceInfo, DeviceKind, cpu_features, devices};
+use thumbprint_ggml::gguf::Gguf;
+use thumbprint_ggml::llama::{self, gpu_devices, system_info};
+use thumbprint_tune::adapter::Lora;
+use thumbprint_tune::adapter::LoraConfig;
+use thumbprint_tune::graph::Kernels;
+use thumbprint_tune::model::{Model, trainable_architectures};
+use thumbprint_tune::plan::{Budget, Plan};
+use thumbprint_tune::trainer::lora_shapes;
+
+use crate::base_model;
+use crate::error::Result;
+use crate::files;
+use crate::options::{DataDirOption, ModelOption, ThreadsOption};
+use crate::output::Output;
+use crate::paths;
+
+#[derive(Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    model: ModelOption,
+    #[command(flatten)]
+    data_dir: DataDirOption,
+    #[command(flatten)]
+    threads: ThreadsOption,
+}
+
+/// Looks and prints.
+///
+/// # Errors
+/// The model that was asked for cannot be loaded. The demo model's absence is part of the report.
+pub fn run(options: &Options, out: &Output) -> Result<()> {
+    let demo = paths::demo_model();
+    let path = match options.model.given() {
+        Some(path) => Some(path),
+        None => demo.is_file().then_some(demo.as_path()),
+    };
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        ggml: system_info().trim().to_owned(),
+        system: System::look(options.threads.count()),
+        folders: Folders::new(options, &demo),
+        model: path
+            .map(|path| ModelReport::new(path, options.threads.count()))
+            .transpose()?,
+        trainable_architectures: trainable_architectures(),
+    };
+    if out.is_json() {
+        out.object(&report)
+    } else {
+        report.print(out)
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    /// How ggml was built, in its own words.
+    ggml: String,
+    system: System,
+    folders: Folders,
+    model: Option<ModelReport>,
+    trainable_architectures: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct System {
+    devices: Vec<Device>,
+    cpu_features: Vec<&'static str>,
+    threads: usize,
+}
+
+#[derive(Serialize)]
+struct Device {
+    name: String,
+    description: String,
+    kind: &'static str,
+    free_mib: usize,
+    total_mib: usize,
+}
+
+#[derive(Serialize)]
+struct Folders {
+    cache: String,
+    data: String,
+    demo_model: String,
+    demo_model_present: bool,
+}
+
+#[derive(Serialize)]
+struct ModelReport {
+    path: String,
+    sha256: String,
+    description: String,
+    architecture: String,
+    size_mib: u64,
+    parameters: u64,
+    layers: u32,
+    width: u32,
+    vocabulary: usize,
+    context: u32,
+    /// Number of tensors by type.
+    tensor_types: BTreeMap<&'static str, usize>,
+    /// `its own`, or `none: plain 'Role: text' lines`.
+    chat_template: &'static str,
+    end_of_turn: Option<String>,
+    generation: Generation,
+    training: Training,
+}
+
+#[derive(Serialize)]
+struct Generation {
+    /// Where it runs.
+    on: String,
+    context: u32,
+    weights_mib: u64,
+    /// None where the layers differ.
+    cache_mib: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Training {
+    possible: bool,
+    /// Where it runs, or why it does not.
+    on: String,
+    #[serde(flatten)]
+    estimate: Option<TrainingEstimate>,
+}
+
+#[derive(Serialize)]
+struct TrainingEstimate {
+    /// Parameters of an adapter with the default settings.
+    lora_parameters: usize,
+    /// Tokens of a ubatch.
+    tokens: usize,
+    memory_mib: usize,
+    memory_checkpointed_mib: usize,
+}
+
+impl System {
+    fn look(threads: usize) -> Self {
+        Self {
+            devices: devices().into_iter().map(Device::new).collect(),
+            cpu_features: cpu_features(),
+            threads,
+        }
+    }
+}
+
+impl Device {
+    fn new(device: DeviceInfo) -> Self {
+        let (free, total) = device.memory;
+        Self {
+            name: device.name,
+            description: device.description,
+            kind: match device.kind {
+                DeviceKind::Cpu => "CPU",
+                DeviceKind::Gpu => "GPU",
+                DeviceKind::IntegratedGpu => "integrated GPU",
+                DeviceKind::Accelerator => "accelerator",
+            },
+            free_mib: free >> 20,
+            total_mib: total >> 20,
+        }
+    }
+}
+
+impl Folders {
+    fn new(options: &Options, demo: &Path) -> Self {
+        let text = |path: &Path| path.display().to_string();
+        Self {
+            cache: text(&paths::cache_folder()),
+            data: text(&options.data_dir.path()),
+            demo_model: text(demo),
+            demo_model_present: demo.is_file(),
+        }
+    }
+}
+
+impl ModelReport {
+    fn new(path: &Path, threads: usize) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let model = base_model::load(path)?;
+        let chat = Chat::new(model.clone())?;
+        let mut tensor_types = BTreeMap::new();
+        for tensor in gguf.tensors() {
+            *tensor_types.entry(tensor.ty.name()).or_insert(0) += 1;
+        }
+        let end_of_turn = chat
+            .end_of_turn()
+            .map(|token| model.token_to_piece(token, true));
+        Ok(Self {
+            path: path.display().to_string(),
+            sha256: files::sha256(path)?,
+            description: model.description(),
+            architecture: model.architecture(),
+            size_mib: model.size_bytes() >> 20,
+            parameters: model.n_params(),
+            layers: model.n_layer(),
+            width: model.n_embd(),
+            vocabulary: model.n_vocab(),
+            context: model.n_ctx_train(),
+            tensor_types,
+            chat_template: if chat.template().is_fallback() {
+                "none: plain 'Role: text' lines"
+            } else {
+                "its own"
+            },
+            end_of_turn: end_of_turn.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            generation: Generation::new(&model, &gguf),
+            training: Training::new(path, threads),
+        })
+    }
+}
+
+impl Generation {
+    fn new(model: &llama::Model, gguf: &Gguf) -> Self {
+        // The engine's defaults: all layers on a GPU if twice the weights fit, a context of at most 4096.
+        let size = model.size_bytes();
+        let gpus = gpu_devices();
+        let free: u64 = gpus.iter().map(|gpu| gpu.free_bytes).sum();
+        let on = match gpus.first() {
+            Some(gpu) if 2 * size <= free => gpu.name.clone(),
+            Some(gpu) => format!("CPU: {} has too little memory free", gpu.name),
+            None => "CPU: this build has no GPU backend, or finds no GPU".to_owned(),
+        };
+        let context = model.n_ctx_train().clamp(256, 4096);
+        Self {
+            on,
+            context,
+            weights_mib: size >> 20,
+            cache_mib: cache_bytes(gguf, context).map(|bytes| bytes >> 20),
+        }
+    }
+}
+
+/// Keys and values in F16 for every token and layer.
+fn cache_bytes(gguf: &Gguf, context: u32) -> Option<u64> {
+    let architecture = gguf.architecture().ok()?;
+    let count = |name: &str| {
+        gguf.u32(&format!("{architecture}.{name}"))
+            .ok()
+            .map(u64::from)
+    };
+    let heads = count("attention.head_count")?;
+    let kv_heads = count("attention.head_count_kv").unwrap_or(heads);
+    let head = count("attention.key_length").or(Some(count("embedding_length")? / heads.max(1)))?;
+    Some(2 * 2 * count("block_count")? * kv_heads * head * u64::from(context))
+}
+
+impl Training {
+    fn new(path: &Path, threads: usize) -> Self {
+        match base_model::open(path).and_then(|model| TrainingEstimate::new(&model, threads)) {
+            Ok(estimate) => Self {
+                possible: true,
+                on: "CPU".to_owned(),
+                estimate: Some(estimate),
+            },
+            Err(error) => Self {
+                possible: false,
+                on: error.to_string(),
+                estimate: None,
+            },
+        }
+    }
+}
+
+impl TrainingEstimate {
+    fn new(model: &Model, threads: usize) -> Result<Self> {
+        let n_lora = Lora::new(LoraConfig::default(), &lora_shapes(model))?
+            .values
+            .len();
+        let budget = Budget {
+            memory_mib: None,
+            longest_example: 0,
+            n_threads: threads,
+            kernels: Kernels::BF16,
+        };
+        let model_bytes = model.gguf().bytes().len();
+        let full = Plan::resolve(&model.spec, model_bytes, n_lora, &budget)?;
+        let checkpointed = Plan {
+            checkpoint: true,
+            ..full.clone()
+        };
+        let mib = |plan: &Plan| plan.estimate_bytes(&model.spec, model_bytes, n_lora) >> 20;
+        Ok(Self {
+            lora_parameters: n_lora,
+            tokens: full.max_tokens,
+            memory_mib: mib(&full),
+            memory_checkpointed_mib: mib(&checkpointed),
+        })
+    }
+}
+
+impl Report {
+    fn print(&self, out: &Output) -> Result<()> {
+        out.line(format!("{} {}", out.bold("thumbprint"), self.version))?;
+        out.line(format!("  built with         {}", self.ggml))?;
+
+        out.line(out.bold("machine"))?;
+        for device in &self.system.devices {
+            let Device {
+                name,
+                description,
+                kind,
+                free_mib,
+                total_mib,
+            } = device;
+            out.line(format!(
+                "  {kind:<18} {description} ({name}), {free_mib} of {total_mib} MiB free"
+            ))?;
+        }
+        out.line(format!(
+            "  CPU features       {}",
+            self.system.cpu_features.join(" ")
+        ))?;
+        out.line(format!("  threads            {}", self.system.threads))?;
+
+        let Folders {
+            cache,
+            data,
+            demo_model,
+            demo_model_present,
+        } = &self.folders;
+        out.line(out.bold("folders"))?;
+        out.line(format!("  cache              {cache}"))?;
+        out.line(format!("  data               {data}"))?;
+        match (&self.model, demo_model_present) {
+            (Some(model), _) => model.print(out),
+            (None, _) => {
+                out.line(format!(
+                    "  demo model         {} {demo_model}",
+                    out.red("is not at")
+                ))?;
+                out.line("  run `make model`, or pass --model PATH")
+            }
+        }
+    }
+}
+
+impl ModelReport {
+    fn print(&self, out: &Output) -> Result<()> {
+        let types: Vec<_> = self
+            .tensor_types
+            .iter()
+            .map(|(ty, count)| format!("{count} {ty}"))
+            .collect();
+        out.line(format!("{} {}", out.bold("model"), self.path))?;
+        out.line(format!("  SHA-256            {}", self.sha256))?;
+        out.line(format!(
+            "  is                 {} ({} MiB, {} parameters)",
+            self.description, self.size_mib, self.parameters
+        ))?;
+        out.line(format!(
+            "  shape              {} layers of width {}, vocabulary {}",
+            self.layers, self.width, self.vocabulary
+        ))?;
+        out.line(format!("  tensors            {}", types.join(", ")))?;
+        out.line(format!("  context            {} tokens", self.context))?;
+        let end = self.end_of_turn.as_deref().unwrap_or("none");
+        out.line(format!(
+            "  chat template      {}; a turn ends with {end}",
+            self.chat_template
+        ))?;
+
+        out.line(out.bold("what runs where"))?;
+        let Generation {
+            on,
+            context,
+            weights_mib,
+            cache_mib,
+        } = &self.generation;
+        let cache = cache_mib.map_or(String::new(), |mib| {
+            format!(" and {mib} MiB for a context of {context}")
+        });
+        out.line(format!(
+            "  generation         {} on {on}: {weights_mib} MiB of weights{cache}",
+            out.green("yes,")
+        ))?;
+        match &self.training.estimate {
+            Some(TrainingEstimate { lora_parameters, tokens, memory_mib, memory_checkpointed_mib }) => out.line(format!(
+                "  training           {} on {}: about {memory_mib} MiB, or {memory_checkpointed_mib} with \
+                 --gradient-checkpointing, for {tokens} tokens at a time and {lora_parameters} parameters",
+                out.green("yes,"),
+                self.training.on
+            )),
+            None => out.line(format!("  training           {} {}", out.red("no:"), self.training.on)),
+        }
+    }
+}

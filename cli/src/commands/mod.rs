@@ -1,0 +1,39 @@
+//! One file a command.
+
+mod bench;
+mod doctor;
+mod score;
+mod train;
+
+use clap::Subcommand;
+
+use crate::error::Result;
+use crate::output::Output;
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Devices, CPU features, facts of the model, what would run where, memory estimates
+    Doctor(doctor::Options),
+    /// Speed and memory, as ratios to llama.cpp in the same run
+    Bench(bench::Options),
+    /// Train an adapter on a file of preferences
+    Train(Box<train::Options>),
+    /// Log-probabilities of a file of preferences, and the share of pairs ranked right
+    Score(score::Options),
+    #[command(name = bench::MEMORY_COMMAND, hide = true)]
+    BenchMemory(bench::MemoryOptions),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(&self, out: &Output) -> Result<()> {
+        match self {
+            Command::Doctor(options) => doctor::run(options, out),
+            Command::Bench(options) => bench::run(options, out),
+            Command::Train(options) => train::run(options, out),
+            Command::Score(options) => score::run(options, out),
+            Command::BenchMemory(options) => bench::run_memory(options, out),
+        }
+    }
+}

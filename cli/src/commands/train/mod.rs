@@ -1,0 +1,333 @@
+//! `train`: from TRL's preference JSONL to an adapter that llama.cpp loads.
+
+mod options;
+mod report;
+
+use std::path::Path;
+use std::time::Instant;
+
+use thumbprint_tune::adapter::{AdapterFile, Lora};
+use thumbprint_tune::checkpoint::Checkpoint;
+use thumbprint_tune::example::{Example, ExampleError};
+use thumbprint_tune::model::Model;
+use thumbprint_tune::objective::ObjectiveError;
+use thumbprint_tune::plan::{Budget, Plan};
+use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
+
+use crate::base_model::{self, Base};
+use crate::error::{CliError, Result};
+use crate::files;
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+use crate::pairs::{Pairs, Preparation};
+
+pub use options::Options;
+use options::{Objective, Truncation};
+
+/// Trains and writes the adapter.
+///
+/// # Errors
+/// Anything that keeps it from being written; what stood in its place then still does.
+pub fn run(options: &Options, out: &Output) -> Result<()> {
+    let objective = options.objective()?;
+    options.validate(objective)?;
+    let interrupt = Interrupt::install()?;
+    files::check_writable(&options.out)?;
+    if let Some(checkpoint) = &options.checkpoint {
+        files::check_writable(checkpoint)?;
+    }
+
+    let path = options.model.path()?;
+    let model = base_model::open(&path)?;
+    let base = Base::new(&path)?;
+    let data = Data::read(options, objective, &path, &model, out)?;
+    interrupt.check()?;
+
+    let mut config = options.config(objective, data.examples.len());
+    let initial = options.init_adapter.as_deref();
+    let initial = initial
+        .map(|file| base.read_adapter(file, model.gguf()))
+        .transpose()?;
+    let lora = match initial {
+        Some(AdapterFile { lora, .. }) => Lora {
+            config: options.dropout_and_seed(lora.config),
+            ..lora
+        },
+        None => Lora::new(config.lora.clone(), &lora_shapes(&model))?,
+    };
+    config.lora = lora.config.clone();
+    let plan = plan(options, &model, &data.examples, lora.values.len())?;
+    let architecture = model.spec.architecture.clone();
+    let started_from = match &options.init_adapter {
+        // A checkpoint belongs to this start only.
+        Some(file) => format!("{} with {}", base.sha256, files::sha256(file)?),
+        None => base.sha256.clone(),
+    };
+    report::beginning(out, &base, &data.examples, &config, &plan)?;
+
+    let mut run = Run {
+        trainer: Trainer::with_adapter(
+            model,
+            started_from,
+            data.examples.clone(),
+            config,
+            plan,
+            lora,
+        )
+        .map_err(|error| data.error(error))?,
+        data,
+        options,
+        interrupt,
+        out,
+    };
+    let result = run.train()?;
+    let adapter = AdapterFile {
+        lora: run.trainer.lora().clone(),
+        architecture,
+        base_sha256: Some(base.sha256),
+    };
+    adapter.write(&options.out)?;
+    if let Some(checkpoint) = &options.checkpoint {
+        // It has done its work; if it stays, the next run ends where this one did.
+        let _ = std::fs::remove_file(checkpoint);
+    }
+    report::end(out, &options.out, &result)
+}
+
+/// Examples, and where they came from.
+struct Data {
+    pairs: Pairs,
+    examples: Vec<Example>,
+    /// The line of each example.
+    lines: Vec<usize>,
+}
+
+impl Data {
+    fn read(
+        options: &Options,
+        objective: Objective,
+        path: &Path,
+        model: &Model,
+        out: &Output,
+    ) -> Result<Self> {
+        let preparation = if options.trl_tokens {
+            Preparation::Trl
+        } else {
+            Preparation::EndToken
+        };
+        let mut pairs = Pairs::read(&options.data, &base_model::load_chat(path)?, preparation)?;
+        if pairs.n_merged > 0 {
+            let n = pairs.n_merged;
+            out.note(&format!(
+                "{n} completions begin within a token of their prompt's text, as TRL would warn"
+            ));
+        }
+        let max_length = options.max_length(model.spec.n_ctx_train)?;
+        let n_before = pairs.pairs.len();
+        match options.truncation {
+            Truncation::Refuse => refuse_long(&pairs, max_length)?,
+            Truncation::Skip => pairs.pairs.retain(|pair| pair.length() <= max_length),
+        }
+        let n_skipped = n_before - pairs.pairs.len();
+        if n_skipped > 0 {
+            out.note(&format!(
+                "skipped {n_skipped} of {n_before} pairs, which are longer than {max_length} tokens"
+            ));
+        }
+        if pairs.pairs.is_empty() {
+            return Err(CliError::Nothing(
+                "no pair is short enough: raise --max-length".to_owned(),
+            ));
+        }
+        let mut data = Self {
+            examples: Vec::new(),
+            lines: Vec::new(),
+            pairs,
+        };
+        for pair in &data.pairs.pairs {
+            for example in objective.examples(pair) {
+                data.examples.push(example);
+                data.lines.push(pair.line);
+            }
+        }
+        Ok(data)
+    }
+
+    /// Says which line an error is about, where the trainer says which example.
+    fn error(&self, error: TrainError) -> CliError {
+        let index = match &error {
+            TrainError::Objective(
+                ObjectiveError::NotFinite { index, .. }
+                | ObjectiveError::EmptyCompletion { index, .. },
+            ) => *index,
+            TrainError::Example(
+                ExampleError::EmptyPrompt { index }
+                | ExampleError::EmptyCompletion { index }
+                | ExampleError::Identical { index }
+                | ExampleError::TooLong { index, .. },
+            ) => *index,
+            _ => return error.into(),
+        };
+        match self.lines.get(index) {
+            Some(&line) => self.pairs.error(line, error.to_string()),
+            None => error.into(),
+        }
+    }
+}
+
+/// Names the lines, the first few of them at least.
+fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
+    const NAMED: usize = 8;
+    let long: Vec<_> = pairs
+        .pairs
+        .iter()
+        .filter(|pair| pair.length() > max_length)
+        .collect();
+    let Some(first) = long.first() else {
+        return Ok(());
+    };
+    let named: Vec<String> = long
+        .iter()
+        .take(NAMED)
+        .map(|pair| pair.line.to_string())
+        .collect();
+    let more = if long.len() > NAMED {
+        format!(" and {} more", long.len() - NAMED)
+    } else {
+        String::new()
+    };
+    let longest = long.iter().map(|pair| pair.length()).max().unwrap_or(0);
+    let problem = format!(
+        "longer than {max_length} tokens, prompt and completion together; the longest has {longest} (lines {}{more}): \
+         raise --max-length, or leave them out with --truncation skip",
+        named.join(", ")
+    );
+    Err(pairs.error(first.line, problem))
+}
+
+fn plan(options: &Options, model: &Model, examples: &[Example], n_lora: usize) -> Result<Plan> {
+    let budget = Budget {
+        memory_mib: options.memory_mib,
+        longest_example: examples.iter().map(Example::n_rows).max().unwrap_or(0),
+        n_threads: options.threads.count(),
+        kernels: options.kernels.formats(),
+    };
+    let mut plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
+    plan.checkpoint |= options.gradient_checkpointing;
+    Ok(plan)
+}
+
+struct Run<'a> {
+    trainer: Trainer,
+    data: Data,
+    options: &'a Options,
+    interrupt: Interrupt,
+    out: &'a Output,
+}
+
+/// What a run comes to.
+struct RunResult {
+    seconds: f64,
+    /// Steps taken here, without those of an earlier run that was resumed.
+    steps: u64,
+    resumed_from: u64,
+    mean_loss: f64,
+}
+
+impl Run<'_> {
+    fn train(&mut self) -> Result<RunResult> {
+        let started = Instant::now();
+        self.interrupt.also_raise(self.trainer.abort_flag())?;
+        let resumed_from = self.resume()?;
+        self.score_references()?;
+        report::header(self.out)?;
+        let mut losses = 0.0;
+        let total = self.options.n_steps(self.data.examples.len());
+        let bar = self
+            .out
+            .progress(total, "training")
+            .with_position(resumed_from);
+        while !self.trainer.is_finished() {
+            let step_started = Instant::now();
+            let metrics = match self.trainer.step() {
+                Ok(metrics) => metrics,
+                Err(error) if error.is_aborted() => return Err(self.interrupted()),
+                Err(error) => return Err(self.data.error(error)),
+            };
+            losses += metrics.loss;
+            bar.suspend(|| report::step(self.out, &metrics, step_started.elapsed()))?;
+            bar.set_position(metrics.step);
+            if metrics.step.is_multiple_of(self.options.save_steps) && !self.trainer.is_finished() {
+                self.save()?;
+            }
+        }
+        bar.finish_and_clear();
+        let steps = self.trainer.steps_done() - resumed_from;
+        let mean_loss = if steps == 0 {
+            0.0
+        } else {
+            losses / steps as f64
+        };
+        Ok(RunResult {
+            seconds: started.elapsed().as_secs_f64(),
+            steps,
+            resumed_from,
+            mean_loss,
+        })
+    }
+
+    /// Takes up the checkpoint, if there is one, and says at which step.
+    fn resume(&mut self) -> Result<u64> {
+        let Some(path) = &self.options.checkpoint else {
+            return Ok(0);
+        };
+        let Some(checkpoint) = Checkpoint::load(path, &self.trainer.hashes())? else {
+            return Ok(0);
+        };
+        self.trainer
+            .resume(checkpoint)
+            .map_err(|error| self.data.error(error))?;
+        let step = self.trainer.steps_done();
+        self.out.note(&format!("resuming after step {step}"));
+        Ok(step)
+    }
+
+    fn score_references(&mut self) -> Result<()> {
+        let bar = self
+            .out
+            .progress(self.data.examples.len() as u64, "reference");
+        loop {
+            match self.trainer.score_references() {
+                Ok(scored) if scored.is_empty() => break,
+                Ok(scored) => bar.inc(scored.len() as u64),
+                Err(error) if error.is_aborted() => return Err(self.interrupted()),
+                Err(error) => return Err(self.data.error(error)),
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Saves the run, if asked for, and says how to go on.
+    fn interrupted(&self) -> CliError {
+        let Some(path) = &self.options.checkpoint else {
+            return CliError::Interrupted(": no adapter was written".to_owned());
+        };
+        match self.save() {
+            Ok(()) => {
+                let (step, path) = (self.trainer.steps_done(), path.display());
+                CliError::Interrupted(format!(
+                    ": the same command goes on after step {step}, from {path}"
+                ))
+            }
+            Err(error) => error,
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        match &self.options.checkpoint {
+            Some(path) => Ok(self.trainer.checkpoint().save(path)?),
+            None => Ok(()),
+        }
+    }
+}

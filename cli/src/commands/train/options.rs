@@ -1,0 +1,402 @@
+//! Options under TRL's and PEFT's names, where those have them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use thumbprint_tune::adapter::{LoraConfig, Module};
+use thumbprint_tune::config::TrainConfig;
+use thumbprint_tune::example::{Example, Kind};
+use thumbprint_tune::objective::{
+    LossType, PairObjective, PairWeights, UnpairedLossType, UnpairedObjective,
+};
+use thumbprint_tune::optimizer::{AdamW, AdamWConfig};
+use thumbprint_tune::schedule::Shape;
+
+use crate::error::{CliError, Result};
+use crate::options::{ModelOption, Precision, SeedOption, ThreadsOption};
+use crate::pairs::Pair;
+
+#[derive(Args, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    pub model: ModelOption,
+    /// Preferences, one JSON object a line, as TRL reads them: `prompt`, `chosen`, `rejected`, each text or a list of messages
+    #[arg(long, value_name = "JSONL")]
+    pub data: PathBuf,
+    /// Where the adapter goes: a GGUF LoRA that llama.cpp loads
+    #[arg(long, value_name = "GGUF")]
+    pub out: PathBuf,
+
+    /// Losses, added up: sigmoid, cdpo, ipo, sft; or one of bco, apo_zero_unpaired, which take each side as a thumb of its own
+    #[arg(
+        long,
+        visible_alias = "objective",
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "sigmoid",
+        help_heading = "Objective"
+    )]
+    loss_type: Vec<Loss>,
+    /// A factor for each loss [default: 1 each]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Objective"
+    )]
+    loss_weights: Vec<f64>,
+    /// Strength of the pull towards the reference
+    #[arg(long, value_name = "X", default_value_t = PairObjective::default().beta, help_heading = "Objective")]
+    beta: f64,
+    /// Share of labels taken to be wrong (cdpo)
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        help_heading = "Objective"
+    )]
+    label_smoothing: f64,
+
+    /// Peak learning rate
+    #[arg(long, value_name = "X", default_value_t = TrainConfig::default().learning_rate, help_heading = "Optimization")]
+    learning_rate: f64,
+    /// Course of the learning rate: constant, constant_with_warmup, linear, cosine
+    #[arg(long, value_name = "NAME", default_value_t = TrainConfig::default().lr_scheduler_type,
+          help_heading = "Optimization")]
+    lr_scheduler_type: Shape,
+    /// Share of the steps in which the learning rate rises
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        help_heading = "Optimization"
+    )]
+    warmup_ratio: f64,
+    /// Optimizer steps
+    #[arg(long, value_name = "N", conflicts_with = "num_train_epochs",
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Optimization")]
+    max_steps: Option<u64>,
+    /// Passes over the data, instead of a number of steps
+    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive, help_heading = "Optimization")]
+    num_train_epochs: f64,
+    /// Pairs of one micro-batch. Memory does not depend on it: micro-batches are packed by tokens
+    #[arg(long, value_name = "N", default_value_t = TrainConfig::default().batch_size as u64,
+          value_parser = clap::value_parser!(u64).range(1..1 << 20), help_heading = "Optimization")]
+    per_device_train_batch_size: u64,
+    /// Micro-batches of one step
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..1 << 20),
+          help_heading = "Optimization")]
+    gradient_accumulation_steps: u64,
+    /// Global norm that gradients are scaled down to; 0 for none
+    #[arg(long, value_name = "X", default_value_t = TrainConfig::default().max_grad_norm, help_heading = "Optimization")]
+    max_grad_norm: f64,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "X", default_value_t = AdamWConfig::default().weight_decay, help_heading = "Optimization")]
+    weight_decay: f64,
+    /// Decay of AdamW's first moment
+    #[arg(long, value_name = "X", default_value_t = AdamWConfig::default().beta1, help_heading = "Optimization")]
+    adam_beta1: f64,
+    /// Decay of AdamW's second moment
+    #[arg(long, value_name = "X", default_value_t = AdamWConfig::default().beta2, help_heading = "Optimization")]
+    adam_beta2: f64,
+    /// Added to the root of AdamW's second moment
+    #[arg(long, value_name = "X", default_value_t = AdamWConfig::default().epsilon, help_heading = "Optimization")]
+    adam_epsilon: f64,
+
+    /// Rank
+    #[arg(long, value_name = "N", default_value_t = LoraConfig::default().rank, help_heading = "Adapter")]
+    lora_r: usize,
+    /// The change is scaled by alpha / r
+    #[arg(long, value_name = "X", default_value_t = LoraConfig::default().alpha, help_heading = "Adapter")]
+    lora_alpha: f32,
+    /// Probability that an input is dropped
+    #[arg(long, value_name = "X", default_value_t = LoraConfig::default().dropout, help_heading = "Adapter")]
+    lora_dropout: f32,
+    /// Matrices to change: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "all-linear",
+        help_heading = "Adapter"
+    )]
+    lora_target_modules: Vec<Target>,
+    /// Start from this adapter (of the same base) instead of a fresh one
+    #[arg(long, value_name = "GGUF", conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules"],
+          help_heading = "Adapter")]
+    pub init_adapter: Option<PathBuf>,
+
+    /// Tokens of a prompt with its longer completion, at most [default: 1024, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..), help_heading = "Data")]
+    max_length: Option<u64>,
+    /// What happens to pairs that are longer
+    #[arg(long, value_enum, default_value_t = Truncation::Refuse, help_heading = "Data")]
+    pub truncation: Truncation,
+    /// Prepare tokens as TRL does: with what the chat template writes after the end token
+    #[arg(long, help_heading = "Data")]
+    pub trl_tokens: bool,
+
+    /// Keep only each layer's input and compute the rest again: less memory, more time
+    #[arg(long, help_heading = "Resources")]
+    pub gradient_checkpointing: bool,
+    /// Most memory to use, MiB, the model included [default: as much as is fastest]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    pub memory_mib: Option<usize>,
+    /// Number formats
+    #[arg(long, value_enum, default_value_t = Precision::Fast, help_heading = "Resources")]
+    pub kernels: Precision,
+    #[command(flatten, next_help_heading = "Resources")]
+    pub threads: ThreadsOption,
+    #[command(flatten)]
+    pub seed: SeedOption,
+    /// Save the run's state in this file, and go on from it if it is there; the adapter is then the same bit for bit
+    #[arg(long, value_name = "FILE", help_heading = "Resources")]
+    pub checkpoint: Option<PathBuf>,
+    /// Steps from one save to the next
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "checkpoint",
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Resources")]
+    pub save_steps: u64,
+}
+
+/// What happens to examples that are too long.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Truncation {
+    /// The command fails and names them
+    Refuse,
+    /// They are left out, and counted
+    Skip,
+}
+
+/// One loss, as `--loss-type` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Pair(LossType),
+    Unpaired(UnpairedLossType),
+}
+
+impl FromStr for Loss {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        if let Ok(loss) = name.parse() {
+            return Ok(Loss::Pair(loss));
+        }
+        let unpaired = name.parse().map(Loss::Unpaired);
+        unpaired.map_err(|_| {
+            let all = LossType::ALL.iter().map(|loss| loss.name());
+            let all: Vec<_> = all
+                .chain(UnpairedLossType::ALL.iter().map(|loss| loss.name()))
+                .collect();
+            format!("unknown loss type: use {}", all.join(", "))
+        })
+    }
+}
+
+/// One matrix, or PEFT's word for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    AllLinear,
+    One(Module),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "all-linear" => Ok(Target::AllLinear),
+            _ => name
+                .parse()
+                .map(Target::One)
+                .map_err(|error: thumbprint_tune::adapter::AdapterError| error.to_string()),
+        }
+    }
+}
+
+/// What the losses make of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// The two sides are compared.
+    Pairs,
+    /// The chosen side is imitated.
+    Demonstrations,
+    /// Each side is a thumb of its own.
+    Thumbs(UnpairedLossType),
+}
+
+impl Objective {
+    /// The examples that a pair becomes.
+    pub fn examples(self, pair: &Pair) -> Vec<Example> {
+        let example = |kind| Example {
+            prompt: pair.prompt.clone(),
+            kind,
+        };
+        let thumb = |completion: &[i32], desirable| {
+            example(Kind::Unpaired {
+                completion: completion.to_vec(),
+                desirable,
+                weight: 1.0,
+            })
+        };
+        match self {
+            Objective::Pairs => vec![example(Kind::Pair {
+                chosen: pair.chosen.clone(),
+                rejected: pair.rejected.clone(),
+                weights: PairWeights::default(),
+            })],
+            Objective::Demonstrations => {
+                vec![example(Kind::Demonstration {
+                    completion: pair.chosen.clone(),
+                    weight: 1.0,
+                })]
+            }
+            Objective::Thumbs(_) => vec![thumb(&pair.chosen, true), thumb(&pair.rejected, false)],
+        }
+    }
+}
+
+impl Options {
+    /// What the losses want of each pair.
+    ///
+    /// # Errors
+    /// Losses that cannot be added up, or settings that they would ignore.
+    pub fn objective(&self) -> Result<Objective> {
+        let usage = |message: String| Err(CliError::Usage(message));
+        match self.loss_type.as_slice() {
+            [Loss::Pair(LossType::Sft)] => Ok(Objective::Demonstrations),
+            [Loss::Unpaired(loss)] => {
+                if self.label_smoothing > 0.0 || !self.loss_weights.is_empty() {
+                    return usage(format!(
+                        "--label-smoothing and --loss-weights have no effect on {loss}"
+                    ));
+                }
+                Ok(Objective::Thumbs(*loss))
+            }
+            losses => match losses.iter().find(|loss| matches!(loss, Loss::Unpaired(_))) {
+                Some(Loss::Unpaired(loss)) => usage(format!(
+                    "--loss-type: {loss} rates each side on its own and cannot be added to other losses"
+                )),
+                _ => Ok(Objective::Pairs),
+            },
+        }
+    }
+
+    /// The trainer's settings for so many examples.
+    pub fn config(&self, objective: Objective, n_examples: usize) -> TrainConfig {
+        let pair_losses = self.loss_type.iter().filter_map(|loss| match loss {
+            Loss::Pair(loss) => Some(*loss),
+            Loss::Unpaired(_) => None,
+        });
+        let (pair, unpaired) = match objective {
+            Objective::Thumbs(loss_type) => (
+                PairObjective::default(),
+                UnpairedObjective {
+                    loss_type,
+                    beta: self.beta,
+                },
+            ),
+            Objective::Pairs | Objective::Demonstrations => (
+                PairObjective {
+                    loss_type: pair_losses.collect(),
+                    loss_weights: self.loss_weights.clone(),
+                    beta: self.beta,
+                    label_smoothing: self.label_smoothing,
+                },
+                UnpairedObjective::default(),
+            ),
+        };
+        TrainConfig {
+            pair,
+            unpaired,
+            lora: self.dropout_and_seed(LoraConfig {
+                rank: self.lora_r,
+                alpha: self.lora_alpha,
+                targets: self.targets(),
+                ..LoraConfig::default()
+            }),
+            adamw: AdamWConfig {
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                epsilon: self.adam_epsilon,
+                weight_decay: self.weight_decay,
+            },
+            learning_rate: self.learning_rate,
+            lr_scheduler_type: self.lr_scheduler_type,
+            warmup_ratio: self.warmup_ratio,
+            max_grad_norm: self.max_grad_norm,
+            batch_size: self.batch_size() as usize,
+            max_steps: self.n_steps(n_examples),
+            seed: self.seed.seed,
+            ..TrainConfig::default()
+        }
+    }
+
+    /// Checks every setting that does not depend on the data.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] names the first that is out of range.
+    pub fn validate(&self, objective: Objective) -> Result<()> {
+        let usage = |error: &dyn std::fmt::Display| CliError::Usage(error.to_string());
+        let config = self.config(objective, 1);
+        config.validate().map_err(|error| usage(&error))?;
+        AdamW::new(config.adamw, 0).map_err(|error| usage(&error))?;
+        Ok(())
+    }
+
+    /// What an adapter file does not say.
+    pub fn dropout_and_seed(&self, config: LoraConfig) -> LoraConfig {
+        LoraConfig {
+            dropout: self.lora_dropout,
+            seed: self.seed.seed,
+            ..config
+        }
+    }
+
+    /// Optimizer steps over so many examples.
+    pub fn n_steps(&self, n_examples: usize) -> u64 {
+        self.max_steps.unwrap_or_else(|| {
+            let steps = self.num_train_epochs * n_examples as f64 / self.batch_size() as f64;
+            (steps.ceil() as u64).max(1)
+        })
+    }
+
+    /// The longest prompt with completion that is taken.
+    ///
+    /// # Errors
+    /// Longer than what the model was trained for.
+    pub fn max_length(&self, n_ctx_train: usize) -> Result<usize> {
+        const TRL_DEFAULT: usize = 1024;
+        match self.max_length {
+            None => Ok(TRL_DEFAULT.min(n_ctx_train)),
+            Some(n) if n as usize <= n_ctx_train => Ok(n as usize),
+            Some(n) => Err(CliError::Usage(format!(
+                "--max-length {n} is beyond the {n_ctx_train} tokens that the model was trained for"
+            ))),
+        }
+    }
+
+    fn batch_size(&self) -> u64 {
+        self.per_device_train_batch_size * self.gradient_accumulation_steps
+    }
+
+    fn targets(&self) -> BTreeSet<Module> {
+        let targets = self
+            .lora_target_modules
+            .iter()
+            .flat_map(|target| match target {
+                Target::AllLinear => Module::ALL.to_vec(),
+                Target::One(module) => vec![*module],
+            });
+        targets.collect()
+    }
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let value = text
+        .parse()
+        .ok()
+        .filter(|value: &f64| value.is_finite() && *value > 0.0);
+    value.ok_or_else(|| "must be a number above 0".to_owned())
+}

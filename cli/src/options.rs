@@ -1,0 +1,95 @@
+//! Options that several commands share. Each command takes those that mean something to it.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use thumbprint_tune::graph::Kernels;
+
+use crate::error::Result;
+use crate::paths;
+
+/// Which model.
+#[derive(Args, Debug, Clone)]
+pub struct ModelOption {
+    /// The model, a GGUF file [default: the demo model, where `make model` puts it]
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+}
+
+impl ModelOption {
+    /// The file to use.
+    ///
+    /// # Errors
+    /// None was given, and the demo model is not there.
+    pub fn path(&self) -> Result<PathBuf> {
+        self.model
+            .clone()
+            .map_or_else(paths::require_demo_model, Ok)
+    }
+
+    /// The file that was asked for.
+    pub fn given(&self) -> Option<&Path> {
+        self.model.as_deref()
+    }
+}
+
+/// Where an app's data lies.
+#[derive(Args, Debug, Clone)]
+pub struct DataDirOption {
+    /// The data folder [default: $XDG_DATA_HOME/thumbprint, else ~/.local/share/thumbprint]
+    #[arg(long, value_name = "PATH")]
+    data_dir: Option<PathBuf>,
+}
+
+impl DataDirOption {
+    /// The folder to use.
+    pub fn path(&self) -> PathBuf {
+        self.data_dir
+            .clone()
+            .unwrap_or_else(paths::default_data_folder)
+    }
+}
+
+/// How many threads compute.
+#[derive(Args, Debug, Clone)]
+pub struct ThreadsOption {
+    /// Compute threads [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl ThreadsOption {
+    /// The number of threads.
+    pub fn count(&self) -> usize {
+        let all = || std::thread::available_parallelism().ok();
+        self.threads.or_else(all).map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// Seed of everything that is drawn.
+#[derive(Args, Debug, Clone)]
+pub struct SeedOption {
+    /// Seeds everything that is drawn: the same seed gives the same result
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// How exactly to compute.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// F32 throughout
+    Exact,
+    /// BF16 products with F32 sums
+    Fast,
+}
+
+impl Precision {
+    /// The trainer's number formats.
+    pub fn formats(self) -> Kernels {
+        match self {
+            Precision::Exact => Kernels::EXACT,
+            Precision::Fast => Kernels::BF16,
+        }
+    }
+}

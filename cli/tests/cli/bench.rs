@@ -1,0 +1,62 @@
+//! The benchmark's output; its figures on a tiny model mean nothing.
+
+use thumbprint_fixtures::TinyModel;
+
+use crate::harness::{Folder, Run, thumbprint};
+
+#[test]
+fn every_figure_is_there_and_nothing_is_left_behind() {
+    let folder = Folder::new();
+    let model = folder.model("tiny.gguf", &TinyModel::llama());
+    let mut command = thumbprint();
+    command
+        .args([
+            "bench",
+            "--json",
+            "--rounds",
+            "1",
+            "--rows",
+            "500",
+            "--threads",
+            "2",
+            "--model",
+        ])
+        .arg(model);
+    let figures = Run::of(command.arg("--data-dir").arg(folder.path("data")))
+        .ok()
+        .object();
+    let positive = |value: &serde_json::Value, name: &str| {
+        assert!(value.as_f64().is_some_and(|v| v > 0.0), "{name}: {value}");
+    };
+    let mut names = figures.as_object().unwrap().keys();
+    assert_eq!(names.next().unwrap(), "step_over_pp");
+    for name in [
+        "step_over_pp",
+        "utilisation",
+        "pair_tok_s",
+        "forward_tok_s",
+        "step_tok_s",
+        "pp512_tok_s",
+        "record_p99_ms",
+        "fsync_p99_ms",
+        "swap_ms",
+        "rounds",
+    ] {
+        positive(&figures[name], name);
+    }
+    positive(&figures["engine_over_bare"]["pp"], "engine_over_bare.pp");
+    for ty in ["bf16", "f16", "f32", "q8_0"] {
+        positive(&figures["mul_mat_gflops"][ty], ty);
+    }
+    if cfg!(target_os = "linux") {
+        for name in [
+            "peak_rss_mib",
+            "peak_rss_low_mib",
+            "anon_rss_mib",
+            "anon_rss_low_mib",
+        ] {
+            positive(&figures[name], name);
+        }
+    }
+    assert_eq!(folder.names(), ["tiny.gguf"]);
+}

@@ -1,0 +1,10 @@
+//! The command as a user runs it: what it prints, its exit codes, what it leaves on the disk.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod bench;
+mod doctor;
+mod harness;
+mod output;
+mod score;
+mod train;

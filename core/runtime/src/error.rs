@@ -1,0 +1,82 @@
+//! The library's error.
+
+use std::path::PathBuf;
+
+use crate::engine::EngineError;
+use crate::gate::IllegalTransition;
+use crate::store::StoreError;
+use crate::types::AdapterId;
+
+/// Why a call of [`Thumbprint`](crate::Thumbprint) failed. Never holds user text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Of the data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Of the model or a generation.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Of training.
+    #[error(transparent)]
+    Train(#[from] thumbprint_tune::trainer::TrainError),
+    /// A model that cannot be trained.
+    #[error(transparent)]
+    Model(#[from] thumbprint_tune::model::ModelError),
+    /// No plan fits the memory budget.
+    #[error(transparent)]
+    OverBudget(#[from] thumbprint_tune::plan::OverBudget),
+    /// Of an adapter's file.
+    #[error(transparent)]
+    Adapter(#[from] thumbprint_tune::adapter::AdapterError),
+    /// Of a checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] thumbprint_tune::checkpoint::CheckpointError),
+    /// No model was named.
+    #[error("no model: call `load`, or name one in `Options::model`")]
+    NoModel,
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A model's file has another hash than expected.
+    #[error("{} has SHA-256 {found}, not {expected}: the download is damaged or another file; get it again", path.display())]
+    WrongHash {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// An adapter's file is not the one that was recorded.
+    #[error("adapter {adapter}: its file was changed since it was written; roll back, or personalize again")]
+    AdapterChanged {
+        /// The adapter.
+        adapter: AdapterId,
+    },
+    /// An adapter cannot be used so.
+    #[error("adapter {adapter}: {source}")]
+    State {
+        /// The adapter.
+        adapter: AdapterId,
+        /// Why.
+        source: IllegalTransition,
+    },
+    /// There is nothing to be compared with or taken back.
+    #[error("no adapter is active")]
+    NoActiveAdapter,
+    /// There is nothing to be answered again.
+    #[error("the conversation has no reply to take back")]
+    NothingToRegenerate,
+    /// A job's thread ended without an outcome.
+    #[error("the job failed: {0}")]
+    Job(String),
+}
+
+/// Result of the library.
+pub type Result<T> = std::result::Result<T, Error>;

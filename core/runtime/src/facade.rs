@@ -1,0 +1,587 @@
+//! The library's front: everything an app calls, in one type.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use thumbprint_tune::adapter::AdapterFile;
+
+use crate::conversation::Conversation;
+use crate::engine::{AdapterSource, Demand, Engine, EngineOptions, LoadedAdapter, ModelSource};
+use crate::error::{Error, Result};
+use crate::gate::{self, AdapterState, Verdict};
+use crate::generation::{Generation, Recorder, Reply, Request};
+use crate::personalize::{Budget, Job};
+use crate::store::{
+    AdapterRow, Decision, Forgotten, NewDecision, NewVote, OpenReport, Outcome as VoteOutcome, Prompt, Store, Target,
+};
+use crate::types::{AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId};
+
+/// How to open a data folder.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything is kept; made if missing.
+    pub data_dir: PathBuf,
+    /// The model that is loaded at first use.
+    pub model: Option<PathBuf>,
+    /// How it is loaded.
+    pub engine: EngineOptions,
+}
+
+impl Options {
+    /// A folder without a model yet.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), model: None, engine: EngineOptions::default() }
+    }
+
+    /// Names the model that is loaded at first use.
+    #[must_use]
+    pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
+        self.model = Some(path.into());
+        self
+    }
+}
+
+/// A data folder with its model. Clones share it; opening the same folder again in one process gives the same instance.
+#[derive(Clone)]
+pub struct Thumbprint(Arc<Inner>);
+
+/// A data folder that may be closed.
+#[derive(Clone)]
+pub(crate) struct WeakThumbprint(Weak<Inner>);
+
+impl WeakThumbprint {
+    pub fn upgrade(&self) -> Option<Thumbprint> {
+        self.0.upgrade().map(Thumbprint)
+    }
+}
+
+struct Inner {
+    store: Store,
+    report: OpenReport,
+    engine_options: EngineOptions,
+    model: Mutex<Option<PathBuf>>,
+    loaded: Mutex<Option<Arc<Loaded>>>,
+    job: Mutex<Option<Job>>,
+}
+
+/// A model that is loaded.
+pub(crate) struct Loaded {
+    pub engine: Engine,
+    pub path: PathBuf,
+    /// Hash of the model's file.
+    pub sha256: String,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("sha256", &self.sha256).finish_non_exhaustive()
+    }
+}
+
+/// An adapter with everything that was decided about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterDetails {
+    /// The record.
+    pub row: AdapterRow,
+    /// Whether replies are generated with it now.
+    pub active: bool,
+    /// Decisions about it, the first one first.
+    pub decisions: Vec<Decision>,
+    /// Where the votes stand, if it was ever on trial.
+    pub verdict: Option<Verdict>,
+}
+
+impl Thumbprint {
+    /// Opens a data folder: the store alone. No model is loaded.
+    ///
+    /// # Errors
+    /// [`Error::Store`]: another process has the folder, the folder cannot be written, or its database is of a newer version. A
+    /// corrupt database is no error: it is moved aside and reported by [`open_report`](Self::open_report).
+    pub fn open(options: Options) -> Result<Self> {
+        static OPEN: Mutex<Option<HashMap<PathBuf, Weak<Inner>>>> = Mutex::new(None);
+        let mut open = lock(&OPEN);
+        let (store, report) = Store::open(&options.data_dir)?;
+        let instances = open.get_or_insert_default();
+        if let Some(inner) = instances.get(store.dir()).and_then(Weak::upgrade) {
+            let this = Self(inner);
+            if options.model.is_some() {
+                *lock(&this.0.model) = options.model;
+            }
+            return Ok(this);
+        }
+        let inner = Arc::new(Inner {
+            report,
+            engine_options: options.engine,
+            model: Mutex::new(options.model),
+            loaded: Mutex::new(None),
+            job: Mutex::new(None),
+            store,
+        });
+        instances.retain(|_, instance| instance.strong_count() > 0);
+        instances.insert(inner.store.dir().to_owned(), Arc::downgrade(&inner));
+        let this = Self(inner);
+        this.delete_pending()?;
+        Ok(this)
+    }
+
+    /// What was found at opening: a database that was moved aside, say.
+    pub fn open_report(&self) -> &OpenReport {
+        &self.0.report
+    }
+
+    /// The store, for what the facade has no call for.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    // ---- the model ----
+
+    /// Loads a model and puts its active adapter in force. `on_progress` is called with 0.0 to 1.0; `Break` cancels.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when the file is no model; [`Error::AdapterChanged`] when the active adapter's file is damaged (the base
+    /// is served until it is rolled back).
+    pub fn load(&self, model: impl Into<PathBuf>, on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>) -> Result<()> {
+        *lock(&self.0.model) = Some(model.into());
+        self.unload();
+        self.ensure_loaded(on_progress).map(drop)
+    }
+
+    /// Unloads the model; it is loaded again at the next use. A running job is paused.
+    pub fn unload(&self) {
+        if let Some(job) = self.current_job() {
+            job.pause();
+        }
+        if let Some(loaded) = lock(&self.0.loaded).take() {
+            loaded.engine.shutdown();
+        }
+    }
+
+    /// Facts of the loaded model, loading it if need be.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn engine(&self) -> Result<Engine> {
+        Ok(self.loaded()?.engine.clone())
+    }
+
+    pub(crate) fn loaded(&self) -> Result<Arc<Loaded>> {
+        self.ensure_loaded(&mut |_| ControlFlow::Continue(()))
+    }
+
+    fn ensure_loaded(&self, on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>) -> Result<Arc<Loaded>> {
+        let mut slot = lock(&self.0.loaded);
+        if let Some(loaded) = slot.as_ref() {
+            return Ok(Arc::clone(loaded));
+        }
+        let path = lock(&self.0.model).clone().ok_or(Error::NoModel)?;
+        let engine = Engine::start(ModelSource::File(path.clone()), &self.0.engine_options, on_progress)?;
+        let sha256 = self.model_hash(&path)?;
+        self.0.store.put_model(&sha256, &json!({ "architecture": engine.info().architecture, "description": engine.info().description }))?;
+        let loaded = Arc::new(Loaded { engine, path, sha256 });
+        *slot = Some(Arc::clone(&loaded));
+        drop(slot);
+        self.apply_active(&loaded)?;
+        Ok(loaded)
+    }
+
+    /// The model's hash, computed again only when its file changes.
+    fn model_hash(&self, path: &Path) -> Result<String> {
+        #[derive(Serialize, Deserialize, PartialEq)]
+        struct Known {
+            path: PathBuf,
+            len: u64,
+            modified_ns: u128,
+            sha256: String,
+        }
+        let at = |source| Error::File { path: path.to_owned(), source };
+        let meta = std::fs::metadata(path).map_err(at)?;
+        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let modified_ns = modified.map_or(0, |t| t.as_nanos());
+        let key = "model_hash";
+        if let Some(known) = self.0.store.setting::<Known>(key)?
+            && (known.path.as_path(), known.len, known.modified_ns) == (path, meta.len(), modified_ns)
+        {
+            return Ok(known.sha256);
+        }
+        let sha256 = hash_file(path)?;
+        let known = Known { path: path.to_owned(), len: meta.len(), modified_ns, sha256: sha256.clone() };
+        self.0.store.set_setting(key, &known)?;
+        Ok(sha256)
+    }
+
+    // ---- talking ----
+
+    /// Starts a reply, with the active adapter.
+    ///
+    /// # Errors
+    /// Of the engine: an empty prompt, one longer than the context, a sampling parameter out of range.
+    pub fn generate(&self, request: Request) -> Result<Generation> {
+        let prompt = Prompt::Messages(request.messages.clone());
+        self.generate_for(request, prompt)
+    }
+
+    pub(crate) fn generate_for(&self, request: Request, prompt: Prompt) -> Result<Generation> {
+        let loaded = self.loaded()?;
+        let inner = loaded.engine.generate(&request.engine_request())?;
+        let recorder = self.recorder(loaded, &request, prompt);
+        Ok(Generation::new(inner, recorder))
+    }
+
+    /// Generates several replies together, `max_parallel` at a time, and records them, in the order of the requests. `on_reply` is
+    /// told the index of each as it is complete. All requests must agree in `base`.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_batch(
+        &self,
+        requests: Vec<Request>,
+        max_parallel: usize,
+        on_reply: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Reply>> {
+        let loaded = self.loaded()?;
+        let engine_requests: Vec<_> = requests.iter().map(Request::engine_request).collect();
+        let mut batch = loaded.engine.generate_batch(&engine_requests, max_parallel)?;
+        let mut completed: Vec<_> = requests.iter().map(|_| None).collect();
+        while let Some((index, reply)) = batch.next()? {
+            completed[index] = Some(reply);
+            on_reply(index);
+        }
+        requests
+            .into_iter()
+            .zip(completed)
+            .map(|(request, completed)| {
+                let completed = completed.ok_or(crate::engine::EngineError::Stopped)?;
+                let prompt = Prompt::Messages(request.messages.clone());
+                self.recorder(Arc::clone(&loaded), &request, prompt).record(completed)
+            })
+            .collect()
+    }
+
+    /// A stored chat: a new one, or one that exists.
+    ///
+    /// # Errors
+    /// Of the store: no such conversation.
+    pub fn conversation(&self, id: Option<ConversationId>) -> Result<Conversation> {
+        let id = match id {
+            Some(id) => self.0.store.conversation(id)?.id,
+            None => self.0.store.create_conversation(None)?,
+        };
+        Ok(Conversation::new(self.clone(), id))
+    }
+
+    fn recorder(&self, loaded: Arc<Loaded>, request: &Request, prompt: Prompt) -> Recorder {
+        Recorder { store: self.0.store.clone(), loaded, prompt, replaces: request.replaces }
+    }
+
+    // ---- feedback ----
+
+    /// Records what the user said about a reply. Never loads a model. A later verdict on the same reply replaces the earlier one.
+    ///
+    /// # Errors
+    /// Of the store: no such reply.
+    pub fn record(&self, reply: ReplyId, feedback: &Feedback) -> Result<FeedbackId> {
+        Ok(self.0.store.record_feedback(reply, feedback)?)
+    }
+
+    /// Records feedback on text that this library did not generate.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn record_external(&self, messages: &[Message], completion: &str, feedback: &Feedback) -> Result<FeedbackId> {
+        Ok(self.0.store.record_external(messages, completion, feedback)?.1)
+    }
+
+    /// Takes feedback back. The event stays in the log, without effect; [`forget`](Self::forget) erases.
+    ///
+    /// # Errors
+    /// Of the store: no such feedback.
+    pub fn withdraw(&self, feedback: FeedbackId) -> Result<FeedbackId> {
+        Ok(self.0.store.withdraw(feedback)?)
+    }
+
+    /// Records a blind vote between a reply under an adapter and one without, and acts on the evidence: promotes the adapter, or
+    /// rolls it back.
+    ///
+    /// # Errors
+    /// Of the store: no such adapter or reply.
+    pub fn record_vote(&self, vote: &NewVote) -> Result<Verdict> {
+        self.0.store.record_vote(vote)?;
+        let row = self.0.store.adapter(vote.adapter)?;
+        let verdict = self.verdict(&row)?;
+        let new_state = match verdict.decision {
+            gate::Decision::Stay => return Ok(verdict),
+            gate::Decision::Promote => AdapterState::Promoted,
+            gate::Decision::RollBack => AdapterState::RolledBack,
+        };
+        self.0.store.record_decision(&NewDecision {
+            adapter: Some(row.id),
+            run: row.run,
+            kind: format!("votes: {}", new_state.as_str()),
+            numbers: json!({ "verdict": verdict, "explanation": verdict.explain() }),
+        })?;
+        let is_active = self.0.store.active_adapter(&row.base_hash)?.is_some_and(|active| active.id == row.id);
+        if new_state == AdapterState::RolledBack && is_active {
+            self.0.store.roll_back(&row.base_hash, "votes")?;
+            self.swap_if_loaded()?;
+        } else {
+            self.0.store.set_adapter_state(row.id, new_state)?;
+        }
+        Ok(verdict)
+    }
+
+    fn verdict(&self, row: &AdapterRow) -> Result<Verdict> {
+        // For a promoted adapter only votes since the promotion count.
+        let since = self.0.store.decisions(Some(row.id))?;
+        let since = since.iter().rev().find(|d| d.decision.kind == "votes: promoted").map_or(i64::MIN, |d| d.at);
+        let votes = self.0.store.votes(row.id)?;
+        let counted = votes.iter().filter(|v| row.state != AdapterState::Promoted || v.at > since);
+        let votes: Vec<_> = counted
+            .map(|v| match v.vote.outcome {
+                VoteOutcome::Win => gate::Vote::Win,
+                VoteOutcome::Loss => gate::Vote::Loss,
+                VoteOutcome::Tie => gate::Vote::Tie,
+            })
+            .collect();
+        let tried = self.0.store.adapters()?;
+        let untried = |state| matches!(state, AdapterState::Candidate | AdapterState::Rejected);
+        let k = tried.iter().filter(|other| other.id <= row.id && !untried(other.state)).count().max(1);
+        let days = (now_ms() - row.created_at) as f64 / 86_400_000.0;
+        Ok(gate::decide(row.state, &votes, k, days))
+    }
+
+    // ---- learning ----
+
+    /// Starts to learn from the log, or attaches to the job that runs or is paused.
+    ///
+    /// # Errors
+    /// What keeps it from starting; later failures come from [`Job::wait`].
+    pub fn personalize(&self, budget: Budget) -> Result<Job> {
+        let mut slot = lock(&self.0.job);
+        if let Some(job) = slot.as_ref().filter(|job| !job.is_finished()) {
+            job.resume()?;
+            return Ok(job.clone());
+        }
+        let job = Job::start(self, budget)?;
+        *slot = Some(job.clone());
+        Ok(job)
+    }
+
+    /// The job that runs or is paused, if any.
+    pub fn current_job(&self) -> Option<Job> {
+        lock(&self.0.job).clone().filter(|job| !job.is_finished())
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakThumbprint {
+        WeakThumbprint(Arc::downgrade(&self.0))
+    }
+
+    pub(crate) fn demand(&self) -> Option<Demand> {
+        lock(&self.0.loaded).as_ref().map(|loaded| loaded.engine.demand())
+    }
+
+    // ---- adapters ----
+
+    /// Every adapter ever made, the first one first.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn adapters(&self) -> Result<Vec<AdapterDetails>> {
+        self.0.store.adapters()?.into_iter().map(|row| self.details(row)).collect()
+    }
+
+    /// One adapter.
+    ///
+    /// # Errors
+    /// Of the store: no such adapter.
+    pub fn adapter(&self, id: AdapterId) -> Result<AdapterDetails> {
+        self.details(self.0.store.adapter(id)?)
+    }
+
+    fn details(&self, row: AdapterRow) -> Result<AdapterDetails> {
+        let active = self.0.store.active_adapter(&row.base_hash)?.is_some_and(|active| active.id == row.id);
+        let voted = matches!(row.state, AdapterState::Trial | AdapterState::Promoted | AdapterState::RolledBack);
+        let verdict = if voted { Some(self.verdict(&row)?) } else { None };
+        Ok(AdapterDetails { active, decisions: self.0.store.decisions(Some(row.id))?, verdict, row })
+    }
+
+    /// Serves replies with an adapter. One that was rolled back starts a new trial.
+    ///
+    /// # Errors
+    /// [`Error::State`] for one that was rejected, forgotten or not yet judged.
+    pub fn activate(&self, id: AdapterId) -> Result<()> {
+        let row = self.0.store.adapter(id)?;
+        let new_state = if row.state.may_be_active() {
+            None
+        } else {
+            let state = row.state.after(gate::Event::ReinstatedByHand);
+            Some(state.map_err(|source| Error::State { adapter: id, source })?)
+        };
+        self.0.store.activate(&row.base_hash, Some(id), new_state, "by hand")?;
+        self.swap_if_loaded()
+    }
+
+    /// Serves the base model alone, keeping the adapter as it is.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn deactivate(&self) -> Result<()> {
+        let base = self.base_hash()?;
+        self.0.store.activate(&base, None, None, "by hand")?;
+        self.swap_if_loaded()
+    }
+
+    /// Takes the active adapter back and serves the one before it, or the base alone. Says which.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveAdapter`].
+    pub fn rollback(&self) -> Result<Option<AdapterId>> {
+        let base = self.base_hash()?;
+        if self.0.store.active_adapter(&base)?.is_none() {
+            return Err(Error::NoActiveAdapter);
+        }
+        let now = self.0.store.roll_back(&base, "by hand")?;
+        self.swap_if_loaded()?;
+        Ok(now)
+    }
+
+    /// Writes an adapter's file, a stock GGUF LoRA, to `path`.
+    ///
+    /// # Errors
+    /// [`Error::AdapterChanged`], [`Error::File`].
+    pub fn export(&self, id: AdapterId, path: &Path) -> Result<()> {
+        let bytes = self.adapter_bytes(&self.0.store.adapter(id)?)?;
+        thumbprint_tune::durable::replace(path, |file| io::Write::write_all(file, &bytes))
+            .map_err(|error| Error::File { path: error.path, source: error.source })
+    }
+
+    fn base_hash(&self) -> Result<String> {
+        let path = lock(&self.0.model).clone().ok_or(Error::NoModel)?;
+        self.model_hash(&path)
+    }
+
+    /// The adapter's file, checked against its record.
+    fn adapter_bytes(&self, row: &AdapterRow) -> Result<Vec<u8>> {
+        let path = self.0.store.dir().join(&row.file);
+        let bytes = std::fs::read(&path).map_err(|source| Error::File { path, source })?;
+        if hex(Sha256::digest(&bytes)) == row.file_hash { Ok(bytes) } else { Err(Error::AdapterChanged { adapter: row.id }) }
+    }
+
+    /// Loads an adapter into the engine without putting it in force.
+    pub(crate) fn load_adapter(&self, loaded: &Loaded, row: &AdapterRow, scale: f32) -> Result<LoadedAdapter> {
+        let bytes = self.adapter_bytes(row)?;
+        let gguf = thumbprint_ggml::gguf::Gguf::parse(bytes.clone())
+            .map_err(|_| Error::AdapterChanged { adapter: row.id })?;
+        AdapterFile::from_gguf(&gguf)?.check_base(&loaded.sha256)?;
+        Ok(loaded.engine.load_adapter(AdapterSource::Bytes(bytes), row.id.to_string(), scale)?)
+    }
+
+    /// Puts the adapter that the store says is active in force.
+    pub(crate) fn apply_active(&self, loaded: &Loaded) -> Result<()> {
+        let adapter = match self.0.store.active_adapter(&loaded.sha256)? {
+            Some(row) => Some(self.load_adapter(loaded, &row, row.scale)?),
+            None => None,
+        };
+        Ok(loaded.engine.set_adapter(adapter)?)
+    }
+
+    pub(crate) fn swap_if_loaded(&self) -> Result<()> {
+        let loaded = lock(&self.0.loaded).clone();
+        loaded.map_or(Ok(()), |loaded| self.apply_active(&loaded))
+    }
+
+    // ---- forgetting and sleeping ----
+
+    /// Erases an item, what quotes it and everything that was made of it: adapters that learned from it are gone, and the base, or
+    /// the last adapter that never saw it, is served until the next personalization.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn forget(&self, target: Target) -> Result<Forgotten> {
+        if let Some(job) = self.current_job() {
+            job.cancel();
+            let _ = job.wait();
+        }
+        let forgotten = self.0.store.forget(target)?;
+        self.delete_pending()?;
+        self.swap_if_loaded()?;
+        Ok(forgotten)
+    }
+
+    fn delete_pending(&self) -> Result<()> {
+        for path in self.0.store.pending_deletions()? {
+            let full = self.0.store.dir().join(&path);
+            let gone = match std::fs::metadata(&full) {
+                Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&full),
+                Ok(_) => std::fs::remove_file(&full),
+                Err(_) => Ok(()),
+            };
+            gone.map_err(|source| Error::File { path: full, source })?;
+            self.0.store.confirm_deleted(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Pauses a job, unloads the model and releases every lock on the data folder. The next call takes them again.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn suspend(&self) -> Result<()> {
+        if let Some(job) = self.current_job() {
+            job.pause();
+            let _ = job.wait();
+        }
+        self.unload();
+        Ok(self.0.store.suspend()?)
+    }
+}
+
+/// SHA-256 of a file, in hex.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn hash_file(path: &Path) -> Result<String> {
+    let at = |source| Error::File { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(at)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(at)? {
+            0 => return Ok(hex(hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Checks that a downloaded model is the file that was meant.
+///
+/// # Errors
+/// [`Error::WrongHash`], [`Error::File`].
+pub fn verify_model(path: &Path, sha256: &str) -> Result<()> {
+    let found = hash_file(path)?;
+    if found.eq_ignore_ascii_case(sha256) {
+        Ok(())
+    } else {
+        Err(Error::WrongHash { path: path.to_owned(), expected: sha256.to_owned(), found })
+    }
+}
+
+pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64)
+}

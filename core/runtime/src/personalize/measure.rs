@@ -1,0 +1,159 @@
+//! What the gate wants to know about a candidate, measured with the engine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{
+    Canceller, Comparison, Completed, Engine, EngineError, GenerateOptions, LoadedAdapter, Overflow, Prompt, Request,
+    ScoreText, With,
+};
+use crate::gate::{BaseMeasurements, Rate, ScaleMeasurements, neutral, stats, text};
+use crate::types::{Message, Sampling, StopReason};
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// Prompts of each kind that both models answer.
+const SAMPLED_PROMPTS: usize = 16;
+/// Replies of the base in the log on which the divergence is measured.
+const FEEDBACK_REPLIES: usize = 16;
+/// Tokens of a sampled reply at most.
+const SAMPLE_TOKENS: u32 = 192;
+/// Replies generated side by side.
+const PARALLEL: usize = 16;
+const SEED: u32 = 20_260_101;
+
+/// What all measurements rest on.
+pub struct Bench<'a> {
+    pub engine: &'a Engine,
+    pub canceller: &'a Canceller,
+    /// Prompts that feedback was given on, and replies of the base to them, in tokens.
+    pub feedback: &'a [(Vec<Message>, ScoreText)],
+}
+
+/// A reply with what it answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sample {
+    question: String,
+    text: String,
+    prompt: Vec<i32>,
+    tokens: Vec<i32>,
+    finished: bool,
+}
+
+/// The base model's numbers, and its samples' share of them.
+pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
+    let samples = bench.sample(With::Base)?;
+    let own = bench.engine.score(score_texts(&samples), With::Base, bench.canceller)?;
+    let texts = bench.neutral_texts()?;
+    let neutral = bench.engine.score(texts, With::Base, bench.canceller)?;
+    Ok(BaseMeasurements {
+        neutral_perplexity: (-mean(neutral.iter().flatten())).exp(),
+        own_nats: -mean(own.iter().flatten()),
+        repetition: Rate::count(&samples, |s| text::repeats(&s.text)),
+        finished: Rate::count(&samples, |s| s.finished),
+        echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
+        median_tokens: median_tokens(&samples),
+    })
+}
+
+/// The numbers of a candidate at one scale, which the loaded adapter has.
+pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurements> {
+    let with = || With::Adapter(adapter.clone());
+    let compare = |texts, p, q| bench.engine.compare(texts, p, q, bench.canceller);
+    let neutral = compare(bench.neutral_texts()?, With::Base, with())?;
+    let feedback: Vec<_> =
+        spread(bench.feedback, FEEDBACK_REPLIES).map(|(_, reply)| reply.clone()).collect();
+    let feedback = compare(feedback, With::Base, with())?;
+    let samples = bench.sample(with())?;
+    let own = compare(score_texts(&samples), with(), With::Base)?;
+    Ok(ScaleMeasurements {
+        scale: f64::from(adapter.scale()),
+        neutral_perplexity: (-mean(neutral.iter().flat_map(|c| &c.logps_q))).exp(),
+        kl_neutral: mean_kl(&neutral),
+        kl_feedback: mean_kl(&feedback),
+        kl_own_samples: mean_kl(&own),
+        own_nats_under_base: -mean(own.iter().flat_map(|c| &c.logps_q)),
+        repetition: Rate::count(&samples, |s| text::repeats(&s.text)),
+        finished: Rate::count(&samples, |s| s.finished),
+        echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
+        median_tokens: median_tokens(&samples),
+    })
+}
+
+impl Bench<'_> {
+    /// Replies to prompts of the feedback and to neutral ones, from the model's own distribution.
+    fn sample(&self, with: With) -> Result<Vec<Sample>> {
+        let neutral = neutral::PROMPTS.iter().take(SAMPLED_PROMPTS).map(|p| vec![Message::user(*p)]);
+        let feedback = spread(self.feedback, SAMPLED_PROMPTS).map(|(prompt, _)| prompt.clone());
+        let prompts: Vec<Vec<Message>> = neutral.chain(feedback).collect();
+        let requests: Vec<_> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, messages)| Request {
+                prompt: Prompt::Messages(messages.clone()),
+                options: GenerateOptions {
+                    max_tokens: SAMPLE_TOKENS,
+                    sampling: Sampling { seed: u64::from(SEED) + i as u64, ..Sampling::plain() },
+                    stop: Vec::new(),
+                    overflow: Overflow::TruncateOldestTurns,
+                },
+                with: with.clone(),
+            })
+            .collect();
+        let mut batch = self.engine.generate_batch(&requests, PARALLEL)?;
+        let mut samples: Vec<Option<Completed>> = requests.iter().map(|_| None).collect();
+        while let Some((index, reply)) = batch.next()? {
+            if self.canceller.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            samples[index] = Some(reply);
+        }
+        let samples = prompts.iter().zip(samples).filter_map(|(prompt, reply)| {
+            let reply = reply?;
+            Some(Sample {
+                question: prompt.last().map(|m| m.content.clone()).unwrap_or_default(),
+                finished: reply.stop_reason == StopReason::EndOfTurn,
+                text: reply.text,
+                prompt: reply.prompt_tokens,
+                tokens: reply.tokens,
+            })
+        });
+        Ok(samples.collect())
+    }
+
+    fn neutral_texts(&self) -> Result<Vec<ScoreText>> {
+        neutral::TEXTS
+            .iter()
+            .map(|text| {
+                let tokens = self.engine.chat().model().tokenize(text, true, false)?;
+                // The first tokens are context: without any, their probabilities say little.
+                let split = tokens.len().min(4);
+                Ok(ScoreText { prompt: tokens[..split].to_vec(), completion: tokens[split..].to_vec() })
+            })
+            .collect()
+    }
+}
+
+fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {
+    let texts = samples.iter().filter(|s| !s.tokens.is_empty());
+    texts.map(|s| ScoreText { prompt: s.prompt.clone(), completion: s.tokens.clone() }).collect()
+}
+
+fn mean_kl(comparisons: &[Comparison]) -> f64 {
+    mean(comparisons.iter().flat_map(|c| &c.kl_pq))
+}
+
+fn median_tokens(samples: &[Sample]) -> f64 {
+    let lengths: Vec<f64> = samples.iter().map(|s| s.tokens.len() as f64).collect();
+    stats::median(&lengths).unwrap_or(f64::NAN)
+}
+
+fn mean<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
+    let (sum, n) = values.into_iter().fold((0.0, 0usize), |(sum, n), value| (sum + value, n + 1));
+    sum / n as f64
+}
+
+/// At most `n` of the items, evenly spread.
+fn spread<T>(items: &[T], n: usize) -> impl Iterator<Item = &T> {
+    let n = n.min(items.len());
+    (0..n).map(move |i| &items[i * items.len() / n.max(1)])
+}

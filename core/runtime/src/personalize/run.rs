@@ -1,0 +1,793 @@
+//! The run behind a job: curate, replay, reference, two folds, train, gate.
+//!
+//! A run keeps what it has in a folder of its own, so that a killed process continues where it was: every phase either finds its
+//! result there or makes it. All of it is a function of base model, feedback, settings and seed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use thumbprint_tune::adapter::AdapterFile;
+use thumbprint_tune::checkpoint::Checkpoint;
+use thumbprint_tune::config::TrainConfig;
+use thumbprint_tune::durable;
+use thumbprint_tune::example::{Example, Kind};
+use thumbprint_tune::graph::Kernels;
+use thumbprint_tune::model::Model;
+use thumbprint_tune::plan::{self, Plan};
+use thumbprint_tune::trainer::{References, TrainError, Trainer, lora_shapes};
+
+use super::examples::{Tokenized, classes, tokenize};
+use super::measure::{self, Bench};
+use super::recipe::{REPLAY_SHARE, train_config};
+use super::{Budget, Outcome, Phase, Shared, Wish};
+use crate::curation::{self, Curated, curate, fold_of};
+use crate::engine::{
+    EngineError, GenerateOptions, Overflow, Prompt, Request, ScoreText, With,
+};
+use crate::error::{Error, Result};
+use crate::facade::{Loaded, Thumbprint, hex};
+use crate::gate::{
+    self, AdapterState, Event, FoldResults, LengthTaste, Limits, Measurements, Offline, PairFold, ThumbFold, replay,
+};
+use crate::store::{AdapterRow, NewAdapter, NewDecision, NewRun, Run, RunProgress, RunState, RunStep};
+use crate::types::{AdapterId, LoggedFeedback, Message, ReplyId, RunId, Sampling, completion_key};
+
+/// Folds of the held-out ranking.
+const FOLDS: u32 = 2;
+/// Seconds of training between checkpoints.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+/// Tokens of a replayed answer at most.
+const REPLAY_TOKENS: u32 = 128;
+
+/// Why a phase ended early.
+enum Stop {
+    Paused,
+    Cancelled,
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type Step<T> = std::result::Result<T, Stop>;
+
+/// Runs until the end, a pause, or a failure. In the last case the run is given up; the adapter in use stays.
+pub fn run(thumbprint: &Thumbprint, shared: &Shared, budget: Budget) -> Result<Outcome> {
+    let loaded = thumbprint.loaded()?;
+    let mut context = Context { thumbprint, shared, budget, loaded, started: Instant::now(), run: None };
+    let ended = context.run();
+    let state = match &ended {
+        Ok(_) => RunState::Finished,
+        Err(Stop::Paused) => RunState::Paused,
+        Err(Stop::Cancelled) => RunState::Cancelled,
+        Err(Stop::Failed(_)) => RunState::Failed,
+    };
+    context.end(state)?;
+    match ended {
+        Ok(outcome) => Ok(outcome),
+        Err(Stop::Paused) => Ok(Outcome::Paused),
+        Err(Stop::Cancelled) => Ok(Outcome::Cancelled),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+struct Context<'a> {
+    thumbprint: &'a Thumbprint,
+    shared: &'a Shared,
+    budget: Budget,
+    loaded: Arc<Loaded>,
+    started: Instant,
+    run: Option<(RunId, PathBuf)>,
+}
+
+/// What a run is made of, resolved before it begins and replayed from its record. No user text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Resolved {
+    train: TrainConfig,
+    plan: Plan,
+    replay: usize,
+    folds: u32,
+}
+
+/// What is learned from.
+struct Material {
+    curated: Curated,
+    tokenized: Tokenized,
+    log: Vec<LoggedFeedback>,
+}
+
+impl Context<'_> {
+    fn run(&mut self) -> Step<Outcome> {
+        self.progress(Phase::Curate, 0, 1);
+        if let Some(trial) = self.undecided_trial()? {
+            return Ok(Outcome::TrialRunning(trial));
+        }
+        let material = self.curate()?;
+        if !material.curated.readiness.is_ready() || material.tokenized.examples.is_empty() {
+            return Ok(Outcome::NothingToLearn(material.curated.readiness));
+        }
+        let resolved = self.resolve(&material.tokenized.examples)?;
+        let dir = self.begin(&resolved, &material.curated)?;
+        let replay = self.kept(&dir, "replay.json", |this| this.replay(resolved.replay))?;
+        let replay: Vec<Example> = replay
+            .into_iter()
+            .map(|Replayed { prompt, completion }| Example {
+                prompt,
+                kind: Kind::Demonstration { completion, weight: 1.0 },
+            })
+            .collect();
+        let references = self.references(&material, &resolved)?;
+
+        let mut rankings = Vec::new();
+        for fold in 0..resolved.folds {
+            let name = format!("fold-{fold}.json");
+            rankings.push(self.kept(&dir, &name, |this| {
+                this.fold(fold, &material, &replay, &references, &resolved, &dir)
+            })?);
+        }
+        let everything: Vec<usize> = (0..material.tokenized.examples.len()).collect();
+        let label = Training { phase: Phase::Train, part: 0, parts: 1, name: "train" };
+        let trainer = self.train(&label, &everything, &material, &replay, &references, &resolved, &dir)?;
+        let adapter = self.record(trainer, &resolved, &material.curated)?;
+        self.judge(adapter, &material, &rankings, &dir)
+    }
+
+    // ---- before training ----
+
+    /// The active adapter, if its trial must not be disturbed.
+    fn undecided_trial(&self) -> Step<Option<AdapterId>> {
+        let store = self.thumbprint.store();
+        let Some(active) = store.active_adapter(&self.loaded.sha256)? else { return Ok(None) };
+        if active.state != AdapterState::Trial || self.budget.replace_trial {
+            return Ok(None);
+        }
+        let verdict = self.thumbprint.adapter(active.id)?.verdict;
+        Ok(verdict.is_some_and(|verdict| !verdict.replaceable).then_some(active.id))
+    }
+
+    fn curate(&self) -> Step<Material> {
+        let log = self.thumbprint.store().effective_feedback()?;
+        let options =
+            curation::Options { model: Some(self.loaded.sha256.clone()), ..curation::Options::default() };
+        let curated = curate(&log, &options);
+        let chat = self.loaded.engine.chat();
+        let tokenized = tokenize(&curated.examples, chat, self.budget.max_example_tokens)?;
+        Ok(Material { curated, tokenized, log })
+    }
+
+    fn resolve(&self, examples: &[Example]) -> Step<Resolved> {
+        let replay = (examples.len() as f64 * REPLAY_SHARE).ceil() as usize;
+        let replay = replay.min(replay::PROMPTS.len());
+        let n_params = self.loaded.engine.chat().model().n_params();
+        let n_all = examples.len() + replay;
+        let train = train_config(examples.len(), n_all, classes(examples), n_params, self.budget.seed);
+        let model = Model::open(&self.loaded.path)?;
+        let rank = train.lora.rank;
+        let n_lora = lora_shapes(&model).iter().map(|s| rank * (s.n_in + s.n_out)).sum();
+        let threads = || std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+        let n_threads = self.budget.n_threads.unwrap_or_else(threads);
+        let budget = plan::Budget {
+            memory_mib: self.budget.memory_mib,
+            longest_example: examples.iter().map(Example::n_rows).max().unwrap_or(1),
+            n_threads,
+            kernels: self.kernels(n_threads)?,
+        };
+        let plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
+        Ok(Resolved { train, plan, replay, folds: FOLDS })
+    }
+
+    /// The fastest number formats, measured once per data folder: a run must find the same ones when it goes on.
+    fn kernels(&self, n_threads: usize) -> Step<Kernels> {
+        let store = self.thumbprint.store();
+        if let Some(kernels) = store.setting("kernels")? {
+            return Ok(kernels);
+        }
+        let measured = Kernels::measure(n_threads).map_err(|e| Error::Train(TrainError::Network(e.into())))?;
+        store.set_setting("kernels", &measured)?;
+        Ok(measured)
+    }
+
+    /// Takes up an unfinished run of the same making, or begins one; gives up all others.
+    fn begin(&mut self, resolved: &Resolved, curated: &Curated) -> Step<PathBuf> {
+        let store = self.thumbprint.store();
+        let config = serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?;
+        let items = curated.items();
+        let mut taken = None;
+        for run in store.unfinished_runs()? {
+            let same = (&run.base_hash, &run.config, run.seed) == (&self.loaded.sha256, &config, self.budget.seed)
+                && store.run_items(run.id)? == items;
+            if same && taken.is_none() {
+                taken = Some(run.id);
+            } else {
+                self.give_up(&run)?;
+            }
+        }
+        let total_steps = resolved.train.max_steps as u32 * (1 + resolved.folds);
+        let id = match taken {
+            Some(id) => id,
+            None => store.begin_run(&NewRun {
+                base_hash: self.loaded.sha256.clone(),
+                config,
+                seed: self.budget.seed,
+                items,
+                total_steps,
+            })?,
+        };
+        let dir = store.dir().join(run_folder(id));
+        fs::create_dir_all(&dir).map_err(|source| Error::File { path: dir.clone(), source })?;
+        self.run = Some((id, dir.clone()));
+        self.note(RunState::Running, Phase::Curate, 0, total_steps)?;
+        Ok(dir)
+    }
+
+    fn give_up(&self, run: &Run) -> Step<()> {
+        let store = self.thumbprint.store();
+        remove_folder(&store.dir().join(run_folder(run.id)))?;
+        let progress = RunProgress { state: RunState::Cancelled, checkpoint: None, ..run.progress.clone() };
+        Ok(store.update_run(run.id, &progress)?)
+    }
+
+    /// The base's own answers to neutral prompts, in tokens.
+    fn replay(&mut self, n: usize) -> Step<Vec<Replayed>> {
+        let requests: Vec<_> = replay::PROMPTS
+            .iter()
+            .take(n)
+            .enumerate()
+            .map(|(i, prompt)| Request {
+                prompt: Prompt::Messages(vec![Message::user(*prompt)]),
+                options: GenerateOptions {
+                    max_tokens: REPLAY_TOKENS,
+                    sampling: Sampling { seed: self.budget.seed.wrapping_mul(31).wrapping_add(i as u64), ..Sampling::plain() },
+                    stop: Vec::new(),
+                    overflow: Overflow::Error,
+                },
+                with: With::Base,
+            })
+            .collect();
+        let mut replayed: Vec<Option<Replayed>> = requests.iter().map(|_| None).collect();
+        let mut batch = self.loaded.engine.generate_batch(&requests, 16)?;
+        let mut done = 0;
+        while let Some((index, reply)) = batch.next()? {
+            self.check()?;
+            done += 1;
+            self.progress(Phase::Replay, done, n as u64);
+            let completion = reply.tokens;
+            replayed[index] = Some(Replayed { prompt: reply.prompt_tokens, completion });
+        }
+        Ok(replayed.into_iter().flatten().filter(|r| !r.completion.is_empty()).collect())
+    }
+
+    /// The reference's log-probabilities of every example, from the cache where it has them.
+    fn references(&mut self, material: &Material, resolved: &Resolved) -> Step<Vec<References>> {
+        let store = self.thumbprint.store();
+        let examples = &material.tokenized.examples;
+        let keys = CacheKeys::new(self, material, resolved);
+        let mut found: Vec<Option<References>> = Vec::with_capacity(examples.len());
+        for index in 0..examples.len() {
+            let sides = keys.of(index).map(|(key, context, _)| {
+                let cached = store.reference_logps(&key, &context)?;
+                Ok(cached.and_then(|logps| logps.first().copied()))
+            });
+            found.push(sides.collect::<Result<Option<References>>>()?);
+        }
+        let total = examples.len() as u64;
+        let missing: Vec<usize> = (0..examples.len()).filter(|i| found[*i].is_none()).collect();
+        if !missing.is_empty() {
+            let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
+            let mut trainer = self.trainer(subset, resolved)?;
+            let mut done = total - missing.len() as u64;
+            loop {
+                self.progress(Phase::Reference, done, total);
+                let scored = self.uninterrupted(&mut trainer, Trainer::score_references)?;
+                if scored.is_empty() {
+                    break;
+                }
+                for local in scored {
+                    let index = missing[local];
+                    let logps = trainer.reference(local).cloned().unwrap_or_default();
+                    for ((key, context, reply), logp) in keys.of(index).zip(&logps) {
+                        if let Some(reply) = reply {
+                            store.put_reference_logps(reply, &key, &context, &[*logp])?;
+                        }
+                    }
+                    found[index] = Some(logps);
+                    done += 1;
+                }
+            }
+        }
+        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    // ---- training ----
+
+    /// Trains on everything outside of a fold and ranks what is inside.
+    fn fold(
+        &mut self,
+        fold: u32,
+        material: &Material,
+        replay: &[Example],
+        references: &[References],
+        resolved: &Resolved,
+        dir: &Path,
+    ) -> Step<Ranking> {
+        let inside = |index: &usize| {
+            let source = material.tokenized.sources[*index];
+            fold_of(&material.curated.examples[source].prompt_key, resolved.folds) == fold
+        };
+        let (held_out, rest): (Vec<usize>, Vec<usize>) =
+            (0..material.tokenized.examples.len()).partition(inside);
+        let mut ranking = Ranking::default();
+        if rest.is_empty() || held_out.is_empty() {
+            return Ok(ranking);
+        }
+        let name = format!("fold-{fold}");
+        let label =
+            Training { phase: Phase::Fold, part: u64::from(fold), parts: u64::from(resolved.folds), name: &name };
+        let mut trainer = self.train(&label, &rest, material, replay, references, resolved, dir)?;
+        let examples: Vec<Example> =
+            held_out.iter().map(|i| material.tokenized.examples[*i].clone()).collect();
+        let scores = self.uninterrupted(&mut trainer, |trainer| trainer.score_examples(&examples, true))?;
+        for ((index, example), scores) in held_out.iter().zip(&examples).zip(scores) {
+            let rho: Vec<f64> = scores.iter().zip(&references[*index]).map(|(p, r)| p - r).collect();
+            match &example.kind {
+                Kind::Pair { .. } => ranking.pairs.push(rho[0] > rho[1]),
+                Kind::Unpaired { desirable: true, .. } => ranking.up.push(rho[0]),
+                Kind::Unpaired { desirable: false, .. } => ranking.down.push(rho[0]),
+                Kind::Demonstration { .. } => {}
+            }
+        }
+        Ok(ranking)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn train(
+        &mut self,
+        label: &Training<'_>,
+        indices: &[usize],
+        material: &Material,
+        replay: &[Example],
+        references: &[References],
+        resolved: &Resolved,
+        dir: &Path,
+    ) -> Step<Trainer> {
+        let examples = indices.iter().map(|i| material.tokenized.examples[*i].clone());
+        let mut trainer = self.trainer(examples.chain(replay.iter().cloned()).collect(), resolved)?;
+        for (local, index) in indices.iter().enumerate() {
+            trainer.set_reference(local, references[*index].clone());
+        }
+        let path = dir.join(format!("{}.checkpoint", label.name));
+        if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
+            trainer.resume(checkpoint)?;
+        }
+        let (id, max_steps) = (self.run.as_ref().map(|run| run.0), resolved.train.max_steps);
+        let total = max_steps * label.parts;
+        let mut saved = Instant::now();
+        let (began, first) = (Instant::now(), trainer.steps_done());
+        while !trainer.is_finished() {
+            let step = match self.uninterrupted(&mut trainer, Trainer::step) {
+                Ok(step) => step,
+                Err(stop) => {
+                    if matches!(stop, Stop::Paused) {
+                        trainer.checkpoint().save(&path)?;
+                    }
+                    return Err(stop);
+                }
+            };
+            let done = label.part * max_steps + step.step;
+            let per_step = began.elapsed().as_secs_f64() / (step.step - first) as f64;
+            // What is left of this training, and of the ones after it.
+            let trainings_left = match label.phase {
+                Phase::Fold => label.parts - label.part,
+                _ => 0,
+            };
+            let steps_left = max_steps - step.step + trainings_left * max_steps;
+            self.shared.set_progress(|progress| {
+                *progress = super::Progress {
+                    phase: label.phase,
+                    step: done,
+                    total,
+                    loss: Some(step.loss),
+                    margin: step.metrics.rewards_margins,
+                    eta_seconds: Some(per_step * steps_left as f64),
+                };
+            });
+            if let (Some(id), Phase::Train) = (id, label.phase) {
+                let metrics = serde_json::to_value(&step).unwrap_or_default();
+                let step = RunStep { step: step.step as u32, metrics };
+                self.thumbprint.store().append_run_steps(id, &[step])?;
+            }
+            if saved.elapsed() > CHECKPOINT_EVERY && !trainer.is_finished() {
+                trainer.checkpoint().save(&path)?;
+                self.note(RunState::Running, label.phase, done as u32, total as u32)?;
+                saved = Instant::now();
+            }
+        }
+        trainer.checkpoint().save(&path)?;
+        Ok(trainer)
+    }
+
+    fn trainer(&self, examples: Vec<Example>, resolved: &Resolved) -> Step<Trainer> {
+        let model = Model::open(&self.loaded.path)?;
+        let base = self.loaded.sha256.clone();
+        Ok(Trainer::new(model, base, examples, resolved.train.clone(), resolved.plan.clone())?)
+    }
+
+    /// Does a piece of training work, stopping it while the user is answered and doing it again afterwards.
+    fn uninterrupted<T>(
+        &self,
+        trainer: &mut Trainer,
+        mut work: impl FnMut(&mut Trainer) -> std::result::Result<T, TrainError>,
+    ) -> Step<T> {
+        let watch = Watch::start(self.thumbprint, self.shared, trainer.abort_flag());
+        loop {
+            self.check()?;
+            if watch.user_waits() {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            match work(trainer) {
+                Err(error) if error.is_aborted() => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    // ---- after training ----
+
+    /// Writes the adapter's file and records it as a candidate.
+    fn record(&self, trainer: Trainer, resolved: &Resolved, curated: &Curated) -> Step<AdapterRow> {
+        let store = self.thumbprint.store();
+        let run = self.run.as_ref().map(|run| run.0);
+        if let Some(row) = store.adapters()?.into_iter().find(|row| run.is_some() && row.run == run) {
+            return Ok(row);
+        }
+        let file = PathBuf::from("adapters").join(format!("run-{}.gguf", run.map_or(0, |run| run.0)));
+        let path = store.dir().join(&file);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|source| Error::File { path: parent.to_owned(), source })?;
+        }
+        let adapter = AdapterFile {
+            lora: trainer.lora().clone(),
+            architecture: trainer.network().model().spec.architecture.clone(),
+            base_sha256: Some(self.loaded.sha256.clone()),
+        };
+        adapter.write(&path)?;
+        let bytes = fs::read(&path).map_err(|source| Error::File { path, source })?;
+        let id = store.insert_adapter(&NewAdapter {
+            base_hash: self.loaded.sha256.clone(),
+            run,
+            config: serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?,
+            manifest: json!({
+                "counts": curated.counts,
+                "steps": trainer.steps_done(),
+                "stopped_by_kl": trainer.stopped_by_kl(),
+                "template": self.loaded.engine.info().template_hash,
+            }),
+            items: curated.items(),
+            file,
+            file_hash: hex(Sha256::digest(&bytes)),
+            seed: self.budget.seed,
+        })?;
+        Ok(store.adapter(id)?)
+    }
+
+    /// Measures the candidate, decides, and puts it on trial or rejects it.
+    fn judge(&mut self, row: AdapterRow, material: &Material, rankings: &[Ranking], dir: &Path) -> Step<Outcome> {
+        let feedback = self.feedback_texts(material);
+        let canceller = self.shared.canceller();
+        let loaded = Arc::clone(&self.loaded);
+        let bench = Bench { engine: &loaded.engine, canceller: &canceller, feedback: &feedback };
+        self.progress(Phase::Gate, 0, 2);
+        let mut measured = Measurements {
+            thumbs: material.curated.readiness.have.events,
+            base: self.kept(dir, "gate-base.json", |this| this.engine_work(|| measure::base(&bench)))?,
+            scales: Vec::new(),
+            length_taste: length_taste(&material.tokenized.examples),
+            folds: fold_results(rankings),
+        };
+        let limits = Limits::default();
+        while let Some(scale) = gate::next_scale(&measured, &limits) {
+            let done = measured.scales.len() as u64 + 1;
+            self.progress(Phase::Gate, done, done + 1);
+            let adapter = self.thumbprint.load_adapter(&self.loaded, &row, scale as f32)?;
+            let name = format!("gate-{scale}.json");
+            let at_scale = self.kept(dir, &name, |this| this.engine_work(|| measure::scale(&bench, &adapter)))?;
+            measured.scales.push(at_scale);
+        }
+        let report = gate::offline(&measured, &limits);
+        let store = self.thumbprint.store();
+        let (event, scale) = match report.outcome {
+            Offline::Trial { scale } => (Event::PassedOffline, scale as f32),
+            Offline::Rejected { .. } => (Event::FailedOffline, 1.0),
+        };
+        let state = row.state.after(event).map_err(|source| Error::State { adapter: row.id, source })?;
+        let numbers = json!({ "measured": measured, "report": report, "explanation": report.explain() });
+        store.record_decision(&NewDecision {
+            adapter: Some(row.id),
+            run: row.run,
+            kind: format!("offline: {}", state.as_str()),
+            numbers,
+        })?;
+        let gate_report = serde_json::to_value(&report).map_err(|e| Error::Job(e.to_string()))?;
+        if state == AdapterState::Rejected {
+            store.set_adapter_gate(row.id, &gate_report, scale, state)?;
+            return Ok(Outcome::Rejected(row.id, Box::new(report)));
+        }
+        let before = store.active_adapter(&self.loaded.sha256)?;
+        store.set_adapter_gate(row.id, &gate_report, scale, AdapterState::Candidate)?;
+        store.activate(&self.loaded.sha256, Some(row.id), Some(state), "gate")?;
+        if let Some(before) = before.filter(|before| before.state == AdapterState::Trial) {
+            store.set_adapter_state(before.id, AdapterState::RolledBack)?;
+        }
+        self.thumbprint.swap_if_loaded()?;
+        Ok(Outcome::Trial(row.id, Box::new(report)))
+    }
+
+    /// Prompts of the feedback with the base's replies to them, a prompt once.
+    fn feedback_texts(&self, material: &Material) -> Vec<(Vec<Message>, ScoreText)> {
+        let mut seen = std::collections::HashSet::new();
+        let mut texts = Vec::new();
+        for (example, source) in material.tokenized.examples.iter().zip(&material.tokenized.sources) {
+            let curated = &material.curated.examples[*source];
+            let last = example.completions().last().map(|c| c.to_vec());
+            if let Some(completion) = last.filter(|_| seen.insert(curated.prompt_key)) {
+                texts.push((
+                    curated.prompt.clone(),
+                    ScoreText { prompt: example.prompt.clone(), completion },
+                ));
+            }
+        }
+        texts
+    }
+
+    fn engine_work<T>(&self, work: impl FnOnce() -> std::result::Result<T, EngineError>) -> Step<T> {
+        match work() {
+            Err(EngineError::Cancelled) => Err(self.check().err().unwrap_or(Stop::Paused)),
+            other => Ok(other?),
+        }
+    }
+
+    // ---- keeping the run ----
+
+    /// What a phase made, from the run's folder, or made now and put there.
+    fn kept<T: Serialize + DeserializeOwned>(
+        &mut self,
+        dir: &Path,
+        name: &str,
+        make: impl FnOnce(&mut Self) -> Step<T>,
+    ) -> Step<T> {
+        let path = dir.join(name);
+        if let Ok(bytes) = fs::read(&path)
+            && let Ok(kept) = serde_json::from_slice(&bytes)
+        {
+            return Ok(kept);
+        }
+        let made = make(self)?;
+        let bytes = serde_json::to_vec(&made).map_err(|e| Error::Job(e.to_string()))?;
+        durable::replace(&path, |file| file.write_all(&bytes))
+            .map_err(|error| Error::File { path: error.path, source: error.source })?;
+        Ok(made)
+    }
+
+    /// Whether to go on: wishes of the caller, and the time budget.
+    fn check(&self) -> Step<()> {
+        match self.shared.wish() {
+            Wish::Cancel => return Err(Stop::Cancelled),
+            Wish::Pause => return Err(Stop::Paused),
+            Wish::Run => {}
+        }
+        let used = self.started.elapsed().as_secs();
+        if self.budget.seconds.is_some_and(|limit| used >= limit) { Err(Stop::Paused) } else { Ok(()) }
+    }
+
+    fn progress(&self, phase: Phase, step: u64, total: u64) {
+        self.shared.set_progress(|progress| {
+            progress.phase = phase;
+            progress.step = step;
+            progress.total = total;
+        });
+    }
+
+    fn note(&self, state: RunState, phase: Phase, step: u32, total_steps: u32) -> Step<()> {
+        let Some((id, _)) = &self.run else { return Ok(()) };
+        let phase = serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned));
+        let progress = RunProgress {
+            state,
+            phase: phase.unwrap_or_default(),
+            step,
+            total_steps,
+            checkpoint: Some(run_folder(*id)),
+            outcome: None,
+        };
+        Ok(self.thumbprint.store().update_run(*id, &progress)?)
+    }
+
+    /// Records how the run ended; unless it is to go on, its folder goes.
+    fn end(&self, state: RunState) -> Result<()> {
+        let Some((id, dir)) = &self.run else { return Ok(()) };
+        let rests = state == RunState::Paused;
+        if !rests {
+            remove_folder(dir)?;
+        }
+        let store = self.thumbprint.store();
+        let before = store.run(*id)?.progress;
+        let checkpoint = before.checkpoint.clone().filter(|_| rests);
+        store.update_run(*id, &RunProgress { state, checkpoint, ..before })?;
+        Ok(())
+    }
+}
+
+/// One of a run's trainings.
+struct Training<'a> {
+    phase: Phase,
+    part: u64,
+    parts: u64,
+    name: &'a str,
+}
+
+/// A base's answer to a neutral prompt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Replayed {
+    prompt: Vec<i32>,
+    completion: Vec<i32>,
+}
+
+/// How a model that never saw some examples ranks them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Ranking {
+    /// Whether the chosen side of each pair gained more.
+    pairs: Vec<bool>,
+    /// Log-ratios of liked replies, nats.
+    up: Vec<f64>,
+    /// Log-ratios of disliked ones, nats.
+    down: Vec<f64>,
+}
+
+fn fold_results(rankings: &[Ranking]) -> FoldResults {
+    let pairs: Vec<bool> = rankings.iter().flat_map(|r| r.pairs.iter().copied()).collect();
+    let all = |of: fn(&Ranking) -> &Vec<f64>| -> Vec<f64> {
+        rankings.iter().flat_map(|r| of(r).iter().copied()).collect()
+    };
+    FoldResults {
+        pairs: (!pairs.is_empty())
+            .then(|| PairFold { correct: pairs.iter().filter(|right| **right).count(), total: pairs.len() }),
+        thumbs: ThumbFold::from_scores(&all(|r| &r.up), &all(|r| &r.down)),
+    }
+}
+
+fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
+    let (mut pairs, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
+    for example in examples {
+        match &example.kind {
+            Kind::Pair { chosen, rejected, .. } => pairs.push((chosen.len(), rejected.len())),
+            Kind::Unpaired { completion, desirable: true, .. } => up.push(completion.len()),
+            Kind::Unpaired { completion, desirable: false, .. } => down.push(completion.len()),
+            Kind::Demonstration { .. } => {}
+        }
+    }
+    if pairs.len() >= up.len().min(down.len()) {
+        LengthTaste::from_pairs(&pairs)
+    } else {
+        LengthTaste::from_thumbs(&up, &down)
+    }
+}
+
+/// Where the reference's log-probabilities of an example are cached.
+struct CacheKeys<'a> {
+    material: &'a Material,
+    replies: HashMap<[u8; 32], ReplyId>,
+    by_item: HashMap<i64, ReplyId>,
+    context: String,
+}
+
+impl<'a> CacheKeys<'a> {
+    fn new(context: &Context<'_>, material: &'a Material, resolved: &Resolved) -> Self {
+        let mut replies = HashMap::new();
+        let mut by_item = HashMap::new();
+        for event in &material.log {
+            by_item.insert(event.id.0, event.reply.id);
+            for reply in std::iter::once(&event.reply).chain(&event.other) {
+                let key = completion_key(&crate::types::prompt_key(&reply.prompt), &reply.text);
+                replies.insert(key, reply.id);
+            }
+        }
+        let info = context.loaded.engine.info();
+        let kernels = serde_json::to_string(&resolved.plan.kernels).unwrap_or_default();
+        let context = format!("{} {} {kernels}", context.loaded.sha256, info.template_hash);
+        Self { material, replies, by_item, context }
+    }
+
+    /// Key, context and reply of each of the example's completions.
+    fn of(&self, index: usize) -> impl Iterator<Item = ([u8; 32], String, Option<ReplyId>)> {
+        let curated = &self.material.curated.examples[self.material.tokenized.sources[index]];
+        let texts: Vec<&str> = match &curated.kind {
+            curation::Kind::Pair { chosen, rejected, .. } => vec![&chosen.text, &rejected.text],
+            curation::Kind::Unpaired { completion, .. } | curation::Kind::Demonstration { completion, .. } => {
+                vec![&completion.text]
+            }
+        };
+        let example = &self.material.tokenized.examples[index];
+        let entries: Vec<_> = texts
+            .into_iter()
+            .zip(example.completions())
+            .map(|(text, tokens)| {
+                let key = completion_key(&curated.prompt_key, text);
+                let mut hash = Sha256::new();
+                example.prompt.iter().chain(tokens).for_each(|token| hash.update(token.to_le_bytes()));
+                let of_item = || curated.items.first().and_then(|item| self.by_item.get(&item.0));
+                let reply = self.replies.get(&key).or_else(of_item).copied();
+                (key, format!("{} {}", self.context, hex(hash.finalize())), reply)
+            })
+            .collect();
+        entries.into_iter()
+    }
+}
+
+/// Watches for the user and for the job's interruption while a piece of training runs.
+struct Watch {
+    over: Arc<AtomicBool>,
+    abort: Arc<AtomicBool>,
+    demand: Option<crate::engine::Demand>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watch {
+    fn start(thumbprint: &Thumbprint, shared: &Shared, abort: Arc<AtomicBool>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let demand = thumbprint.demand();
+        let (watch_over, watch_abort, watch_demand) = (Arc::clone(&over), Arc::clone(&abort), demand.clone());
+        let interrupt = shared.interrupt_flag();
+        let thread = std::thread::Builder::new().name("thumbprint-watch".to_owned()).spawn(move || {
+            while !watch_over.load(Ordering::Relaxed) {
+                let user = watch_demand.as_ref().is_some_and(crate::engine::Demand::is_waiting);
+                watch_abort.store(user || interrupt.load(Ordering::Relaxed), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            watch_abort.store(false, Ordering::Relaxed);
+        });
+        Self { over, abort, demand, thread: thread.ok() }
+    }
+
+    fn user_waits(&self) -> bool {
+        let waits = self.demand.as_ref().is_some_and(crate::engine::Demand::is_waiting);
+        waits || self.abort.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn load_checkpoint(path: &Path, trainer: &Trainer) -> Step<Option<Checkpoint>> {
+    Ok(Checkpoint::load(path, &trainer.hashes())?)
+}
+
+/// The folder of a run, relative to the data folder.
+fn run_folder(id: RunId) -> PathBuf {
+    PathBuf::from("runs").join(id.to_string())
+}
+
+fn remove_folder(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { path: dir.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
