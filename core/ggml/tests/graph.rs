@@ -84,7 +84,7 @@ fn a_product_equals_a_naive_one_for_odd_sizes_and_repeated_matrices() {
         machine.compute(&graph).unwrap();
         drop(graph);
         let [a, b, out] = [0, 1, 2].map(|i| storage.to_vec::<f32>(ids[i]).unwrap());
-        for at in 0..out.len() {
+        for (at, ours) in out.into_iter().enumerate() {
             let (row, column, matrix) = (at % m, at / m % n, at / (m * n));
             let a = &a[(matrix / repeat * m + row) * k..][..k];
             let b = &b[(matrix * n + column) * k..][..k];
@@ -95,7 +95,7 @@ fn a_product_equals_a_naive_one_for_odd_sizes_and_repeated_matrices() {
                 .sum();
             // Observed 2e-6.
             assert!(
-                (f64::from(out[at]) - naive).abs() < 1e-5,
+                (f64::from(ours) - naive).abs() < 1e-5,
                 "{k} {m} {n} {batch} at {at}"
             );
         }

@@ -42,6 +42,7 @@ impl<'a> Tensor<'a> {
     }
 
     /// Element type.
+    #[allow(clippy::unnecessary_cast)] // C enums are signed on Windows.
     pub fn ty(&self) -> GgmlType {
         GgmlType::try_from(self.get().type_ as u32).unwrap_or(GgmlType::F32)
     }
