@@ -78,8 +78,6 @@ pub enum CliError {
     Data(#[from] DataError),
     /// From the engine.
     #[error(transparent)]
-    Runtime(#[from] thumbprint::Error),
-    #[error(transparent)]
     Engine(#[from] EngineError),
     /// From llama.cpp's handles.
     #[error(transparent)]
