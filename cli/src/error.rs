@@ -106,6 +106,9 @@ pub enum CliError {
     /// Not enough memory allowed.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
+    /// From the library.
+    #[error(transparent)]
+    Library(#[from] thumbprint::Error),
     /// From the store.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod bench;
+mod demo;
 mod doctor;
 mod score;
 mod train;
@@ -13,6 +14,8 @@ use crate::output::Output;
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
+    /// A simulated person teaches the demo model a taste with thumbs, and votes on the result
+    Demo(demo::Options),
     /// Devices, CPU features, facts of the model, what would run where, memory estimates
     Doctor(doctor::Options),
     /// Speed and memory, as ratios to llama.cpp in the same run
@@ -29,6 +32,7 @@ impl Command {
     /// Does it.
     pub fn run(&self, out: &Output) -> Result<()> {
         match self {
+            Command::Demo(options) => demo::run(options, out),
             Command::Doctor(options) => doctor::run(options, out),
             Command::Bench(options) => bench::run(options, out),
             Command::Train(options) => train::run(options, out),

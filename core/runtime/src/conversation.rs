@@ -3,7 +3,7 @@
 use crate::engine::GenerateOptions;
 use crate::error::{Error, Result};
 use crate::facade::Thumbprint;
-use crate::generation::{Generation, Request};
+use crate::generation::{By, Generation, Request};
 use crate::store::{self, Prompt, StoredMessage};
 use crate::types::{ConversationId, Feedback, Message, MessageId, ReplyId, Role};
 
@@ -88,7 +88,7 @@ impl Conversation {
         options: GenerateOptions,
     ) -> Result<Generation> {
         let messages = self.messages()?.into_iter().map(|m| m.message).collect();
-        let request = Request { messages, options, replaces, base: false };
+        let request = Request { messages, options, replaces, by: By::Active };
         let prompt = Prompt::Turn { conversation: self.id, parent };
         self.thumbprint.generate_for(request, prompt)
     }

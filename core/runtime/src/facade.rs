@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 use thumbprint_tune::adapter::AdapterFile;
 
 use crate::conversation::Conversation;
-use crate::engine::{AdapterSource, Demand, Engine, EngineOptions, LoadedAdapter, ModelSource};
+use crate::engine::{AdapterSource, Demand, Engine, EngineOptions, LoadedAdapter, ModelSource, With};
 use crate::error::{Error, Result};
 use crate::gate::{self, AdapterState, Verdict};
-use crate::generation::{Generation, Recorder, Reply, Request};
+use crate::generation::{By, Generation, Recorder, Reply, Request};
 use crate::personalize::{Budget, Job};
 use crate::store::{
     AdapterRow, Decision, Forgotten, NewDecision, NewVote, OpenReport, Outcome as VoteOutcome, Prompt, Store, Target,
@@ -231,13 +231,13 @@ impl Thumbprint {
 
     pub(crate) fn generate_for(&self, request: Request, prompt: Prompt) -> Result<Generation> {
         let loaded = self.loaded()?;
-        let inner = loaded.engine.generate(&request.engine_request())?;
+        let inner = loaded.engine.generate(&request.engine_request(self.with(&loaded, request.by)?))?;
         let recorder = self.recorder(loaded, &request, prompt);
         Ok(Generation::new(inner, recorder))
     }
 
     /// Generates several replies together, `max_parallel` at a time, and records them, in the order of the requests. `on_reply` is
-    /// told the index of each as it is complete. All requests must agree in `base`.
+    /// told the index of each as it is complete. All requests must agree in `by`.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -248,7 +248,13 @@ impl Thumbprint {
         on_reply: &mut dyn FnMut(usize),
     ) -> Result<Vec<Reply>> {
         let loaded = self.loaded()?;
-        let engine_requests: Vec<_> = requests.iter().map(Request::engine_request).collect();
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let (by, with) = (first.by, self.with(&loaded, first.by)?);
+        if requests.iter().any(|request| request.by != by) {
+            let reason = "a batch is answered by one model".to_owned();
+            return Err(crate::engine::EngineError::InvalidOption { name: "by", reason }.into());
+        }
+        let engine_requests: Vec<_> = requests.iter().map(|r| r.engine_request(with.clone())).collect();
         let mut batch = loaded.engine.generate_batch(&engine_requests, max_parallel)?;
         let mut completed: Vec<_> = requests.iter().map(|_| None).collect();
         while let Some((index, reply)) = batch.next()? {
@@ -276,6 +282,14 @@ impl Thumbprint {
             None => self.0.store.create_conversation(None)?,
         };
         Ok(Conversation::new(self.clone(), id))
+    }
+
+    fn with(&self, loaded: &Loaded, by: By) -> Result<With> {
+        Ok(match by {
+            By::Active => With::Active,
+            By::Base => With::Base,
+            By::Adapter(id) => With::Adapter(self.load_adapter(loaded, &self.0.store.adapter(id)?, 1.0)?),
+        })
     }
 
     fn recorder(&self, loaded: Arc<Loaded>, request: &Request, prompt: Prompt) -> Recorder {

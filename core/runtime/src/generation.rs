@@ -17,21 +17,33 @@ pub struct Request {
     pub options: GenerateOptions,
     /// The reply whose place it takes: the person pressed retry.
     pub replaces: Option<ReplyId>,
-    /// Whether to answer with the base model even if an adapter is active.
-    pub base: bool,
+    /// Who answers.
+    pub by: By,
+}
+
+/// Who answers a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum By {
+    /// The base model with the active adapter, if any.
+    #[default]
+    Active,
+    /// The base model alone.
+    Base,
+    /// The base model with this adapter at full scale, whatever its state: to look at a candidate, not to serve it.
+    Adapter(AdapterId),
 }
 
 impl Request {
     /// A reply with default options.
     pub fn new(messages: Vec<Message>) -> Self {
-        Self { messages, options: GenerateOptions::default(), replaces: None, base: false }
+        Self { messages, options: GenerateOptions::default(), replaces: None, by: By::Active }
     }
 
-    pub(crate) fn engine_request(&self) -> engine::Request {
+    pub(crate) fn engine_request(&self, with: With) -> engine::Request {
         engine::Request {
             prompt: engine::Prompt::Messages(self.messages.clone()),
             options: self.options.clone(),
-            with: if self.base { With::Base } else { With::Active },
+            with,
         }
     }
 }

@@ -26,7 +26,7 @@ use thumbprint_tune::trainer::{References, TrainError, Trainer, lora_shapes};
 
 use super::examples::{Tokenized, classes, tokenize};
 use super::measure::{self, Bench};
-use super::recipe::{REPLAY_SHARE, train_config};
+use super::recipe::{PAIRS_PER_PROMPT, fold_steps, replay_examples, train_config};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate, fold_of};
 use crate::engine::{
@@ -44,6 +44,8 @@ use crate::types::{AdapterId, LoggedFeedback, Message, ReplyId, RunId, Sampling,
 const FOLDS: u32 = 2;
 /// Seconds of training between checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+/// Pairs on which the shift of log-probabilities is measured.
+const SHIFT_PAIRS: usize = 16;
 /// Tokens of a replayed answer at most.
 const REPLAY_TOKENS: u32 = 128;
 
@@ -138,8 +140,9 @@ impl Context<'_> {
         }
         let everything: Vec<usize> = (0..material.tokenized.examples.len()).collect();
         let label = Training { phase: Phase::Train, part: 0, parts: 1, name: "train" };
-        let trainer = self.train(&label, &everything, &material, &replay, &references, &resolved, &dir)?;
-        let adapter = self.record(trainer, &resolved, &material.curated)?;
+        let mut trainer = self.train(&label, &everything, &material, &replay, &references, &resolved, &dir)?;
+        let shifts = self.kept(&dir, "shifts.json", |this| this.shifts(&mut trainer, &material, &references))?;
+        let adapter = self.record(trainer, &resolved, &material.curated, &shifts)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -159,7 +162,11 @@ impl Context<'_> {
     fn curate(&self) -> Step<Material> {
         let log = self.thumbprint.store().effective_feedback()?;
         let options =
-            curation::Options { model: Some(self.loaded.sha256.clone()), ..curation::Options::default() };
+            curation::Options {
+                model: Some(self.loaded.sha256.clone()),
+                pairs_per_prompt: PAIRS_PER_PROMPT,
+                ..curation::Options::default()
+            };
         let curated = curate(&log, &options);
         let chat = self.loaded.engine.chat();
         let tokenized = tokenize(&curated.examples, chat, self.budget.max_example_tokens)?;
@@ -167,11 +174,11 @@ impl Context<'_> {
     }
 
     fn resolve(&self, examples: &[Example]) -> Step<Resolved> {
-        let replay = (examples.len() as f64 * REPLAY_SHARE).ceil() as usize;
-        let replay = replay.min(replay::PROMPTS.len());
+        let classes = classes(examples);
+        let replay = replay_examples(examples.len(), classes).min(replay::PROMPTS.len());
         let n_params = self.loaded.engine.chat().model().n_params();
         let n_all = examples.len() + replay;
-        let train = train_config(examples.len(), n_all, classes(examples), n_params, self.budget.seed);
+        let train = train_config(n_all, classes, n_params, self.budget.seed);
         let model = Model::open(&self.loaded.path)?;
         let rank = train.lora.rank;
         let n_lora = lora_shapes(&model).iter().map(|s| rank * (s.n_in + s.n_out)).sum();
@@ -213,7 +220,7 @@ impl Context<'_> {
                 self.give_up(&run)?;
             }
         }
-        let total_steps = resolved.train.max_steps as u32 * (1 + resolved.folds);
+        let total_steps = resolved.train.max_steps as u32 * resolved.folds;
         let id = match taken {
             Some(id) => id,
             None => store.begin_run(&NewRun {
@@ -285,7 +292,7 @@ impl Context<'_> {
         let missing: Vec<usize> = (0..examples.len()).filter(|i| found[*i].is_none()).collect();
         if !missing.is_empty() {
             let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
-            let mut trainer = self.trainer(subset, resolved)?;
+            let mut trainer = self.trainer(subset, resolved.train.max_steps, resolved)?;
             let mut done = total - missing.len() as u64;
             loop {
                 self.progress(Phase::Reference, done, total);
@@ -362,7 +369,10 @@ impl Context<'_> {
         dir: &Path,
     ) -> Step<Trainer> {
         let examples = indices.iter().map(|i| material.tokenized.examples[*i].clone());
-        let mut trainer = self.trainer(examples.chain(replay.iter().cloned()).collect(), resolved)?;
+        let examples: Vec<Example> = examples.chain(replay.iter().cloned()).collect();
+        let n_all = material.tokenized.examples.len() + replay.len();
+        let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
+        let mut trainer = self.trainer(examples, max_steps, resolved)?;
         for (local, index) in indices.iter().enumerate() {
             trainer.set_reference(local, references[*index].clone());
         }
@@ -370,7 +380,7 @@ impl Context<'_> {
         if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
             trainer.resume(checkpoint)?;
         }
-        let (id, max_steps) = (self.run.as_ref().map(|run| run.0), resolved.train.max_steps);
+        let id = self.run.as_ref().map(|run| run.0);
         let total = max_steps * label.parts;
         let mut saved = Instant::now();
         let (began, first) = (Instant::now(), trainer.steps_done());
@@ -391,7 +401,7 @@ impl Context<'_> {
                 Phase::Fold => label.parts - label.part,
                 _ => 0,
             };
-            let steps_left = max_steps - step.step + trainings_left * max_steps;
+            let steps_left = max_steps - step.step + trainings_left * resolved.train.max_steps;
             self.shared.set_progress(|progress| {
                 *progress = super::Progress {
                     phase: label.phase,
@@ -417,10 +427,11 @@ impl Context<'_> {
         Ok(trainer)
     }
 
-    fn trainer(&self, examples: Vec<Example>, resolved: &Resolved) -> Step<Trainer> {
+    fn trainer(&self, examples: Vec<Example>, max_steps: u64, resolved: &Resolved) -> Step<Trainer> {
         let model = Model::open(&self.loaded.path)?;
         let base = self.loaded.sha256.clone();
-        Ok(Trainer::new(model, base, examples, resolved.train.clone(), resolved.plan.clone())?)
+        let config = TrainConfig { max_steps, ..resolved.train.clone() };
+        Ok(Trainer::new(model, base, examples, config, resolved.plan.clone())?)
     }
 
     /// Does a piece of training work, stopping it while the user is answered and doing it again afterwards.
@@ -445,8 +456,29 @@ impl Context<'_> {
 
     // ---- after training ----
 
+    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread).
+    fn shifts(&self, trainer: &mut Trainer, material: &Material, references: &[References]) -> Step<Shifts> {
+        let examples = &material.tokenized.examples;
+        let pairs: Vec<usize> =
+            (0..examples.len()).filter(|i| matches!(examples[*i].kind, Kind::Pair { .. })).collect();
+        let pairs: Vec<usize> = pairs.iter().step_by(pairs.len().div_ceil(SHIFT_PAIRS).max(1)).copied().collect();
+        let subset: Vec<Example> = pairs.iter().map(|i| examples[*i].clone()).collect();
+        let scores = self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
+        let mean = |side: usize| {
+            let shifts = pairs.iter().zip(&scores).map(|(i, scores)| scores[side] - references[*i][side]);
+            shifts.sum::<f64>() / pairs.len().max(1) as f64
+        };
+        Ok(Shifts { pairs: pairs.len(), chosen: mean(0), rejected: mean(1) })
+    }
+
     /// Writes the adapter's file and records it as a candidate.
-    fn record(&self, trainer: Trainer, resolved: &Resolved, curated: &Curated) -> Step<AdapterRow> {
+    fn record(
+        &self,
+        trainer: Trainer,
+        resolved: &Resolved,
+        curated: &Curated,
+        shifts: &Shifts,
+    ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
         if let Some(row) = store.adapters()?.into_iter().find(|row| run.is_some() && row.run == run) {
@@ -470,6 +502,7 @@ impl Context<'_> {
             config: serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?,
             manifest: json!({
                 "counts": curated.counts,
+                "logp_shifts": shifts,
                 "steps": trainer.steps_done(),
                 "stopped_by_kl": trainer.stopped_by_kl(),
                 "template": self.loaded.engine.info().template_hash,
@@ -641,6 +674,14 @@ struct Training<'a> {
 struct Replayed {
     prompt: Vec<i32>,
     completion: Vec<i32>,
+}
+
+/// Mean change of pairs' log-probabilities by training, nats a reply.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Shifts {
+    pairs: usize,
+    chosen: f64,
+    rejected: f64,
 }
 
 /// How a model that never saw some examples ranks them.
