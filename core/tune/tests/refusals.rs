@@ -405,7 +405,7 @@ fn passes_that_do_not_belong_together_are_refused() {
     assert!(
         reason(network.backward(&packed(), &[1.0, 1.0], &other, &mut grads)).contains("layout")
     );
-    let short = &mut vec![0.0; 7];
+    let short = &mut [0.0; 7];
     assert!(reason(network.backward(&packed(), &[1.0, 1.0], &lora, short)).contains("layout"));
     assert!(grads.iter().all(|g| *g == 0.0), "nothing was written");
     network
