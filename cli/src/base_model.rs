@@ -11,7 +11,6 @@ use thumbprint_tune::adapter::{AdapterError, AdapterFile};
 use thumbprint_tune::model::{Model, ModelError};
 
 use crate::error::{CliError, Result};
-use crate::files;
 
 /// Opens a model for training.
 ///
@@ -67,7 +66,7 @@ impl Base {
     pub fn new(path: &Path) -> Result<Self> {
         Ok(Self {
             path: path.to_owned(),
-            sha256: files::sha256(path)?,
+            sha256: thumbprint::hash_file(path)?,
         })
     }
 

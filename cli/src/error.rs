@@ -78,8 +78,6 @@ pub enum CliError {
     Data(#[from] DataError),
     /// From the engine.
     #[error(transparent)]
-    Runtime(#[from] thumbprint::Error),
-    #[error(transparent)]
     Engine(#[from] EngineError),
     /// From llama.cpp's handles.
     #[error(transparent)]
@@ -108,6 +106,9 @@ pub enum CliError {
     /// Not enough memory allowed.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
+    /// From the library.
+    #[error(transparent)]
+    Library(#[from] thumbprint::Error),
     /// From the store.
     #[error(transparent)]
     Store(#[from] StoreError),

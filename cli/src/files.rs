@@ -1,34 +1,12 @@
 //! Files that commands read and write.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
 use thumbprint_tune::durable;
 
 use crate::error::{CliError, Result};
-
-/// SHA-256 of a file, in hexadecimal.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    let failed = |source| CliError::File {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    let mut piece = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut piece).map_err(failed)? {
-            0 => return Ok(format!("{:x}", hash.finalize())),
-            n => hash.update(&piece[..n]),
-        }
-    }
-}
 
 /// Checks before hours of work that a file can be written at the end of them, and removes what a killed run left beside it.
 ///

@@ -6,6 +6,7 @@ mod commands;
 mod error;
 mod files;
 mod interrupt;
+mod kernels;
 mod options;
 mod output;
 mod pairs;

@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use thumbprint_tune::graph::Kernels;
 
 use crate::error::Result;
 use crate::paths;
@@ -80,16 +79,6 @@ pub struct SeedOption {
 pub enum Precision {
     /// F32 throughout
     Exact,
-    /// BF16 products with F32 sums
+    /// Products in the format that is fastest here, with F32 sums
     Fast,
-}
-
-impl Precision {
-    /// The trainer's number formats.
-    pub fn formats(self) -> Kernels {
-        match self {
-            Precision::Exact => Kernels::EXACT,
-            Precision::Fast => Kernels::BF16,
-        }
-    }
 }

@@ -182,9 +182,9 @@ impl Tokenizer<'_> {
                     .to_owned(),
             );
         }
-        let prompt: Vec<Message> = prompt.iter().map(message).collect();
+        let (prompt, turns) = (messages(prompt)?, messages(completion)?);
         let as_text = |error: EngineError| error.to_string();
-        match (self.preparation, completion) {
+        match (self.preparation, turns.as_slice()) {
             (Preparation::EndToken, [answer]) => Ok(Side {
                 prompt: self.chat.prompt_tokens(&prompt).map_err(as_text)?,
                 completion: self
@@ -210,22 +210,11 @@ impl Tokenizer<'_> {
     }
 
     /// The template's text up to where the assistant begins, and with the completion; the difference in tokens.
-    fn rendered(
-        &self,
-        prompt: &[Message],
-        turns: &[ChatMessage],
-    ) -> thumbprint::engine::Result<Side> {
+    fn rendered(&self, prompt: &[Message], turns: &[Message]) -> thumbprint::engine::Result<Side> {
         let template = self.chat.template();
         let before = self.tokens(&template.render(prompt, true)?, true)?;
-        let whole: Vec<Message> = prompt
-            .iter()
-            .cloned()
-            .chain(turns.iter().map(message))
-            .collect();
-        Ok(split(
-            before,
-            self.tokens(&template.render(&whole, false)?, true)?,
-        ))
+        let whole = template.render(&[prompt, turns].concat(), false)?;
+        Ok(split(before, self.tokens(&whole, true)?))
     }
 
     fn plain(&self, prompt: &str, completion: &str) -> thumbprint::engine::Result<Side> {
@@ -275,15 +264,17 @@ fn split(prompt: Vec<Token>, whole: Vec<Token>) -> Side {
     }
 }
 
-fn message(message: &ChatMessage) -> Message {
-    Message {
-        role: match message.role.as_str() {
-            "system" => Role::System,
-            "assistant" => Role::Assistant,
-            _ => Role::User,
-        },
-        content: message.content.clone(),
-    }
+fn messages(messages: &[ChatMessage]) -> std::result::Result<Vec<Message>, String> {
+    const ROLES: [Role; 3] = [Role::System, Role::User, Role::Assistant];
+    let message = |message: &ChatMessage| {
+        let role = ROLES.into_iter().find(|role| role.as_str() == message.role);
+        let role = role.ok_or("the `role` of a message must be system, user or assistant")?;
+        Ok(Message {
+            role,
+            content: message.content.clone(),
+        })
+    };
+    messages.iter().map(message).collect()
 }
 
 #[cfg(test)]
@@ -409,6 +400,18 @@ mod tests {
                 .count()
         };
         assert_eq!((ends(ours), ends(trl)), (1, 2));
+    }
+
+    #[test]
+    fn a_role_that_is_not_known_is_refused_with_its_line() {
+        let row = r#"{"prompt": [{"role": "tool", "content": "Sky?"}],
+            "chosen": [{"role": "assistant", "content": "Blue."}], "rejected": [{"role": "assistant", "content": "Up."}]}"#
+            .replace('\n', " ");
+        let error = tiny(&row, Preparation::EndToken).1.unwrap_err().to_string();
+        assert!(
+            error.starts_with("rows.jsonl, line 1: the `role` of a message"),
+            "{error}"
+        );
     }
 
     #[test]

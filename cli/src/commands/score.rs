@@ -10,6 +10,7 @@ use thumbprint_tune::graph::{Network, NetworkOptions, Scores};
 use crate::base_model::{self, Base};
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
+use crate::kernels::kernels;
 use crate::options::{ModelOption, Precision, ThreadsOption};
 use crate::output::Output;
 use crate::pairs::{Pair, Pairs, Preparation};
@@ -64,8 +65,9 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         ));
     }
 
+    let n_threads = options.threads.count();
     let network = NetworkOptions {
-        n_threads: options.threads.count(),
+        n_threads,
         max_tokens: pairs
             .pairs
             .iter()
@@ -73,7 +75,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
             .max()
             .unwrap_or(0)
             .max(UBATCH),
-        kernels: options.kernels.formats(),
+        kernels: kernels(options.kernels, n_threads)?,
         // With it a network keeps one layer's activations instead of all: nothing is kept here.
         checkpoint: true,
         head_rows: 64,

@@ -1,8 +1,11 @@
 //! Input that cannot be used: the exit code, the message, and that nothing was lost.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
+use thumbprint::engine::{Engine, EngineOptions, GenerateOptions, ModelSource, Request};
+use thumbprint::types::Message;
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::adapter::{AdapterFile, Lora, LoraConfig};
 use thumbprint_tune::model::Model;
@@ -85,25 +88,15 @@ fn an_architecture_that_cannot_be_trained_is_named_and_inference_with_it_works()
             .unwrap()
             .contains("qwen2")
     );
-    use thumbprint::engine::{
-        Engine, EngineOptions, GenerateOptions, Message, ModelSource, Request,
-    };
-    let engine = Engine::start(
-        ModelSource::File(model),
-        &EngineOptions::default(),
-        &mut |_| std::ops::ControlFlow::Continue(()),
-    );
+    let loading = &mut |_| ControlFlow::Continue(());
+    let engine =
+        Engine::start(ModelSource::File(model), &EngineOptions::default(), loading).unwrap();
     let options = GenerateOptions {
         max_tokens: 3,
-        seed: Some(1),
         ..GenerateOptions::default()
     };
-    let reply = engine
-        .unwrap()
-        .generate(&Request::chat(vec![Message::user("Hello")], options))
-        .unwrap()
-        .wait()
-        .unwrap();
+    let request = Request::chat(vec![Message::user("Hello")], options);
+    let reply = engine.generate(&request).unwrap().wait().unwrap();
     assert!(!reply.tokens.is_empty());
 }
 

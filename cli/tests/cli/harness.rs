@@ -76,7 +76,10 @@ pub fn pair(prompt: &str, chosen: &str, rejected: &str) -> String {
 /// The command, with nothing of this machine's settings.
 pub fn thumbprint() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thumbprint"));
-    command.stdin(Stdio::null());
+    // Number formats are measured once for all of these tests, not into the user's own cache.
+    command
+        .stdin(Stdio::null())
+        .env("THUMBPRINT_CACHE", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

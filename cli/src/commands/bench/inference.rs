@@ -71,7 +71,7 @@ impl Inference {
         self.text[0] = (round as usize * 31 % self.n_vocab) as Token;
         // Who goes first changes from round to round.
         for turn in 0..2 {
-            if (round + turn) % 2 == 0 {
+            if (round + turn).is_multiple_of(2) {
                 times.add("bare pp", self.bare.read(&self.text)?);
                 if let Some(rate) = self.bare.write(&self.prompt)? {
                     times.add("bare tg", rate);

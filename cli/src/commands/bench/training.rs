@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use thumbprint_tune::adapter::{AdapterFile, Lora};
 use thumbprint_tune::config::TrainConfig;
-use thumbprint_tune::graph::Kernels;
+use thumbprint_tune::example::Example;
 use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::schedule::Shape;
@@ -13,11 +13,13 @@ use thumbprint_tune::trainer::{Trainer, lora_shapes};
 use super::Times;
 use super::batch::{BenchBatch, UBATCH};
 use crate::error::Result;
+use crate::kernels::kernels;
+use crate::options::Precision;
 
 /// A trainer whose every step is the same ubatch.
 pub struct Training {
     trainer: Trainer,
-    examples: Vec<thumbprint_tune::example::Example>,
+    examples: Vec<Example>,
 }
 
 impl Training {
@@ -48,32 +50,26 @@ impl Training {
             ..TrainConfig::default()
         };
         let lora = Lora::new(config.lora.clone(), &lora_shapes(&model))?;
-        let budget = Budget {
+        let mut budget = Budget {
             memory_mib: None,
             longest_example: UBATCH,
             n_threads,
-            kernels: Kernels::BF16,
+            kernels: kernels(Precision::Fast, n_threads)?,
         };
         let model_bytes = model.gguf().bytes().len();
         let resolve = |budget| Plan::resolve(&model.spec, model_bytes, lora.values.len(), &budget);
-        let plan = match resolve(budget) {
-            // A budget that nothing fits says what the least is.
-            Ok(_) if low_memory => match resolve(Budget {
+        if low_memory {
+            // What nothing fits says what the least is.
+            let least = resolve(Budget {
                 memory_mib: Some(0),
                 ..budget
-            }) {
-                Ok(plan) => plan,
-                Err(over) => resolve(Budget {
-                    memory_mib: Some(over.needed_mib),
-                    ..budget
-                })?,
-            },
-            plan => plan?,
-        };
-        let kept = examples.clone();
-        let mut trainer = Trainer::with_adapter(model, "", examples, config, plan, lora)?;
+            });
+            budget.memory_mib = least.err().map(|over| over.needed_mib);
+        }
+        let plan = resolve(budget)?;
+        let mut trainer = Trainer::with_adapter(model, "", examples.clone(), config, plan, lora)?;
         while !trainer.score_references()?.is_empty() {}
-        Ok(Self { trainer, examples: kept })
+        Ok(Self { trainer, examples })
     }
 
     /// The adapter as a file's bytes, with something in it.

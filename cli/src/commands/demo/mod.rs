@@ -5,6 +5,7 @@
 
 mod person;
 mod report;
+mod watch;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use crate::options::{ModelOption, SeedOption, ThreadsOption};
 use crate::output::Output;
 use person::{Arm, Session};
 use report::{Facts, Report};
+use watch::Watch;
 
 /// Questions that the person asks while teaching.
 const QUESTIONS: usize = 40;
@@ -123,7 +125,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
 fn personalize(thumbprint: &Thumbprint, out: &Output, n_threads: usize, seed: u64) -> Result<Outcome> {
     let budget = Budget { n_threads: Some(n_threads), seed, ..Budget::default() };
     let job = thumbprint.personalize(budget)?;
-    let mut bar = None;
+    let mut watch = None;
     let outcome = job.wait_with(&mut |progress| {
         let what = match progress.phase {
             Phase::Curate => "reading the log",
@@ -134,13 +136,11 @@ fn personalize(thumbprint: &Thumbprint, out: &Output, n_threads: usize, seed: u6
             Phase::Gate => "checking for harm",
             Phase::Done => "done",
         };
-        let stale = bar.as_ref().is_none_or(|(phase, _)| *phase != progress.phase);
-        if stale {
-            bar = Some((progress.phase, out.progress(progress.total, what)));
+        if watch.as_ref().is_none_or(|(phase, _)| *phase != progress.phase) {
+            watch = Some((progress.phase, Watch::new(out, progress.total as usize, what)));
         }
-        if let Some((_, bar)) = &bar {
-            bar.set_length(progress.total);
-            bar.set_position(progress.step);
+        if let Some((_, watch)) = &watch {
+            watch.set(progress.step, progress.total);
         }
     })?;
     Ok(outcome)

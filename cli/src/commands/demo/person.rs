@@ -7,6 +7,8 @@ use thumbprint_simulated_user::{Choice, Prompt, SimulatedUser, Thumb, utility};
 use crate::error::Result;
 use crate::output::Output;
 
+use super::watch::Watch;
+
 /// Tokens of a reply at most.
 const MAX_TOKENS: u32 = 192;
 /// Replies generated side by side.
@@ -43,31 +45,30 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// Asks every question, presses retry `retries` times, and thumbs each reply.
     pub fn teach(&mut self, prompts: &[Prompt], retries: usize) -> Result<Thumbs> {
-        let bar = self.out.progress((prompts.len() * (retries + 1)) as u64, "asking and retrying");
-        let mut rounds: Vec<Vec<Reply>> = Vec::new();
-        for round in 0..=retries {
-            let requests = prompts.iter().enumerate().map(|(i, prompt)| {
-                let seed = self.seed.wrapping_mul(1_000_003).wrapping_add((round * prompts.len() + i) as u64);
+        // All at once: what the person would wait for one after another.
+        let seed = self.seed.wrapping_mul(1_000_003);
+        let requests = (0..=retries).flat_map(|round| {
+            prompts.iter().enumerate().map(move |(i, prompt)| {
+                let draw = (round * prompts.len() + i) as u64;
+                let seed = seed.wrapping_add(draw);
                 let mut request = Request::new(vec![Message::user(prompt.text)]);
                 request.options = options(Sampling { seed, ..Sampling::plain() });
-                request.replaces = rounds.last().map(|before| before[i].id);
                 request
-            });
-            let requests = requests.collect();
-            if let Some(before) = rounds.last() {
-                for reply in before {
-                    self.thumbprint.record(reply.id, &Feedback::Retry)?;
-                }
-            }
-            rounds.push(self.thumbprint.generate_batch(requests, PARALLEL, &mut |_| bar.inc(1))?);
+            })
+        });
+        let requests: Vec<_> = requests.collect();
+        let watch = Watch::new(self.out, requests.len(), "asking and retrying");
+        let replies = self.thumbprint.generate_batch(requests, PARALLEL, &mut |_| watch.step())?;
+        let rounds: Vec<&[Reply]> = replies.chunks(prompts.len()).collect();
+        for reply in rounds.iter().take(retries).copied().flatten() {
+            self.thumbprint.record(reply.id, &Feedback::Retry)?;
         }
-        bar.finish_and_clear();
         // What is usual for this model is known from the first answers.
-        let first: Vec<f64> = prompts.iter().zip(&rounds[0]).map(|(p, r)| utility(p, &r.text)).collect();
+        let first: Vec<f64> = prompts.iter().zip(rounds[0]).map(|(p, r)| utility(p, &r.text)).collect();
         self.user.calibrate(&first);
         let mut thumbs = Thumbs::default();
         for replies in &rounds {
-            for (prompt, reply) in prompts.iter().zip(replies) {
+            for (prompt, reply) in prompts.iter().zip(*replies) {
                 let feedback = match self.user.thumb(prompt, &reply.text) {
                     Thumb::Up => {
                         thumbs.up += 1;
@@ -99,10 +100,8 @@ impl Session<'_> {
             let options = options(Sampling { temperature: 0.7, seed, ..Sampling::plain() });
             Request { options, by, ..Request::new(messages) }
         });
-        let bar = self.out.progress(prompts.len() as u64, what);
-        let replies = self.thumbprint.generate_batch(requests.collect(), PARALLEL, &mut |_| bar.inc(1))?;
-        bar.finish_and_clear();
-        Ok(replies)
+        let watch = Watch::new(self.out, prompts.len(), what);
+        Ok(self.thumbprint.generate_batch(requests.collect(), PARALLEL, &mut |_| watch.step())?)
     }
 
     /// Votes blind between two answers to each question, sides at random.

@@ -18,6 +18,7 @@ use crate::base_model::{self, Base};
 use crate::error::{CliError, Result};
 use crate::files;
 use crate::interrupt::Interrupt;
+use crate::kernels::kernels;
 use crate::output::Output;
 use crate::pairs::{Pairs, Preparation};
 
@@ -60,7 +61,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let architecture = model.spec.architecture.clone();
     let started_from = match &options.init_adapter {
         // A checkpoint belongs to this start only.
-        Some(file) => format!("{} with {}", base.sha256, files::sha256(file)?),
+        Some(file) => format!("{} with {}", base.sha256, thumbprint::hash_file(file)?),
         None => base.sha256.clone(),
     };
     report::beginning(out, &base, &data.examples, &config, &plan)?;
@@ -206,11 +207,12 @@ fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
 }
 
 fn plan(options: &Options, model: &Model, examples: &[Example], n_lora: usize) -> Result<Plan> {
+    let n_threads = options.threads.count();
     let budget = Budget {
         memory_mib: options.memory_mib,
         longest_example: examples.iter().map(Example::n_rows).max().unwrap_or(0),
-        n_threads: options.threads.count(),
-        kernels: options.kernels.formats(),
+        n_threads,
+        kernels: kernels(options.kernels, n_threads)?,
     };
     let mut plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
     plan.checkpoint |= options.gradient_checkpointing;

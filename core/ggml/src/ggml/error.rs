@@ -46,6 +46,15 @@ pub enum GgmlError {
         /// Bytes on the host side.
         host: usize,
     },
+    /// Tensor data of a file that lies where ggml cannot use it in place.
+    #[error(
+        "the model's tensor data is not aligned to {alignment} bytes in memory, which ggml needs; \
+         map the file, and write it with a `general.alignment` of {alignment} or a multiple"
+    )]
+    Misaligned {
+        /// Bytes.
+        alignment: usize,
+    },
     /// The computation was stopped through its abort flag.
     #[error("computation stopped on request")]
     Aborted,

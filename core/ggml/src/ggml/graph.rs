@@ -12,7 +12,7 @@ use llama_cpp_sys_2 as sys;
 use super::custom::{CustomOp, Kernel, MAX_ARGS, Work, run_custom};
 use super::error::{GgmlError, Result};
 use super::storage::{Storage, TensorId};
-use super::tensor::Tensor;
+use super::tensor::{Tensor, contiguous_bytes};
 use crate::GgmlType;
 
 /// `GGML_N_TASKS_MAX` of ggml.h: a custom operation runs on every thread.
@@ -90,19 +90,22 @@ impl<'a> Graph<'a> {
             // SAFETY: shapes and types are checked above.
             unsafe { sys::ggml_cpy(context, source.raw(), target.raw()) }
         })?;
-        self.expand(copy);
-        Ok(())
+        self.expand(copy)
     }
 
     /// Makes the graph compute `tensor` even if nothing stored depends on it (in-place operations on storage).
-    pub fn expand(&self, tensor: Tensor<'_>) {
+    pub fn expand(&self, tensor: Tensor<'_>) -> Result<()> {
+        if !self.owns(tensor) {
+            return Err(shape("expand", "the tensor belongs to another graph", &[tensor]));
+        }
         // SAFETY: graph and tensor are alive, and the graph has room for every tensor of its context.
-        unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), tensor.raw()) }
+        unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), tensor.raw()) };
+        Ok(())
     }
 
     // ---- arithmetic ----
 
-    /// `b` times `a` transposed: `a` is `[k, m]` of any type, `b` is `[k, n]`, the result `[m, n]` in F32. Higher dimensions of
+    /// `b` times `a` transposed: `a` is `[k, m]` of any type that ggml multiplies, `b` is `[k, n]`, the result `[m, n]` in F32. Higher dimensions of
     /// `a` are repeated over `b`'s.
     pub fn mul_mat<'g>(&'g self, a: Tensor<'g>, b: Tensor<'g>) -> Result<Tensor<'g>> {
         const OP: &str = "mul_mat";
@@ -114,6 +117,10 @@ impl<'a> Graph<'a> {
             return Err(shape(OP, "the first operand must not be transposed", &[a, b]));
         }
         self.require_f32(OP, b)?;
+        // SAFETY: the type is in ggml's table.
+        if unsafe { (*sys::ggml_get_type_traits_cpu(a.ty() as u32)).vec_dot.is_none() } {
+            return Err(GgmlError::Type { op: OP, ty: a.ty() });
+        }
         self.node(OP, &[a, b], |context| {
             // SAFETY: checked above as ggml_can_mul_mat does.
             unsafe { sys::ggml_mul_mat(context, a.raw(), b.raw()) }
@@ -139,7 +146,9 @@ impl<'a> Graph<'a> {
 
     /// A contiguous tensor under another shape of as many elements.
     pub fn reshape<'g>(&'g self, a: Tensor<'g>, ne: [usize; 4]) -> Result<Tensor<'g>> {
-        if !a.is_contiguous() || ne.iter().product::<usize>() != a.n_elements() {
+        let n_elements = ne.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+        let whole_rows = ne[0].is_multiple_of(a.ty().block_size());
+        if !a.is_contiguous() || !whole_rows || n_elements != Some(a.n_elements()) {
             return Err(shape("reshape", &format!("not contiguous, or not {ne:?}"), &[a]));
         }
         let [n0, n1, n2, n3] = ne.map(|n| n as i64);
@@ -157,10 +166,13 @@ impl<'a> Graph<'a> {
         nb: [usize; 3],
         offset: usize,
     ) -> Result<Tensor<'g>> {
-        let row = a.ty().row_size(ne[0]);
-        let last: usize = (1..4).map(|d| (ne[d].max(1) - 1) * nb[d - 1]).sum();
-        let aligned = nb.iter().all(|n| n.is_multiple_of(a.ty().type_size()));
-        if ne.contains(&0) || !aligned || offset + last + row > a.n_bytes() {
+        let aligned = nb.iter().chain([&offset]).all(|n| n.is_multiple_of(a.ty().type_size()));
+        let row = contiguous_bytes(a.ty(), [ne[0], 1, 1, 1]);
+        let end = row.and_then(|row| {
+            let first_row_ends = offset.checked_add(row)?;
+            (1..4).try_fold(first_row_ends, |end, d| end.checked_add(ne[d].checked_sub(1)?.checked_mul(nb[d - 1])?))
+        });
+        if ne[0] == 0 || !aligned || end.is_none_or(|end| end > a.n_bytes()) {
             return Err(shape("view", &format!("{ne:?} at {offset} with strides {nb:?} is outside"), &[a]));
         }
         let n = ne.map(|n| n as i64);
@@ -175,13 +187,16 @@ impl<'a> Graph<'a> {
     /// Columns `start .. start + len` of a matrix `[n, rows]`.
     pub fn columns<'g>(&'g self, a: Tensor<'g>, start: usize, len: usize) -> Result<Tensor<'g>> {
         let (ne, nb) = (a.ne(), a.nb());
-        self.view(a, [len, ne[1], 1, 1], [nb[1], nb[2], nb[3]], a.ty().row_size(start))
+        let Some(offset) = contiguous_bytes(a.ty(), [start, 1, 1, 1]) else {
+            return Err(shape("columns", &format!("column {start} is not the first of a block"), &[a]));
+        };
+        self.view(a, [len, ne[1], 1, 1], [nb[1], nb[2], nb[3]], offset)
     }
 
     /// Rows `start .. start + len` of a matrix.
     pub fn rows<'g>(&'g self, a: Tensor<'g>, start: usize, len: usize) -> Result<Tensor<'g>> {
         let (ne, nb) = (a.ne(), a.nb());
-        self.view(a, [ne[0], len, 1, 1], [nb[1], nb[2], nb[3]], start * nb[1])
+        self.view(a, [ne[0], len, 1, 1], [nb[1], nb[2], nb[3]], start.saturating_mul(nb[1]))
     }
 
     // ---- operations of our own (CPU only) ----
@@ -195,9 +210,11 @@ impl<'a> Graph<'a> {
         work: Work,
         kernel: Kernel<'a>,
     ) -> Result<Tensor<'g>> {
-        let n_bytes = ty.row_size(ne[0]) * ne[1] * ne[2] * ne[3];
+        let Some(n_bytes) = contiguous_bytes(ty, ne) else {
+            return Err(shape(work.name, &format!("{}{ne:?} is no possible result", ty.name()), args));
+        };
         work.check(n_bytes, ty.type_size())?;
-        self.custom_node(work, kernel, false, args, |context, raws, op| {
+        self.custom_node(work, kernel, None, args, |context, raws, op| {
             let [n0, n1, n2, n3] = ne.map(|n| n as i64);
             // SAFETY: at most MAX_ARGS arguments; the operation outlives the node.
             unsafe {
@@ -225,7 +242,7 @@ impl<'a> Graph<'a> {
             return Err(shape(name, "an argument shares the target's memory", args));
         }
         self.require_not_read_only(name, target)?;
-        self.custom_node(work, kernel, true, args, |context, raws, op| {
+        self.custom_node(work, kernel, Some(target), args, |context, raws, op| {
             // SAFETY: as above; the target is contiguous and shares no memory with the arguments.
             unsafe {
                 let (args, n_args) = (raws.as_mut_ptr(), raws.len() as i32);
@@ -264,7 +281,7 @@ impl<'a> Graph<'a> {
         &'g self,
         work: Work,
         kernel: Kernel<'a>,
-        in_place: bool,
+        target: Option<Tensor<'g>>,
         args: &[Tensor<'g>],
         make: impl FnOnce(
             *mut sys::ggml_context,
@@ -276,10 +293,11 @@ impl<'a> Graph<'a> {
         if args.len() > MAX_ARGS {
             return Err(shape(name, "more than 9 arguments", args));
         }
-        let op = Box::new(CustomOp::new(work, kernel, in_place));
+        let op = Box::new(CustomOp::new(work, kernel, target.is_some()));
         let address = std::ptr::from_ref(op.as_ref()) as *mut std::ffi::c_void;
         let mut raws: Vec<_> = args.iter().map(|t| t.raw()).collect();
-        let node = self.node(name, args, |context| make(context, &mut raws, address))?;
+        let inputs: Vec<_> = target.into_iter().chain(args.iter().copied()).collect();
+        let node = self.node(name, &inputs, |context| make(context, &mut raws, address))?;
         self.custom.borrow_mut().push(op);
         Ok(node)
     }

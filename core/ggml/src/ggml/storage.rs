@@ -8,9 +8,12 @@ use llama_cpp_sys_2 as sys;
 
 use super::device::Backend;
 use super::error::{GgmlError, Result};
-use super::tensor::Tensor;
+use super::tensor::{Tensor, contiguous_bytes};
 use crate::GgmlType;
 use crate::gguf::Gguf;
+
+/// `TENSOR_ALIGNMENT` of ggml-impl.h, which ggml asserts.
+const MAPPED_ALIGNMENT: usize = 32;
 
 /// A handle on one tensor of a [`Storage`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,7 +54,8 @@ impl StorageBuilder {
 
     /// Bytes of all tensors, without padding.
     pub fn n_bytes(&self) -> usize {
-        self.shapes.iter().map(|(ty, ne)| ty.row_size(ne[0]) * ne[1] * ne[2] * ne[3]).sum()
+        let bytes = self.shapes.iter().map(|(ty, ne)| contiguous_bytes(*ty, *ne).unwrap_or(usize::MAX));
+        bytes.fold(0, usize::saturating_add)
     }
 
     /// Allocates all tensors on the backend's memory, filled with zeros.
@@ -82,8 +86,11 @@ impl Storage {
             .iter()
             .map(|t| (t.ty, t.dims.map(|n| n as usize)))
             .collect();
-        let (context, tensors) = describe(&shapes)?;
         let region = gguf.data_region();
+        if !region.as_ptr().addr().is_multiple_of(MAPPED_ALIGNMENT) || !gguf.alignment().is_multiple_of(MAPPED_ALIGNMENT) {
+            return Err(GgmlError::Misaligned { alignment: MAPPED_ALIGNMENT });
+        }
+        let (context, tensors) = describe(&shapes)?;
         // SAFETY: the region is mapped for as long as `mapped` holds the file. The buffer is only read: mapped tensors are
         // never destinations (`Storage::write` refuses them, and `Graph` writes only into storage it is told to).
         let buffer = unsafe {
@@ -135,18 +142,25 @@ impl Storage {
 
     /// Copies host data into a tensor, whole.
     pub fn write<T: NoUninit>(&mut self, id: TensorId, data: &[T]) -> Result<()> {
-        self.write_at(id, 0, data)?;
         let (tensor, host) = (self.get(id).n_bytes(), std::mem::size_of_val(data));
-        if tensor == host { Ok(()) } else { Err(GgmlError::Size { tensor, host }) }
+        if tensor != host {
+            return Err(GgmlError::Size { tensor, host });
+        }
+        self.write_at(id, 0, data)
     }
 
     /// Copies host data into a tensor from byte `offset` on.
     pub fn write_at<T: NoUninit>(&mut self, id: TensorId, offset: usize, data: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let tensor = self.get(id);
-        if self.mapped.is_some() || offset + bytes.len() > tensor.n_bytes() || !tensor.is_contiguous() {
-            return Err(GgmlError::Size { tensor: tensor.n_bytes(), host: offset + bytes.len() });
+        if self.mapped.is_some() {
+            return Err(GgmlError::Shape {
+                op: "write",
+                reason: "the tensor is mapped from a file".to_owned(),
+                operands: format!("{tensor:?}"),
+            });
         }
+        check_range(tensor, offset, bytes.len())?;
         // SAFETY: the range lies in the tensor, which has memory; `&mut self` keeps readers away.
         unsafe {
             sys::ggml_backend_tensor_set(tensor.raw(), bytes.as_ptr().cast(), offset, bytes.len())
@@ -158,9 +172,7 @@ impl Storage {
     pub fn read_at<T: NoUninit + AnyBitPattern>(&self, id: TensorId, offset: usize, data: &mut [T]) -> Result<()> {
         let tensor = self.get(id);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(data);
-        if offset + bytes.len() > tensor.n_bytes() || !tensor.is_contiguous() {
-            return Err(GgmlError::Size { tensor: tensor.n_bytes(), host: offset + bytes.len() });
-        }
+        check_range(tensor, offset, bytes.len())?;
         // SAFETY: the range lies in the tensor, which has memory.
         unsafe {
             sys::ggml_backend_tensor_get(tensor.raw(), bytes.as_mut_ptr().cast(), offset, bytes.len())
@@ -201,15 +213,23 @@ impl Drop for Storage {
     }
 }
 
+fn check_range(tensor: Tensor<'_>, offset: usize, len: usize) -> Result<()> {
+    let end = offset.saturating_add(len);
+    if end > tensor.n_bytes() {
+        return Err(GgmlError::Size { tensor: tensor.n_bytes(), host: end });
+    }
+    Ok(())
+}
+
 type Described = (NonNull<sys::ggml_context>, Vec<NonNull<sys::ggml_tensor>>);
 
 /// Tensor descriptions without memory.
 fn describe(shapes: &[(GgmlType, [usize; 4])]) -> Result<Described> {
     for (ty, ne) in shapes {
-        if !ne[0].is_multiple_of(ty.block_size()) {
+        if contiguous_bytes(*ty, *ne).is_none() {
             return Err(GgmlError::Shape {
                 op: "storage",
-                reason: format!("rows of {} must be multiples of {}", ty.name(), ty.block_size()),
+                reason: format!("rows must be multiples of {}, and tensors addressable", ty.block_size()),
                 operands: format!("{}{ne:?}", ty.name()),
             });
         }

@@ -42,6 +42,7 @@ impl<'a> Tensor<'a> {
     }
 
     /// Element type.
+    #[allow(clippy::unnecessary_cast)] // C enums are signed on Windows.
     pub fn ty(&self) -> GgmlType {
         GgmlType::try_from(self.get().type_ as u32).unwrap_or(GgmlType::F32)
     }
@@ -77,7 +78,16 @@ impl<'a> Tensor<'a> {
     pub(super) fn has_memory(&self) -> bool {
         !self.get().data.is_null()
     }
+}
 
+/// Bytes of a tensor without gaps; none where its rows are not whole blocks, or where it could not be addressed.
+pub(super) fn contiguous_bytes(ty: GgmlType, ne: [usize; 4]) -> Option<usize> {
+    if !ne[0].is_multiple_of(ty.block_size()) {
+        return None;
+    }
+    let row = (ne[0] / ty.block_size()).checked_mul(ty.type_size())?;
+    let bytes = ne[1..].iter().try_fold(row, |bytes, n| bytes.checked_mul(*n))?;
+    (bytes <= isize::MAX as usize).then_some(bytes)
 }
 
 impl std::fmt::Debug for Tensor<'_> {

@@ -26,7 +26,7 @@ use thumbprint_tune::trainer::{References, TrainError, Trainer, lora_shapes};
 
 use super::examples::{Tokenized, classes, tokenize};
 use super::measure::{self, Bench};
-use super::recipe::{REPLAY_SHARE, train_config};
+use super::recipe::{PAIRS_PER_PROMPT, fold_steps, replay_examples, train_config};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate, fold_of};
 use crate::engine::{
@@ -202,7 +202,11 @@ impl Context<'_> {
     fn curate(&self) -> Step<Material> {
         let log = self.thumbprint.store().effective_feedback()?;
         let options =
-            curation::Options { model: Some(self.loaded.sha256.clone()), ..curation::Options::default() };
+            curation::Options {
+                model: Some(self.loaded.sha256.clone()),
+                pairs_per_prompt: PAIRS_PER_PROMPT,
+                ..curation::Options::default()
+            };
         let curated = curate(&log, &options);
         let chat = self.loaded.engine.chat();
         let tokenized = tokenize(&curated.examples, chat, self.budget.max_example_tokens)?;
@@ -210,11 +214,11 @@ impl Context<'_> {
     }
 
     fn resolve(&self, examples: &[Example]) -> Step<Resolved> {
-        let replay = (examples.len() as f64 * REPLAY_SHARE).ceil() as usize;
-        let replay = replay.min(replay::PROMPTS.len());
+        let classes = classes(examples);
+        let replay = replay_examples(examples.len(), classes).min(replay::PROMPTS.len());
         let n_params = self.loaded.engine.chat().model().n_params();
         let n_all = examples.len() + replay;
-        let train = train_config(examples.len(), n_all, classes(examples), n_params, self.budget.seed);
+        let train = train_config(n_all, classes, n_params, self.budget.seed);
         let model = Model::open(&self.loaded.path)?;
         let rank = train.lora.rank;
         let n_lora = lora_shapes(&model).iter().map(|s| rank * (s.n_in + s.n_out)).sum();
@@ -256,7 +260,7 @@ impl Context<'_> {
                 give_up(store, &run)?;
             }
         }
-        let total_steps = resolved.train.max_steps as u32 * (1 + resolved.folds);
+        let total_steps = resolved.train.max_steps as u32 * resolved.folds;
         let id = match taken {
             Some(id) => id,
             None => store.begin_run(&NewRun {
@@ -321,7 +325,7 @@ impl Context<'_> {
         let missing: Vec<usize> = (0..examples.len()).filter(|i| found[*i].is_none()).collect();
         if !missing.is_empty() {
             let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
-            let mut trainer = self.trainer(subset, resolved)?;
+            let mut trainer = self.trainer(subset, resolved.train.max_steps, resolved)?;
             let mut done = total - missing.len() as u64;
             loop {
                 self.progress(Phase::Reference, done, total);
@@ -398,7 +402,10 @@ impl Context<'_> {
         dir: &Path,
     ) -> Step<Trainer> {
         let examples = indices.iter().map(|i| material.tokenized.examples[*i].clone());
-        let mut trainer = self.trainer(examples.chain(replay.iter().cloned()).collect(), resolved)?;
+        let examples: Vec<Example> = examples.chain(replay.iter().cloned()).collect();
+        let n_all = material.tokenized.examples.len() + replay.len();
+        let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
+        let mut trainer = self.trainer(examples, max_steps, resolved)?;
         for (local, index) in indices.iter().enumerate() {
             trainer.set_reference(local, references[*index].clone());
         }
@@ -406,7 +413,7 @@ impl Context<'_> {
         if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
             trainer.resume(checkpoint)?;
         }
-        let (id, max_steps) = (self.run.as_ref().map(|run| run.0), resolved.train.max_steps);
+        let id = self.run.as_ref().map(|run| run.0);
         let total = max_steps * label.parts;
         let mut saved = Instant::now();
         let (began, first) = (Instant::now(), trainer.steps_done());
@@ -427,7 +434,7 @@ impl Context<'_> {
                 Phase::Fold => label.parts - label.part,
                 _ => 0,
             };
-            let steps_left = max_steps - step.step + trainings_left * max_steps;
+            let steps_left = max_steps - step.step + trainings_left * resolved.train.max_steps;
             self.shared.set_progress(|progress| {
                 *progress = super::Progress {
                     phase: label.phase,
@@ -453,10 +460,11 @@ impl Context<'_> {
         Ok(trainer)
     }
 
-    fn trainer(&self, examples: Vec<Example>, resolved: &Resolved) -> Step<Trainer> {
+    fn trainer(&self, examples: Vec<Example>, max_steps: u64, resolved: &Resolved) -> Step<Trainer> {
         let model = Model::open(&self.loaded.path)?;
         let base = self.loaded.sha256.clone();
-        Ok(Trainer::new(model, base, examples, resolved.train.clone(), resolved.plan.clone())?)
+        let config = TrainConfig { max_steps, ..resolved.train.clone() };
+        Ok(Trainer::new(model, base, examples, config, resolved.plan.clone())?)
     }
 
     /// Does a piece of training work, stopping it while the user is answered and doing it again afterwards.

@@ -48,6 +48,8 @@ pub struct DeviceAdapter {
     pub gradients: Storage,
     /// Where they are.
     pub gradient_factors: [Option<Factors>; 4],
+    /// The layout of the parameters.
+    pub tensors: Vec<LoraTensor>,
     scratch: Vec<f32>,
 }
 
@@ -87,14 +89,16 @@ impl DeviceAdapter {
             factors,
             gradients,
             gradient_factors,
+            tensors: lora.tensors.clone(),
             scratch: Vec::new(),
         };
         adapter.upload(lora)?;
         Ok(adapter)
     }
 
-    /// Copies the parameters to the device.
+    /// Copies parameters of the same layout to the device.
     pub fn upload(&mut self, lora: &Lora) -> Result<(), GgmlError> {
+        self.scale = lora.scale();
         for (layer, factors) in self.layers.iter().zip(&self.factors) {
             for (fused, factors) in layer.iter().zip(factors) {
                 let Some(factors) = factors else { continue };

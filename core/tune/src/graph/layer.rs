@@ -197,7 +197,7 @@ impl<'a> LayerContext<'a> {
             && let (Some(adapter), Some(saved)) = (self.adapter, self.saved.thin[which])
             && let Some(gradients) = adapter.gradient_factors[which]
         {
-            let t = self.columns(graph, self.storage, saved)?;
+            let t = self.saved_thin(graph, saved, lora.rank)?;
             let db = b.factor_gradients(t, dy, &lora.b_spans)?;
             self.store_prefix(graph, db, (&adapter.gradients, gradients.b))?;
             let dt = b.thin(dy, b_factors, &lora.b_spans, scale)?;
@@ -332,9 +332,16 @@ impl<'a> LayerContext<'a> {
 
     fn store_thin<'g>(&self, graph: &'g Graph<'a>, which: usize, t: Tensor<'g>) -> Result<()> {
         match self.saved.thin[which] {
-            Some(id) => graph.store(t, self.columns(graph, self.storage, id)?),
+            Some(id) => graph.store(t, self.saved_thin(graph, id, t.ne()[0])?),
             None => Ok(()),
         }
+    }
+
+    /// A stored thin side as `[rank, n]`: a slot that serves all layers may be wider than this one needs.
+    fn saved_thin<'g>(&self, graph: &'g Graph<'a>, id: TensorId, rank: usize) -> Result<Tensor<'g>> {
+        let row = rank * size_of::<f32>();
+        let strides = [row, row * self.n_tokens, row * self.n_tokens];
+        graph.view(graph.load(self.storage, id)?, [rank, self.n_tokens, 1, 1], strides, 0)
     }
 
     /// Stores a vector at the beginning of a stored one that may be longer.

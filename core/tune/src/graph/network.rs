@@ -61,6 +61,12 @@ pub enum NetworkError {
         /// Rows that fit.
         max: usize,
     },
+    /// Operands that do not belong to this network or to one another.
+    #[error("{reason}")]
+    Mismatch {
+        /// What does not fit.
+        reason: String,
+    },
     /// The ggml layer failed, or the computation was stopped.
     #[error(transparent)]
     Ggml(#[from] GgmlError),
@@ -103,6 +109,8 @@ pub struct Network {
     adapter: Option<DeviceAdapter>,
     /// Gradients of log-probabilities with respect to hidden states, a row a target, of the last [`forward`](Self::forward).
     head_gradient: Vec<f32>,
+    /// The batch whose activations are kept: that of the last [`forward`](Self::forward), if no other pass followed it.
+    kept: Option<Packed>,
     /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
     dropout: Option<Dropout>,
 }
@@ -133,12 +141,15 @@ impl Network {
     /// # Errors
     /// [`NetworkError`] when memory cannot be had.
     pub fn new(model: Model, options: NetworkOptions, lora: Option<&Lora>) -> Result<Self> {
+        if let Some(lora) = lora {
+            check_adapter(&model, lora)?;
+        }
         let backend = Backend::cpu(options.n_threads)?;
         let workspace = Workspace::new(&backend)?;
         let adapter = lora.map(|lora| DeviceAdapter::new(&model, lora, &backend)).transpose()?;
         let memory = Memory::new(&model, &options, adapter.as_ref(), &backend)?;
         let head = HeadMemory::new(&model, &options, &backend)?;
-        Ok(Self { model, options, backend, workspace, memory, head, adapter, head_gradient: Vec::new(), dropout: None })
+        Ok(Self { model, options, backend, workspace, memory, head, adapter, head_gradient: Vec::new(), kept: None, dropout: None })
     }
 
     /// The model.
@@ -165,11 +176,12 @@ impl Network {
     /// Copies new parameters of the same adapter to the device.
     ///
     /// # Errors
-    /// [`NetworkError`] when the network was made without an adapter of this shape.
+    /// [`NetworkError::Mismatch`] when the network was made without an adapter of this layout.
     pub fn update_adapter(&mut self, lora: &Lora) -> Result<()> {
         match &mut self.adapter {
-            Some(adapter) => Ok(adapter.upload(lora)?),
-            None => Ok(()),
+            Some(adapter) if adapter.tensors == lora.tensors => Ok(adapter.upload(lora)?),
+            Some(_) => Err(mismatch("the network was made for an adapter of another layout")),
+            None => Err(mismatch("the network was made without an adapter")),
         }
     }
 
@@ -193,16 +205,22 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn forward(&mut self, packed: &Packed) -> Result<Scores> {
+        if self.adapter.is_none() {
+            return Err(mismatch("the network was made without an adapter"));
+        }
         let extent = if self.options.checkpoint { Extent::Output } else { Extent::OutputAndSave };
         let last = self.run_layers(packed, true, extent, self.dropout)?;
-        self.run_head(packed, last, true)
+        let scores = self.run_head(packed, last, true)?;
+        self.kept = Some(packed.clone());
+        Ok(scores)
     }
 
     /// Adds to `grads` (laid out as `lora.values`) the gradient of a loss whose derivative with respect to completion `i`'s summed
-    /// log-probability is `coefficients[i]`, for the ubatch of the last [`forward`](Self::forward).
+    /// log-probability is `coefficients[i]`, for the ubatch of the last [`forward`](Self::forward), which no other pass may have
+    /// followed.
     ///
     /// # Errors
-    /// [`NetworkError`]; after one, `grads` is incomplete.
+    /// [`NetworkError::Mismatch`] before anything is computed; after any other [`NetworkError`], `grads` is incomplete.
     pub fn backward(
         &mut self,
         packed: &Packed,
@@ -210,6 +228,7 @@ impl Network {
         lora: &Lora,
         grads: &mut [f32],
     ) -> Result<()> {
+        self.check_backward(packed, coefficients, lora, grads)?;
         let n_embd = self.model.spec.n_embd;
         let mut start = vec![0.0f32; packed.tokens.len() * n_embd];
         for (targets, coefficient) in packed.sequences.iter().zip(coefficients) {
@@ -287,6 +306,8 @@ impl Network {
         if rows > max {
             return Err(NetworkError::TooLong { rows, max });
         }
+        self.check_labels(packed)?;
+        self.kept = None;
         let embeddings = self.model.embed(&packed.tokens)?;
         self.memory.storage.write_at(self.memory.x[0], 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
@@ -346,11 +367,56 @@ impl Network {
         Ok(Scores { logps })
     }
 
+    fn check_backward(&self, packed: &Packed, coefficients: &[f64], lora: &Lora, grads: &[f32]) -> Result<()> {
+        if self.kept.as_ref() != Some(packed) {
+            return Err(mismatch("a backward pass needs the batch of the forward pass right before it"));
+        }
+        if coefficients.len() != packed.sequences.len() {
+            let (n, m) = (coefficients.len(), packed.sequences.len());
+            return Err(mismatch(format!("{n} coefficients for {m} completions")));
+        }
+        let same = self.adapter.as_ref().is_some_and(|adapter| adapter.tensors == lora.tensors);
+        if !same || grads.len() != lora.values.len() {
+            return Err(mismatch("the gradient's layout is not that of the network's adapter"));
+        }
+        Ok(())
+    }
+
+    /// Labels are only compared and used as indices, so that one outside of the vocabulary would go unnoticed.
+    fn check_labels(&self, packed: &Packed) -> Result<()> {
+        let n_vocab = self.model.spec.n_vocab;
+        let outside = |label: i32| usize::try_from(label).map_or(true, |label| label >= n_vocab);
+        match packed.targets.iter().find(|target| outside(target.label)) {
+            Some(target) => {
+                let label = target.label;
+                Err(mismatch(format!("token {label} is outside of the vocabulary of {n_vocab}")))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn hidden(&self, last: TensorId, rows: usize) -> Result<Vec<f32>> {
         let mut hidden = vec![0.0; rows * self.model.spec.n_embd];
         self.memory.storage.read_at(last, 0, &mut hidden)?;
         Ok(hidden)
     }
+}
+
+/// Refuses an adapter that changes what the model does not have.
+fn check_adapter(model: &Model, lora: &Lora) -> Result<()> {
+    for tensor in &lora.tensors {
+        let part = model.parts().find(|(layer, part, _)| *layer == tensor.layer && part.module == tensor.module);
+        if part.is_none_or(|(_, part, n_in)| (n_in, part.n_out) != (tensor.n_in, tensor.n_out)) {
+            let (name, n_in, n_out) = (&tensor.base, tensor.n_in, tensor.n_out);
+            let reason = format!("the adapter changes `{name}` of shape [{n_in}, {n_out}], which the model does not have");
+            return Err(NetworkError::Mismatch { reason });
+        }
+    }
+    Ok(())
+}
+
+fn mismatch(reason: impl Into<String>) -> NetworkError {
+    NetworkError::Mismatch { reason: reason.into() }
 }
 
 impl Memory {

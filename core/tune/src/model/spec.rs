@@ -213,7 +213,9 @@ impl Keys<'_> {
         let key = self.name("rope.scaling.type");
         match self.gguf.str_or(&key, "linear")? {
             "none" => Ok(1.0),
-            "linear" => self.float_or("rope.scaling.factor", 1.0),
+            "linear" if self.gguf.get(&self.name("rope.scaling.factor")).is_some() => self.float("rope.scaling.factor"),
+            // The key's name in older files, which llama.cpp still reads.
+            "linear" => self.float_or("rope.scale_linear", 1.0),
             other => Err(self.feature(&format!("rope scaling `{other}`"))),
         }
     }

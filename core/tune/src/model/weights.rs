@@ -100,7 +100,7 @@ impl Model {
         let layers = (0..spec.n_layer).map(|layer| find.layer(&spec, layer)).collect::<Result<_, _>>()?;
         let (_, embedding) = find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?;
         let (head, head_type) = match find.optional("output.weight") {
-            Some(_) => find.matrix("output.weight", spec.n_embd, spec.n_vocab).map(|(id, ty)| (id, ty))?,
+            Some(_) => find.matrix("output.weight", spec.n_embd, spec.n_vocab)?,
             None => find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?,
         };
         debug_assert!(can_dequantize(embedding));

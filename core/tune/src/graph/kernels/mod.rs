@@ -8,3 +8,6 @@ pub mod gemm;
 pub mod head;
 pub mod rows;
 pub mod thin;
+
+#[cfg(test)]
+mod tests;

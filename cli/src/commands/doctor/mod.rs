@@ -1,5 +1,7 @@
 //! `doctor`: what this machine has, what this model is, and what would run where.
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -9,17 +11,15 @@ use thumbprint::engine::Chat;
 use thumbprint_ggml::ggml::{DeviceInfo, DeviceKind, cpu_features, devices};
 use thumbprint_ggml::gguf::Gguf;
 use thumbprint_ggml::llama::{self, gpu_devices, system_info};
-use thumbprint_tune::adapter::Lora;
-use thumbprint_tune::adapter::LoraConfig;
-use thumbprint_tune::graph::Kernels;
+use thumbprint_tune::adapter::{Lora, LoraConfig};
 use thumbprint_tune::model::{Model, trainable_architectures};
 use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::trainer::lora_shapes;
 
 use crate::base_model;
 use crate::error::Result;
-use crate::files;
-use crate::options::{DataDirOption, ModelOption, ThreadsOption};
+use crate::kernels::kernels;
+use crate::options::{DataDirOption, ModelOption, Precision, ThreadsOption};
 use crate::output::Output;
 use crate::paths;
 
@@ -56,7 +56,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     if out.is_json() {
         out.object(&report)
     } else {
-        report.print(out)
+        text::print(&report, out)
     }
 }
 
@@ -139,6 +139,8 @@ struct Training {
 struct TrainingEstimate {
     /// Parameters of an adapter with the default settings.
     lora_parameters: usize,
+    /// The format of products.
+    products_in: &'static str,
     /// Tokens of a ubatch.
     tokens: usize,
     memory_mib: usize,
@@ -199,7 +201,7 @@ impl ModelReport {
             .map(|token| model.token_to_piece(token, true));
         Ok(Self {
             path: path.display().to_string(),
-            sha256: files::sha256(path)?,
+            sha256: thumbprint::hash_file(path)?,
             description: model.description(),
             architecture: model.architecture(),
             size_mib: model.size_bytes() >> 20,
@@ -278,11 +280,12 @@ impl TrainingEstimate {
         let n_lora = Lora::new(LoraConfig::default(), &lora_shapes(model))?
             .values
             .len();
+        let kernels = kernels(Precision::Fast, threads)?;
         let budget = Budget {
             memory_mib: None,
             longest_example: 0,
             n_threads: threads,
-            kernels: Kernels::BF16,
+            kernels,
         };
         let model_bytes = model.gguf().bytes().len();
         let full = Plan::resolve(&model.spec, model_bytes, n_lora, &budget)?;
@@ -293,106 +296,10 @@ impl TrainingEstimate {
         let mib = |plan: &Plan| plan.estimate_bytes(&model.spec, model_bytes, n_lora) >> 20;
         Ok(Self {
             lora_parameters: n_lora,
+            products_in: kernels.scratch.name(),
             tokens: full.max_tokens,
             memory_mib: mib(&full),
             memory_checkpointed_mib: mib(&checkpointed),
         })
-    }
-}
-
-impl Report {
-    fn print(&self, out: &Output) -> Result<()> {
-        out.line(format!("{} {}", out.bold("thumbprint"), self.version))?;
-        out.line(format!("  built with         {}", self.ggml))?;
-
-        out.line(out.bold("machine"))?;
-        for device in &self.system.devices {
-            let Device {
-                name,
-                description,
-                kind,
-                free_mib,
-                total_mib,
-            } = device;
-            out.line(format!(
-                "  {kind:<18} {description} ({name}), {free_mib} of {total_mib} MiB free"
-            ))?;
-        }
-        out.line(format!(
-            "  CPU features       {}",
-            self.system.cpu_features.join(" ")
-        ))?;
-        out.line(format!("  threads            {}", self.system.threads))?;
-
-        let Folders {
-            cache,
-            data,
-            demo_model,
-            demo_model_present,
-        } = &self.folders;
-        out.line(out.bold("folders"))?;
-        out.line(format!("  cache              {cache}"))?;
-        out.line(format!("  data               {data}"))?;
-        match (&self.model, demo_model_present) {
-            (Some(model), _) => model.print(out),
-            (None, _) => {
-                out.line(format!(
-                    "  demo model         {} {demo_model}",
-                    out.red("is not at")
-                ))?;
-                out.line("  run `make model`, or pass --model PATH")
-            }
-        }
-    }
-}
-
-impl ModelReport {
-    fn print(&self, out: &Output) -> Result<()> {
-        let types: Vec<_> = self
-            .tensor_types
-            .iter()
-            .map(|(ty, count)| format!("{count} {ty}"))
-            .collect();
-        out.line(format!("{} {}", out.bold("model"), self.path))?;
-        out.line(format!("  SHA-256            {}", self.sha256))?;
-        out.line(format!(
-            "  is                 {} ({} MiB, {} parameters)",
-            self.description, self.size_mib, self.parameters
-        ))?;
-        out.line(format!(
-            "  shape              {} layers of width {}, vocabulary {}",
-            self.layers, self.width, self.vocabulary
-        ))?;
-        out.line(format!("  tensors            {}", types.join(", ")))?;
-        out.line(format!("  context            {} tokens", self.context))?;
-        let end = self.end_of_turn.as_deref().unwrap_or("none");
-        out.line(format!(
-            "  chat template      {}; a turn ends with {end}",
-            self.chat_template
-        ))?;
-
-        out.line(out.bold("what runs where"))?;
-        let Generation {
-            on,
-            context,
-            weights_mib,
-            cache_mib,
-        } = &self.generation;
-        let cache = cache_mib.map_or(String::new(), |mib| {
-            format!(" and {mib} MiB for a context of {context}")
-        });
-        out.line(format!(
-            "  generation         {} on {on}: {weights_mib} MiB of weights{cache}",
-            out.green("yes,")
-        ))?;
-        match &self.training.estimate {
-            Some(TrainingEstimate { lora_parameters, tokens, memory_mib, memory_checkpointed_mib }) => out.line(format!(
-                "  training           {} on {}: about {memory_mib} MiB, or {memory_checkpointed_mib} with \
-                 --gradient-checkpointing, for {tokens} tokens at a time and {lora_parameters} parameters",
-                out.green("yes,"),
-                self.training.on
-            )),
-            None => out.line(format!("  training           {} {}", out.red("no:"), self.training.on)),
-        }
     }
 }
