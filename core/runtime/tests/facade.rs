@@ -314,3 +314,37 @@ fn a_full_disk_under_an_adapter_is_an_error_that_loses_nothing() {
     assert_eq!(tp.readiness().unwrap().have.events, 12);
     learn(&tp);
 }
+
+#[test]
+fn without_a_forgotten_item_it_learns_the_bytes_of_never_having_seen_it() {
+    let never = learn(&Folder::new().taught());
+    let folder = Folder::new();
+    let tp = folder.taught();
+    let extra = tp.record_external(&[Message::user("One more?")], "No.", &Feedback::Up).unwrap();
+    assert_ne!(learn(&tp), never);
+    tp.forget(Target::Feedback(extra)).unwrap();
+    assert_eq!(learn(&tp), never);
+}
+
+#[test]
+fn feedback_outlives_a_change_of_model_and_an_adapter_does_not_serve_another_base() {
+    let folder = Folder::new();
+    let tp = folder.taught();
+    let reply = tp.generate(Request::new(vec![Message::user("And you?")])).unwrap().wait().unwrap();
+    tp.record(reply.id, &Feedback::Up).unwrap();
+    let id = on_trial(&tp);
+    let other = folder.0.path().join("other.gguf");
+    TinyModel { seed: 2, ..TinyModel::llama() }.write(&other);
+    tp.load(&other, &mut |_| ControlFlow::Continue(())).unwrap();
+    let ask = |by| {
+        let mut request = Request::new(vec![Message::user("Hello")]);
+        request.by = by;
+        tp.generate(request)
+    };
+    assert_eq!(ask(thumbprint::By::Active).unwrap().wait().unwrap().adapter, None);
+    assert!(matches!(ask(thumbprint::By::Adapter(id)), Err(Error::Adapter(_))));
+    let learned = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    let (old, new) = (tp.adapter(id).unwrap().row, tp.adapter(learned).unwrap().row);
+    assert_ne!(old.base_hash, new.base_hash);
+    assert_eq!(new.manifest["counts"]["events"], 13);
+}
