@@ -40,7 +40,9 @@ impl Output {
     /// A piece of text, without an end of line.
     pub fn text(&self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
-        write!(out, "{text}").and_then(|()| out.flush()).map_err(CliError::Output)
+        write!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(CliError::Output)
     }
 
     /// An object on a line of its own.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use thumbprint::{Error, Event, GenerateOptions, Generation, Options, Overflow, Reply, StopReason, Thumbprint};
+use thumbprint::{
+    Error, Event, GenerateOptions, Generation, Options, Overflow, Reply, StopReason, Thumbprint,
+};
 
 use crate::error::Result;
 use crate::options::DataDirOption;
@@ -22,7 +24,10 @@ pub fn open(data_dir: &DataDirOption, model: Option<PathBuf>, out: &Output) -> R
     options.model = model;
     let thumbprint = Thumbprint::open(options)?;
     if let Some(aside) = &thumbprint.open_report().moved_aside {
-        out.note(&format!("warning: the database was damaged; it lies now at {}, and a new one was begun", aside.display()));
+        out.note(&format!(
+            "warning: the database was damaged; it lies now at {}, and a new one was begun",
+            aside.display()
+        ));
     }
     Ok(thumbprint)
 }
@@ -39,7 +44,9 @@ pub fn load(thumbprint: &Thumbprint, model: PathBuf, out: &Output) -> Result<()>
     });
     bar.finish_and_clear();
     match loaded {
-        Err(error @ Error::AdapterChanged { .. }) => out.note(&format!("warning: {error}; the base model answers")),
+        Err(error @ Error::AdapterChanged { .. }) => {
+            out.note(&format!("warning: {error}; the base model answers"))
+        }
         loaded => loaded?,
     }
     for warning in &thumbprint.engine()?.info().warnings {
@@ -92,7 +99,9 @@ impl GenerationOption {
         sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
         sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
         sampling.repetition_penalty = self.repeat_penalty.unwrap_or(sampling.repetition_penalty);
-        sampling.seed = self.seed.map_or(sampling.seed, |seed| seed.wrapping_add(nth));
+        sampling.seed = self
+            .seed
+            .map_or(sampling.seed, |seed| seed.wrapping_add(nth));
         options
     }
 }
@@ -111,7 +120,9 @@ pub fn follow(
     thread::scope(|scope| {
         // Also while the prompt is computed, when no token comes for a while.
         scope.spawn(move || {
-            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(20)) {
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
+                ended.recv_timeout(Duration::from_millis(20))
+            {
                 if cancelled() {
                     canceller.cancel();
                 }
@@ -155,7 +166,12 @@ pub fn reply_line(reply: &Reply) -> String {
         StopReason::ContextFull => ", cut off: the context is full",
         StopReason::Cancelled => ", cancelled",
     };
-    let adapter = reply.adapter.map_or(String::new(), |id| format!(", adapter {id}"));
+    let adapter = reply
+        .adapter
+        .map_or(String::new(), |id| format!(", adapter {id}"));
     let (tokens, speed) = (reply.usage.completion_tokens, reply.tokens_per_second);
-    format!("[reply {}: {tokens} tokens, {speed:.1} a second{adapter}{end}]", reply.id)
+    format!(
+        "[reply {}: {tokens} tokens, {speed:.1} a second{adapter}{end}]",
+        reply.id
+    )
 }

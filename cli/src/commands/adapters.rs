@@ -60,14 +60,20 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         What::List => {
             let all = thumbprint.adapters()?;
             if out.is_json() {
-                return all.iter().try_for_each(|details| out.object(&summary(details)));
+                return all
+                    .iter()
+                    .try_for_each(|details| out.object(&summary(details)));
             }
             list(&all, out)
         }
         What::Show { id } => show(&thumbprint.adapter(*id)?, out),
         What::Activate { id } => {
             thumbprint.activate(*id)?;
-            say(out, json!({ "active": id }), &format!("adapter {id} is in use"))
+            say(
+                out,
+                json!({ "active": id }),
+                &format!("adapter {id} is in use"),
+            )
         }
         What::Deactivate(_) => {
             thumbprint.deactivate()?;
@@ -75,7 +81,9 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         }
         What::Rollback(_) => {
             let now = thumbprint.rollback()?;
-            let sentence = now.map_or("the base model is in use".to_owned(), |id| format!("adapter {id} is in use again"));
+            let sentence = now.map_or("the base model is in use".to_owned(), |id| {
+                format!("adapter {id} is in use again")
+            });
             say(out, json!({ "active": now }), &sentence)
         }
         What::Export { id, path } => {
@@ -87,7 +95,11 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
 }
 
 fn say(out: &Output, object: Value, sentence: &str) -> Result<()> {
-    if out.is_json() { out.object(&object) } else { out.line(sentence) }
+    if out.is_json() {
+        out.object(&object)
+    } else {
+        out.line(sentence)
+    }
 }
 
 fn list(all: &[AdapterDetails], out: &Output) -> Result<()> {
@@ -98,9 +110,18 @@ fn list(all: &[AdapterDetails], out: &Output) -> Result<()> {
     let mut rows = vec![words(&["adapter", "state", "scale", "votes", "in use"])];
     rows.extend(all.iter().map(|details| {
         let row = &details.row;
-        let votes = details.verdict.as_ref().map_or("-".to_owned(), |v| v.votes.votes().to_string());
+        let votes = details
+            .verdict
+            .as_ref()
+            .map_or("-".to_owned(), |v| v.votes.votes().to_string());
         let active = if details.active { "yes" } else { "" };
-        vec![row.id.to_string(), row.state.to_string(), row.scale.to_string(), votes, active.to_owned()]
+        vec![
+            row.id.to_string(),
+            row.state.to_string(),
+            row.scale.to_string(),
+            votes,
+            active.to_owned(),
+        ]
     }));
     columns(&rows).iter().try_for_each(|line| out.line(line))
 }
@@ -134,10 +155,21 @@ fn show(details: &AdapterDetails, out: &Output) -> Result<()> {
         return out.object(&object);
     }
     let active = if details.active { ", in use" } else { "" };
-    out.line(format!("{} is {}{active}", out.bold(&format!("adapter {}", row.id)), row.state))?;
+    out.line(format!(
+        "{} is {}{active}",
+        out.bold(&format!("adapter {}", row.id)),
+        row.state
+    ))?;
     out.line(format!("  {}", row.state.explain()))?;
-    out.line(format!("  made for           the base with SHA-256 {}", row.base_hash))?;
-    out.line(format!("  file               {} at scale {}", row.file.display(), row.scale))?;
+    out.line(format!(
+        "  made for           the base with SHA-256 {}",
+        row.base_hash
+    ))?;
+    out.line(format!(
+        "  file               {} at scale {}",
+        row.file.display(),
+        row.scale
+    ))?;
     if let Some(verdict) = &details.verdict {
         out.line(format!("  votes              {}", verdict.explain()))?;
     }
@@ -147,7 +179,11 @@ fn show(details: &AdapterDetails, out: &Output) -> Result<()> {
         if let Some(explanation) = numbers["explanation"].as_str() {
             out.line(format!("  {explanation}"))?;
         }
-        let numbers = numbers.as_object().into_iter().flatten().filter(|(key, _)| *key != "explanation");
+        let numbers = numbers
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| *key != "explanation");
         for (key, value) in numbers {
             print_numbers(out, key, value, 1)?;
         }
@@ -161,11 +197,13 @@ fn print_numbers(out: &Output, key: &str, value: &Value, depth: usize) -> Result
     match value {
         Value::Object(fields) => {
             out.line(format!("{indent}{key}"))?;
-            fields.iter().try_for_each(|(key, value)| print_numbers(out, key, value, depth + 1))
+            fields
+                .iter()
+                .try_for_each(|(key, value)| print_numbers(out, key, value, depth + 1))
         }
-        Value::Array(items) => {
-            items.iter().try_for_each(|item| print_numbers(out, key, item, depth))
-        }
+        Value::Array(items) => items
+            .iter()
+            .try_for_each(|item| print_numbers(out, key, item, depth)),
         Value::String(text) => out.line(format!("{indent}{key}: {text}")),
         value => out.line(format!("{indent}{key}: {value}")),
     }

@@ -10,7 +10,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use signal_hook::consts::SIGINT;
-use thumbprint::{Conversation, ConversationId, Feedback, FeedbackId, Generation, Message, Reply, ReplyId, Thumbprint};
+use thumbprint::{
+    Conversation, ConversationId, Feedback, FeedbackId, Generation, Message, Reply, ReplyId,
+    Thumbprint,
+};
 
 use crate::error::{CliError, Result};
 use crate::options::{DataDirOption, ModelOption};
@@ -58,9 +61,26 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let raise = signal_hook::flag::register(SIGINT, Arc::clone(&interrupted));
     raise.map_err(|error| CliError::Failed(format!("cannot handle Ctrl-C: {error}")))?;
 
-    let last = conversation.messages()?.iter().rev().find_map(|message| message.reply);
-    let lines = Lines { lines: read_lines(), interrupted, interactive: std::io::stdin().is_terminal() };
-    let mut chat = Chat { thumbprint, conversation, options, out, lines, last, stats: None, replies: 0 };
+    let last = conversation
+        .messages()?
+        .iter()
+        .rev()
+        .find_map(|message| message.reply);
+    let lines = Lines {
+        lines: read_lines(),
+        interrupted,
+        interactive: std::io::stdin().is_terminal(),
+    };
+    let mut chat = Chat {
+        thumbprint,
+        conversation,
+        options,
+        out,
+        lines,
+        last,
+        stats: None,
+        replies: 0,
+    };
     chat.greet()?;
     chat.run()
 }
@@ -83,7 +103,9 @@ impl Chat<'_> {
         if self.out.is_json() {
             return self.out.object(&json!({ "conversation": id }));
         }
-        self.out.note(&format!("conversation {id}; /help says what there is beside talking"));
+        self.out.note(&format!(
+            "conversation {id}; /help says what there is beside talking"
+        ));
         Ok(())
     }
 
@@ -111,7 +133,11 @@ impl Chat<'_> {
             "/help" => self.out.line(HELP),
             "/up" => self.record(&Feedback::Up),
             "/down" => {
-                let reasons = if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] };
+                let reasons = if rest.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![rest.to_owned()]
+                };
                 self.record(&Feedback::Down { reasons })
             }
             "/edit" => self.edit(rest),
@@ -121,9 +147,9 @@ impl Chat<'_> {
                 self.follow(generation)
             }
             "/stats" => self.stats(),
-            _ if command.starts_with('/') => {
-                Err(CliError::Usage(format!("there is no {command}; /help says what there is")))
-            }
+            _ if command.starts_with('/') => Err(CliError::Usage(format!(
+                "there is no {command}; /help says what there is"
+            ))),
             _ => {
                 let settings = self.generation();
                 let generation = self.conversation.send(line, settings)?;
@@ -140,9 +166,17 @@ impl Chat<'_> {
     fn follow(&mut self, generation: Generation) -> Result<()> {
         let (out, interrupted) = (self.out, &self.lines.interrupted);
         interrupted.store(false, Ordering::Relaxed);
-        let reply = session::follow(generation, &|| interrupted.load(Ordering::Relaxed), &mut |text| {
-            if out.is_json() { out.object(&json!({ "token": text })) } else { out.text(text) }
-        })?;
+        let reply = session::follow(
+            generation,
+            &|| interrupted.load(Ordering::Relaxed),
+            &mut |text| {
+                if out.is_json() {
+                    out.object(&json!({ "token": text }))
+                } else {
+                    out.text(text)
+                }
+            },
+        )?;
         interrupted.store(false, Ordering::Relaxed);
         let Some(reply) = reply else { return Ok(()) };
         if out.is_json() {
@@ -163,13 +197,19 @@ impl Chat<'_> {
 
     fn edit(&mut self, text: &str) -> Result<()> {
         let reply = self.last.ok_or_else(no_reply)?;
-        let text = if text.is_empty() { self.lines.block()? } else { text.to_owned() };
+        let text = if text.is_empty() {
+            self.lines.block()?
+        } else {
+            text.to_owned()
+        };
         self.recorded(reply, self.conversation.edit(&text)?)
     }
 
     fn recorded(&self, reply: ReplyId, feedback: FeedbackId) -> Result<()> {
         if self.out.is_json() {
-            return self.out.object(&json!({ "reply": reply, "feedback": feedback }));
+            return self
+                .out
+                .object(&json!({ "reply": reply, "feedback": feedback }));
         }
         self.out.note(&format!("recorded on reply {reply}"));
         Ok(())
@@ -179,7 +219,9 @@ impl Chat<'_> {
         let readiness = self.thumbprint.readiness()?;
         if self.out.is_json() {
             let reply = self.stats.as_ref().map(session::reply_object);
-            return self.out.object(&json!({ "reply": reply, "have": readiness.have, "need": readiness.need }));
+            return self.out.object(
+                &json!({ "reply": reply, "have": readiness.have, "need": readiness.need }),
+            );
         }
         if let Some(reply) = &self.stats {
             let usage = &reply.usage;
@@ -189,7 +231,11 @@ impl Chat<'_> {
             ))?;
         }
         let (have, need) = (readiness.have, readiness.need);
-        let ready = if readiness.is_ready() { "; `thumbprint personalize` can learn from it" } else { "" };
+        let ready = if readiness.is_ready() {
+            "; `thumbprint personalize` can learn from it"
+        } else {
+            ""
+        };
         self.out.line(format!(
             "feedback: {} of {} events, {} of {} for a reply, {} of {} against one{ready}",
             have.events, need.events, have.liked, need.liked, have.disliked, need.disliked

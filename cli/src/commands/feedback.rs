@@ -51,19 +51,28 @@ enum What {
 /// No such reply, an empty edit, or a preference between replies to different prompts.
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let thumbprint = session::open(&options.data_dir, None, out)?;
-    let (reply, record) = (options.reply, |feedback: Feedback| thumbprint.record(options.reply, &feedback));
+    let (reply, record) = (options.reply, |feedback: Feedback| {
+        thumbprint.record(options.reply, &feedback)
+    });
     let ids = match &options.what {
         What::Up => vec![record(Feedback::Up)?],
-        What::Down { reasons } => vec![record(Feedback::Down { reasons: reasons.clone() })?],
+        What::Down { reasons } => vec![record(Feedback::Down {
+            reasons: reasons.clone(),
+        })?],
         What::Edit { text } => vec![record(Feedback::Edit(text.clone()))?],
         What::Prefer { over } => vec![record(Feedback::Prefer { over: *over })?],
         What::Retry => vec![record(Feedback::Retry)?],
         What::Withdraw => {
             let in_effect = thumbprint.store().feedback_on(reply)?;
             if in_effect.is_empty() {
-                return Err(CliError::Failed(format!("there is no feedback on reply {reply} to take back")));
+                return Err(CliError::Failed(format!(
+                    "there is no feedback on reply {reply} to take back"
+                )));
             }
-            in_effect.iter().map(|(id, _)| thumbprint.withdraw(*id)).collect::<thumbprint::Result<_>>()?
+            in_effect
+                .iter()
+                .map(|(id, _)| thumbprint.withdraw(*id))
+                .collect::<thumbprint::Result<_>>()?
         }
     };
     if out.is_json() {

@@ -53,7 +53,9 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         What::Conversation { id } => Target::Conversation(id),
         What::Everything { yes: true } => Target::Everything,
         What::Everything { yes: false } => {
-            return Err(CliError::Usage("this erases everything for good: pass --yes if that is meant".to_owned()));
+            return Err(CliError::Usage(
+                "this erases everything for good: pass --yes if that is meant".to_owned(),
+            ));
         }
     };
     let thumbprint = session::open(&options.data_dir, None, out)?;

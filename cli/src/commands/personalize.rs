@@ -56,11 +56,16 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         ..Budget::default()
     })?;
     let (over, ended) = channel::<()>();
-    let mut view = View { out, bar: None, error: None };
+    let mut view = View {
+        out,
+        bar: None,
+        error: None,
+    };
     let outcome = thread::scope(|scope| {
         let (job, interrupt) = (&job, &interrupt);
         scope.spawn(move || {
-            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(50)) {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_millis(50))
+            {
                 if interrupt.is_raised() {
                     job.pause();
                 }
@@ -80,16 +85,26 @@ fn report(outcome: &Outcome, interrupt: &Interrupt, out: &Output) -> Result<()> 
     let (object, sentence, nothing) = match outcome {
         Outcome::Trial(id, report) => {
             let sentence = format!("{} It is adapter {id}.", report.explain());
-            (json!({ "outcome": "trial", "adapter": id, "report": report }), sentence, false)
+            (
+                json!({ "outcome": "trial", "adapter": id, "report": report }),
+                sentence,
+                false,
+            )
         }
-        Outcome::Rejected(id, report) => {
-            (json!({ "outcome": "rejected", "adapter": id, "report": report }), report.explain(), true)
-        }
+        Outcome::Rejected(id, report) => (
+            json!({ "outcome": "rejected", "adapter": id, "report": report }),
+            report.explain(),
+            true,
+        ),
         Outcome::TrialRunning(id) => {
             let sentence = format!(
                 "adapter {id} is on trial and undecided: vote first, or pass --replace-trial to give it up for a new one"
             );
-            (json!({ "outcome": "trial_running", "adapter": id }), sentence, true)
+            (
+                json!({ "outcome": "trial_running", "adapter": id }),
+                sentence,
+                true,
+            )
         }
         Outcome::NothingToLearn(readiness) => {
             let (have, need) = (readiness.have, readiness.need);
@@ -97,14 +112,34 @@ fn report(outcome: &Outcome, interrupt: &Interrupt, out: &Output) -> Result<()> 
                 "not enough feedback yet: {} of {} events, {} of {} for a reply, {} of {} against one",
                 have.events, need.events, have.liked, need.liked, have.disliked, need.disliked
             );
-            (json!({ "outcome": "nothing_to_learn", "have": have, "need": need }), sentence, true)
+            (
+                json!({ "outcome": "nothing_to_learn", "have": have, "need": need }),
+                sentence,
+                true,
+            )
         }
         Outcome::Paused => {
-            let reason = if interrupt.is_raised() { "asked for" } else { "out of time" };
-            (json!({ "outcome": "paused", "reason": reason }), format!("paused ({reason}); {GOES_ON}"), false)
+            let reason = if interrupt.is_raised() {
+                "asked for"
+            } else {
+                "out of time"
+            };
+            (
+                json!({ "outcome": "paused", "reason": reason }),
+                format!("paused ({reason}); {GOES_ON}"),
+                false,
+            )
         }
-        Outcome::Cancelled => (json!({ "outcome": "cancelled" }), "given up".to_owned(), false),
-        other => return Err(CliError::Failed(format!("an outcome that this command does not know: {other:?}"))),
+        Outcome::Cancelled => (
+            json!({ "outcome": "cancelled" }),
+            "given up".to_owned(),
+            false,
+        ),
+        other => {
+            return Err(CliError::Failed(format!(
+                "an outcome that this command does not know: {other:?}"
+            )));
+        }
     };
     if out.is_json() {
         let mut object = object;
@@ -144,7 +179,11 @@ impl View<'_> {
             Phase::Gate => "checking for harm",
             Phase::Done => return,
         };
-        if self.bar.as_ref().is_none_or(|(phase, _)| *phase != progress.phase) {
+        if self
+            .bar
+            .as_ref()
+            .is_none_or(|(phase, _)| *phase != progress.phase)
+        {
             self.clear();
             let bar = self.out.progress(progress.total, what);
             if bar.is_hidden() {
@@ -153,9 +192,16 @@ impl View<'_> {
             self.bar = Some((progress.phase, bar));
         }
         if let Some((_, bar)) = &self.bar {
-            let number = |name: &str, value: Option<f64>| value.map_or(String::new(), |v| format!(", {name} {v:.3}"));
-            let eta = progress.eta_seconds.map_or(String::new(), |s| format!(", about {s:.0} s left"));
-            let (loss, margin) = (number("loss", progress.loss), number("margin", progress.margin));
+            let number = |name: &str, value: Option<f64>| {
+                value.map_or(String::new(), |v| format!(", {name} {v:.3}"))
+            };
+            let eta = progress
+                .eta_seconds
+                .map_or(String::new(), |s| format!(", about {s:.0} s left"));
+            let (loss, margin) = (
+                number("loss", progress.loss),
+                number("margin", progress.margin),
+            );
             bar.set_length(progress.total);
             bar.set_position(progress.step);
             bar.set_message(format!("{what}{loss}{margin}{eta}"));

@@ -48,7 +48,10 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     };
     let model = options.model.path()?;
     let thumbprint = session::open(&options.data_dir, None, out)?;
-    let conversation = options.conversation.map(|id| thumbprint.conversation(Some(id))).transpose()?;
+    let conversation = options
+        .conversation
+        .map(|id| thumbprint.conversation(Some(id)))
+        .transpose()?;
     session::load(&thumbprint, model, out)?;
     let settings = options.generation.options(0);
     let generation = match &conversation {
@@ -61,12 +64,13 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
             thumbprint.generate(request)?
         }
     };
-    let reply = session::follow(generation, &|| interrupt.is_raised(), &mut |text| {
-        match (out.is_json(), options.stream) {
-            (true, true) => out.object(&json!({ "token": text })),
-            (true, false) => Ok(()),
-            (false, _) => out.text(text),
-        }
+    let reply = session::follow(generation, &|| interrupt.is_raised(), &mut |text| match (
+        out.is_json(),
+        options.stream,
+    ) {
+        (true, true) => out.object(&json!({ "token": text })),
+        (true, false) => Ok(()),
+        (false, _) => out.text(text),
     })?;
     let reply = reply.ok_or_else(|| CliError::Failed("the reply did not end".to_owned()))?;
     if out.is_json() {
@@ -81,6 +85,10 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
 fn read_all() -> Result<String> {
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);
-    read.map_err(|source| CliError::File { doing: "read", path: "standard input".into(), source })?;
+    read.map_err(|source| CliError::File {
+        doing: "read",
+        path: "standard input".into(),
+        source,
+    })?;
     Ok(text)
 }

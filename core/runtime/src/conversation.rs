@@ -51,8 +51,12 @@ impl Conversation {
             return Err(EngineError::EmptyPrompt.into());
         }
         let messages = self.messages()?;
-        if let Some(unanswered) = messages.last().filter(|last| last.message.role == Role::User) {
-            self.store().rewind_conversation(self.id, unanswered.parent)?;
+        if let Some(unanswered) = messages
+            .last()
+            .filter(|last| last.message.role == Role::User)
+        {
+            self.store()
+                .rewind_conversation(self.id, unanswered.parent)?;
         }
         let parent = self.append(&Message::user(text))?;
         self.reply_to(parent, None, options)
@@ -87,7 +91,9 @@ impl Conversation {
         let (Some(reply), Some(parent)) = (last.reply, last.parent) else {
             return Err(Error::NothingToEdit);
         };
-        let feedback = self.thumbprint.record(reply, &Feedback::Edit(text.to_owned()))?;
+        let feedback = self
+            .thumbprint
+            .record(reply, &Feedback::Edit(text.to_owned()))?;
         self.store().rewind_conversation(self.id, Some(parent))?;
         self.append(&Message::assistant(text))?;
         Ok(feedback)
@@ -125,8 +131,16 @@ impl Conversation {
         options: GenerateOptions,
     ) -> Result<Generation> {
         let messages = self.messages()?.into_iter().map(|m| m.message).collect();
-        let request = Request { messages, options, replaces, by: By::Active };
-        let prompt = Prompt::Turn { conversation: self.id, parent };
+        let request = Request {
+            messages,
+            options,
+            replaces,
+            by: By::Active,
+        };
+        let prompt = Prompt::Turn {
+            conversation: self.id,
+            parent,
+        };
         self.thumbprint.generate_for(request, prompt)
     }
 

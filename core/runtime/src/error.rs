@@ -54,7 +54,9 @@ pub enum Error {
         found: String,
     },
     /// An adapter's file is not the one that was recorded.
-    #[error("adapter {adapter}: its file was changed since it was written; roll back, or personalize again")]
+    #[error(
+        "adapter {adapter}: its file was changed since it was written; roll back, or personalize again"
+    )]
     AdapterChanged {
         /// The adapter.
         adapter: AdapterId,

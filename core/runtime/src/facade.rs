@@ -15,13 +15,16 @@ use thumbprint_tune::adapter::AdapterFile;
 
 use crate::conversation::Conversation;
 use crate::curation::{self, Readiness, curate};
-use crate::engine::{AdapterSource, Demand, Engine, EngineOptions, LoadedAdapter, ModelSource, With};
+use crate::engine::{
+    AdapterSource, Demand, Engine, EngineOptions, LoadedAdapter, ModelSource, With,
+};
 use crate::error::{Error, Result};
 use crate::gate::{self, AdapterState, Verdict};
 use crate::generation::{By, Generation, Recorder, Reply, Request};
 use crate::personalize::{Budget, Job};
 use crate::store::{
-    AdapterRow, Decision, Forgotten, NewDecision, NewVote, OpenReport, Outcome as VoteOutcome, Prompt, Store, Target,
+    AdapterRow, Decision, Forgotten, NewDecision, NewVote, OpenReport, Outcome as VoteOutcome,
+    Prompt, Store, Target,
 };
 use crate::types::{AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
@@ -42,7 +45,11 @@ pub struct Options {
 impl Options {
     /// A folder without a model yet.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), model: None, engine: EngineOptions::default() }
+        Self {
+            data_dir: data_dir.into(),
+            model: None,
+            engine: EngineOptions::default(),
+        }
     }
 
     /// Names the model that is loaded at first use.
@@ -86,7 +93,9 @@ pub(crate) struct Loaded {
 
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loaded").field("sha256", &self.sha256).finish_non_exhaustive()
+        f.debug_struct("Loaded")
+            .field("sha256", &self.sha256)
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,7 +163,11 @@ impl Thumbprint {
     /// # Errors
     /// [`Error::Engine`] when the file is no model; [`Error::AdapterChanged`] when the active adapter's file is damaged (the base
     /// is served until it is rolled back).
-    pub fn load(&self, model: impl Into<PathBuf>, on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>) -> Result<()> {
+    pub fn load(
+        &self,
+        model: impl Into<PathBuf>,
+        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<()> {
         *lock(&self.0.model) = Some(model.into());
         self.unload();
         self.ensure_loaded(on_progress).map(drop)
@@ -198,16 +211,27 @@ impl Thumbprint {
         }
     }
 
-    fn ensure_loaded(&self, on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>) -> Result<Arc<Loaded>> {
+    fn ensure_loaded(
+        &self,
+        on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<Arc<Loaded>> {
         let mut slot = lock(&self.0.loaded);
         if let Some(loaded) = slot.as_ref() {
             return Ok(Arc::clone(loaded));
         }
         let path = lock(&self.0.model).clone().ok_or(Error::NoModel)?;
-        let engine = Engine::start(ModelSource::File(path.clone()), &self.0.engine_options, on_progress)?;
+        let engine = Engine::start(
+            ModelSource::File(path.clone()),
+            &self.0.engine_options,
+            on_progress,
+        )?;
         let sha256 = self.model_hash(&path)?;
         self.0.store.put_model(&sha256, &json!({ "architecture": engine.info().architecture, "description": engine.info().description }))?;
-        let loaded = Arc::new(Loaded { engine, path, sha256 });
+        let loaded = Arc::new(Loaded {
+            engine,
+            path,
+            sha256,
+        });
         *slot = Some(Arc::clone(&loaded));
         drop(slot);
         self.apply_active(&loaded)?;
@@ -223,18 +247,30 @@ impl Thumbprint {
             modified_ns: u128,
             sha256: String,
         }
-        let at = |source| Error::File { path: path.to_owned(), source };
+        let at = |source| Error::File {
+            path: path.to_owned(),
+            source,
+        };
         let meta = std::fs::metadata(path).map_err(at)?;
-        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let modified = meta
+            .modified()
+            .ok()
+            .and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         let modified_ns = modified.map_or(0, |t| t.as_nanos());
         let key = "model_hash";
         if let Some(known) = self.0.store.setting::<Known>(key)?
-            && (known.path.as_path(), known.len, known.modified_ns) == (path, meta.len(), modified_ns)
+            && (known.path.as_path(), known.len, known.modified_ns)
+                == (path, meta.len(), modified_ns)
         {
             return Ok(known.sha256);
         }
         let sha256 = hash_file(path)?;
-        let known = Known { path: path.to_owned(), len: meta.len(), modified_ns, sha256: sha256.clone() };
+        let known = Known {
+            path: path.to_owned(),
+            len: meta.len(),
+            modified_ns,
+            sha256: sha256.clone(),
+        };
         self.0.store.set_setting(key, &known)?;
         Ok(sha256)
     }
@@ -252,7 +288,9 @@ impl Thumbprint {
 
     pub(crate) fn generate_for(&self, request: Request, prompt: Prompt) -> Result<Generation> {
         let loaded = self.loaded()?;
-        let inner = loaded.engine.generate(&request.engine_request(self.with(&loaded, request.by)?))?;
+        let inner = loaded
+            .engine
+            .generate(&request.engine_request(self.with(&loaded, request.by)?))?;
         let recorder = self.recorder(loaded, &request, prompt);
         Ok(Generation::new(inner, recorder))
     }
@@ -269,14 +307,21 @@ impl Thumbprint {
         on_reply: &mut dyn FnMut(usize),
     ) -> Result<Vec<Reply>> {
         let loaded = self.loaded()?;
-        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let Some(first) = requests.first() else {
+            return Ok(Vec::new());
+        };
         let (by, with) = (first.by, self.with(&loaded, first.by)?);
         if requests.iter().any(|request| request.by != by) {
             let reason = "a batch is answered by one model".to_owned();
             return Err(crate::engine::EngineError::InvalidOption { name: "by", reason }.into());
         }
-        let engine_requests: Vec<_> = requests.iter().map(|r| r.engine_request(with.clone())).collect();
-        let mut batch = loaded.engine.generate_batch(&engine_requests, max_parallel)?;
+        let engine_requests: Vec<_> = requests
+            .iter()
+            .map(|r| r.engine_request(with.clone()))
+            .collect();
+        let mut batch = loaded
+            .engine
+            .generate_batch(&engine_requests, max_parallel)?;
         let mut completed: Vec<_> = requests.iter().map(|_| None).collect();
         while let Some((index, reply)) = batch.next()? {
             completed[index] = Some(reply);
@@ -288,7 +333,8 @@ impl Thumbprint {
             .map(|(request, completed)| {
                 let completed = completed.ok_or(crate::engine::EngineError::Stopped)?;
                 let prompt = Prompt::Messages(request.messages.clone());
-                self.recorder(Arc::clone(&loaded), &request, prompt).record(completed)
+                self.recorder(Arc::clone(&loaded), &request, prompt)
+                    .record(completed)
             })
             .collect()
     }
@@ -309,12 +355,19 @@ impl Thumbprint {
         Ok(match by {
             By::Active => With::Active,
             By::Base => With::Base,
-            By::Adapter(id) => With::Adapter(self.load_adapter(loaded, &self.0.store.adapter(id)?, 1.0)?),
+            By::Adapter(id) => {
+                With::Adapter(self.load_adapter(loaded, &self.0.store.adapter(id)?, 1.0)?)
+            }
         })
     }
 
     fn recorder(&self, loaded: Arc<Loaded>, request: &Request, prompt: Prompt) -> Recorder {
-        Recorder { store: self.0.store.clone(), loaded, prompt, replaces: request.replaces }
+        Recorder {
+            store: self.0.store.clone(),
+            loaded,
+            prompt,
+            replaces: request.replaces,
+        }
     }
 
     // ---- feedback ----
@@ -331,8 +384,17 @@ impl Thumbprint {
     ///
     /// # Errors
     /// Of the store.
-    pub fn record_external(&self, messages: &[Message], completion: &str, feedback: &Feedback) -> Result<FeedbackId> {
-        Ok(self.0.store.record_external(messages, completion, feedback)?.1)
+    pub fn record_external(
+        &self,
+        messages: &[Message],
+        completion: &str,
+        feedback: &Feedback,
+    ) -> Result<FeedbackId> {
+        Ok(self
+            .0
+            .store
+            .record_external(messages, completion, feedback)?
+            .1)
     }
 
     /// Takes feedback back. The event stays in the log, without effect; [`forget`](Self::forget) erases.
@@ -363,7 +425,11 @@ impl Thumbprint {
             kind: format!("votes: {}", new_state.as_str()),
             numbers: json!({ "last_vote": vote_id, "verdict": verdict, "explanation": verdict.explain() }),
         })?;
-        let is_active = self.0.store.active_adapter(&row.base_hash)?.is_some_and(|active| active.id == row.id);
+        let is_active = self
+            .0
+            .store
+            .active_adapter(&row.base_hash)?
+            .is_some_and(|active| active.id == row.id);
         if new_state == AdapterState::RolledBack && is_active {
             self.0.store.roll_back(&row.base_hash, "votes")?;
             self.swap_if_loaded()?;
@@ -381,7 +447,9 @@ impl Thumbprint {
             kind => kind == NEW_TRIAL,
         };
         let start = decisions.iter().rev().find(starts_anew);
-        let since = start.and_then(|d| d.decision.numbers["last_vote"].as_i64()).unwrap_or(0);
+        let since = start
+            .and_then(|d| d.decision.numbers["last_vote"].as_i64())
+            .unwrap_or(0);
         let votes = self.0.store.votes(row.id)?;
         let votes: Vec<_> = votes
             .iter()
@@ -394,11 +462,22 @@ impl Thumbprint {
             .collect();
         let tried = self.0.store.adapters()?;
         let untried = |state| matches!(state, AdapterState::Candidate | AdapterState::Rejected);
-        let k = tried.iter().filter(|other| other.id <= row.id && !untried(other.state)).count().max(1);
+        let k = tried
+            .iter()
+            .filter(|other| other.id <= row.id && !untried(other.state))
+            .count()
+            .max(1);
         // A trial that is held again is one more look at the same question.
-        let held_again = decisions.iter().filter(|d| d.decision.kind == NEW_TRIAL).count();
+        let held_again = decisions
+            .iter()
+            .filter(|d| d.decision.kind == NEW_TRIAL)
+            .count();
         let k = k + held_again;
-        let began = decisions.iter().rev().find(|d| d.decision.kind == NEW_TRIAL).map_or(row.created_at, |d| d.at);
+        let began = decisions
+            .iter()
+            .rev()
+            .find(|d| d.decision.kind == NEW_TRIAL)
+            .map_or(row.created_at, |d| d.at);
         let days = (now_ms() - began) as f64 / 86_400_000.0;
         Ok(gate::decide(row.state, &votes, k, days))
     }
@@ -430,7 +509,9 @@ impl Thumbprint {
     }
 
     pub(crate) fn demand(&self) -> Option<Demand> {
-        lock(&self.0.loaded).as_ref().map(|loaded| loaded.engine.demand())
+        lock(&self.0.loaded)
+            .as_ref()
+            .map(|loaded| loaded.engine.demand())
     }
 
     // ---- adapters ----
@@ -440,7 +521,12 @@ impl Thumbprint {
     /// # Errors
     /// Of the store.
     pub fn adapters(&self) -> Result<Vec<AdapterDetails>> {
-        self.0.store.adapters()?.into_iter().map(|row| self.details(row)).collect()
+        self.0
+            .store
+            .adapters()?
+            .into_iter()
+            .map(|row| self.details(row))
+            .collect()
     }
 
     /// One adapter.
@@ -452,10 +538,26 @@ impl Thumbprint {
     }
 
     fn details(&self, row: AdapterRow) -> Result<AdapterDetails> {
-        let active = self.0.store.active_adapter(&row.base_hash)?.is_some_and(|active| active.id == row.id);
-        let voted = matches!(row.state, AdapterState::Trial | AdapterState::Promoted | AdapterState::RolledBack);
-        let verdict = if voted { Some(self.verdict(&row)?) } else { None };
-        Ok(AdapterDetails { active, decisions: self.0.store.decisions(Some(row.id))?, verdict, row })
+        let active = self
+            .0
+            .store
+            .active_adapter(&row.base_hash)?
+            .is_some_and(|active| active.id == row.id);
+        let voted = matches!(
+            row.state,
+            AdapterState::Trial | AdapterState::Promoted | AdapterState::RolledBack
+        );
+        let verdict = if voted {
+            Some(self.verdict(&row)?)
+        } else {
+            None
+        };
+        Ok(AdapterDetails {
+            active,
+            decisions: self.0.store.decisions(Some(row.id))?,
+            verdict,
+            row,
+        })
     }
 
     /// Serves replies with an adapter. One that was rolled back starts a new trial.
@@ -468,22 +570,46 @@ impl Thumbprint {
             None
         } else {
             let state = row.state.after(gate::Event::ReinstatedByHand);
-            Some(state.map_err(|source| Error::State { adapter: id, source })?)
+            Some(state.map_err(|source| Error::State {
+                adapter: id,
+                source,
+            })?)
         };
         let last_vote = self.0.store.votes(id)?.last().map(|vote| vote.id);
         if new_state.is_some() {
-            let explanation = "Put on trial again by hand; the votes of its earlier trial no longer count.";
-            self.decide_by_hand(&row, NEW_TRIAL, json!({ "last_vote": last_vote, "explanation": explanation }))?;
+            let explanation =
+                "Put on trial again by hand; the votes of its earlier trial no longer count.";
+            self.decide_by_hand(
+                &row,
+                NEW_TRIAL,
+                json!({ "last_vote": last_vote, "explanation": explanation }),
+            )?;
         }
-        self.0.store.activate(&row.base_hash, Some(id), new_state, "by hand")?;
+        self.0
+            .store
+            .activate(&row.base_hash, Some(id), new_state, "by hand")?;
         if new_state.is_none() {
-            self.decide_by_hand(&row, "by hand: activated", json!({ "explanation": "Put in use by hand." }))?;
+            self.decide_by_hand(
+                &row,
+                "by hand: activated",
+                json!({ "explanation": "Put in use by hand." }),
+            )?;
         }
         self.swap_if_loaded()
     }
 
-    fn decide_by_hand(&self, row: &AdapterRow, kind: &str, numbers: serde_json::Value) -> Result<()> {
-        let decision = NewDecision { adapter: Some(row.id), run: row.run, kind: kind.to_owned(), numbers };
+    fn decide_by_hand(
+        &self,
+        row: &AdapterRow,
+        kind: &str,
+        numbers: serde_json::Value,
+    ) -> Result<()> {
+        let decision = NewDecision {
+            adapter: Some(row.id),
+            run: row.run,
+            kind: kind.to_owned(),
+            numbers,
+        };
         Ok(self.0.store.record_decision(&decision).map(drop)?)
     }
 
@@ -496,7 +622,11 @@ impl Thumbprint {
         let active = self.0.store.active_adapter(&base)?;
         self.0.store.activate(&base, None, None, "by hand")?;
         if let Some(row) = active {
-            self.decide_by_hand(&row, "by hand: deactivated", json!({ "explanation": "Put out of use by hand." }))?;
+            self.decide_by_hand(
+                &row,
+                "by hand: deactivated",
+                json!({ "explanation": "Put out of use by hand." }),
+            )?;
         }
         self.swap_if_loaded()
     }
@@ -507,13 +637,21 @@ impl Thumbprint {
     /// [`Error::NoActiveAdapter`].
     pub fn rollback(&self) -> Result<Option<AdapterId>> {
         let base = self.base_hash()?;
-        let active = self.0.store.active_adapter(&base)?.ok_or(Error::NoActiveAdapter)?;
+        let active = self
+            .0
+            .store
+            .active_adapter(&base)?
+            .ok_or(Error::NoActiveAdapter)?;
         let now = self.0.store.roll_back(&base, "by hand")?;
         let explanation = match now {
             Some(now) => format!("Rolled back by hand; adapter {now} is in use again."),
             None => "Rolled back by hand; the base model is in use.".to_owned(),
         };
-        self.decide_by_hand(&active, "by hand: rolled_back", json!({ "explanation": explanation, "now": now }))?;
+        self.decide_by_hand(
+            &active,
+            "by hand: rolled_back",
+            json!({ "explanation": explanation, "now": now }),
+        )?;
         self.swap_if_loaded()?;
         Ok(now)
     }
@@ -524,8 +662,12 @@ impl Thumbprint {
     /// [`Error::AdapterChanged`], [`Error::File`].
     pub fn export(&self, id: AdapterId, path: &Path) -> Result<()> {
         let bytes = self.adapter_bytes(&self.0.store.adapter(id)?)?;
-        thumbprint_tune::durable::replace(path, |file| io::Write::write_all(file, &bytes))
-            .map_err(|error| Error::File { path: error.path, source: error.source })
+        thumbprint_tune::durable::replace(path, |file| io::Write::write_all(file, &bytes)).map_err(
+            |error| Error::File {
+                path: error.path,
+                source: error.source,
+            },
+        )
     }
 
     fn base_hash(&self) -> Result<String> {
@@ -537,7 +679,11 @@ impl Thumbprint {
     fn adapter_bytes(&self, row: &AdapterRow) -> Result<Vec<u8>> {
         let path = self.0.store.dir().join(&row.file);
         let bytes = std::fs::read(&path).map_err(|source| Error::File { path, source })?;
-        if hex(Sha256::digest(&bytes)) == row.file_hash { Ok(bytes) } else { Err(Error::AdapterChanged { adapter: row.id }) }
+        if hex(Sha256::digest(&bytes)) == row.file_hash {
+            Ok(bytes)
+        } else {
+            Err(Error::AdapterChanged { adapter: row.id })
+        }
     }
 
     /// Whether the adapter's file is what was recorded.
@@ -546,12 +692,19 @@ impl Thumbprint {
     }
 
     /// Loads an adapter into the engine without putting it in force.
-    pub(crate) fn load_adapter(&self, loaded: &Loaded, row: &AdapterRow, scale: f32) -> Result<LoadedAdapter> {
+    pub(crate) fn load_adapter(
+        &self,
+        loaded: &Loaded,
+        row: &AdapterRow,
+        scale: f32,
+    ) -> Result<LoadedAdapter> {
         let bytes = self.adapter_bytes(row)?;
         let gguf = thumbprint_ggml::gguf::Gguf::parse(bytes.clone())
             .map_err(|_| Error::AdapterChanged { adapter: row.id })?;
         AdapterFile::from_gguf(&gguf)?.check_base(&loaded.sha256)?;
-        Ok(loaded.engine.load_adapter(AdapterSource::Bytes(bytes), row.id.to_string(), scale)?)
+        Ok(loaded
+            .engine
+            .load_adapter(AdapterSource::Bytes(bytes), row.id.to_string(), scale)?)
     }
 
     /// Puts the adapter that the store says is active in force.
@@ -612,7 +765,9 @@ impl Thumbprint {
     /// Removes what a killed process left half written: it was made of what the user said, and nothing refers to it.
     fn delete_leftovers(&self) -> Result<()> {
         let folder = self.0.store.dir().join(ADAPTERS);
-        let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            return Ok(());
+        };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -639,7 +794,10 @@ impl Thumbprint {
 /// # Errors
 /// [`Error::File`].
 pub fn hash_file(path: &Path) -> Result<String> {
-    let at = |source| Error::File { path: path.to_owned(), source };
+    let at = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
     let mut file = File::open(path).map_err(at)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -660,7 +818,11 @@ pub fn verify_model(path: &Path, sha256: &str) -> Result<()> {
     if found.eq_ignore_ascii_case(sha256) {
         Ok(())
     } else {
-        Err(Error::WrongHash { path: path.to_owned(), expected: sha256.to_owned(), found })
+        Err(Error::WrongHash {
+            path: path.to_owned(),
+            expected: sha256.to_owned(),
+            found,
+        })
     }
 }
 
@@ -668,7 +830,11 @@ pub fn verify_model(path: &Path, sha256: &str) -> Result<()> {
 const NEW_TRIAL: &str = "by hand: trial";
 
 pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -676,5 +842,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |t| t.as_millis() as i64)
 }

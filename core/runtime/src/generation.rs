@@ -36,7 +36,12 @@ pub enum By {
 impl Request {
     /// A reply with default options.
     pub fn new(messages: Vec<Message>) -> Self {
-        Self { messages, options: GenerateOptions::default(), replaces: None, by: By::Active }
+        Self {
+            messages,
+            options: GenerateOptions::default(),
+            replaces: None,
+            by: By::Active,
+        }
     }
 
     pub(crate) fn engine_request(&self, with: With) -> engine::Request {
@@ -99,7 +104,9 @@ impl Generation {
         Ok(match self.inner.next()? {
             None => None,
             Some(engine::Event::Token { text }) => Some(Event::Token(text)),
-            Some(engine::Event::Done(completed)) => Some(Event::Done(self.record.record(completed)?)),
+            Some(engine::Event::Done(completed)) => {
+                Some(Event::Done(self.record.record(completed)?))
+            }
         })
     }
 
@@ -140,7 +147,10 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub fn record(&self, completed: Completed) -> Result<Reply> {
         let tokens_per_second = completed.tokens_per_second();
-        let adapter = completed.adapter.as_deref().and_then(|version| version.parse().ok());
+        let adapter = completed
+            .adapter
+            .as_deref()
+            .and_then(|version| version.parse().ok());
         let id = self.store.record_reply(NewReply {
             prompt: self.prompt.clone(),
             text: completed.text.clone(),

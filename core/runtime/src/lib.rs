@@ -36,4 +36,7 @@ pub use facade::{AdapterDetails, Options, Thumbprint, hash_file, verify_model};
 pub use generation::{By, Event, Generation, Reply, Request};
 pub use personalize::{Budget, Job, Outcome, Phase, Progress};
 pub use store::Target;
-pub use types::{AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason, Usage};
+pub use types::{
+    AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason,
+    Usage,
+};

@@ -7,7 +7,10 @@ use std::path::Path;
 use tempfile::TempDir;
 use thumbprint::gate::{AdapterState, Decision};
 use thumbprint::store::{NewAdapter, NewVote, Outcome as Vote};
-use thumbprint::{AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Request, Target, Thumbprint};
+use thumbprint::{
+    AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Request, Target,
+    Thumbprint,
+};
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::graph::Kernels;
 
@@ -22,7 +25,8 @@ impl Folder {
     }
 
     fn open(&self) -> Thumbprint {
-        let mut options = Options::new(self.0.path().join("data")).model(self.0.path().join("tiny.gguf"));
+        let mut options =
+            Options::new(self.0.path().join("data")).model(self.0.path().join("tiny.gguf"));
         options.engine.n_ctx = Some(1024);
         options.engine.n_threads = Some(1);
         let tp = Thumbprint::open(options).unwrap();
@@ -39,7 +43,10 @@ impl Folder {
             let (text, feedback) = if at % 2 == 0 {
                 ("Yes.", Feedback::Up)
             } else {
-                ("It depends. It depends. It depends.", Feedback::Down { reasons: vec![] })
+                (
+                    "It depends. It depends. It depends.",
+                    Feedback::Down { reasons: vec![] },
+                )
             };
             tp.record_external(&prompt, text, &feedback).unwrap();
         }
@@ -48,7 +55,10 @@ impl Folder {
 }
 
 fn budget() -> Budget {
-    Budget { n_threads: Some(1), ..Budget::default() }
+    Budget {
+        n_threads: Some(1),
+        ..Budget::default()
+    }
 }
 
 fn adapter_of(outcome: Outcome) -> AdapterId {
@@ -75,7 +85,11 @@ fn on_trial(tp: &Thumbprint) -> AdapterId {
         return made.id;
     }
     let file = Path::new("adapters/by-test.gguf").to_owned();
-    std::fs::copy(tp.store().dir().join(&made.file), tp.store().dir().join(&file)).unwrap();
+    std::fs::copy(
+        tp.store().dir().join(&made.file),
+        tp.store().dir().join(&file),
+    )
+    .unwrap();
     let items = tp.store().adapter_items(made.id).unwrap();
     let id = tp
         .store()
@@ -90,12 +104,20 @@ fn on_trial(tp: &Thumbprint) -> AdapterId {
             seed: 0,
         })
         .unwrap();
-    tp.store().activate(&made.base_hash, Some(id), Some(AdapterState::Trial), "test").unwrap();
+    tp.store()
+        .activate(&made.base_hash, Some(id), Some(AdapterState::Trial), "test")
+        .unwrap();
     id
 }
 
 fn vote(tp: &Thumbprint, adapter: AdapterId, outcome: Vote) -> Decision {
-    let vote = NewVote { adapter, candidate_reply: None, baseline_reply: None, candidate_first: true, outcome };
+    let vote = NewVote {
+        adapter,
+        candidate_reply: None,
+        baseline_reply: None,
+        candidate_first: true,
+        outcome,
+    };
     tp.record_vote(&vote).unwrap().decision
 }
 
@@ -103,19 +125,28 @@ fn vote(tp: &Thumbprint, adapter: AdapterId, outcome: Vote) -> Decision {
 fn recording_never_loads_a_model() {
     let folder = tempfile::tempdir().unwrap();
     let tp = Thumbprint::open(Options::new(folder.path()).model("/nonexistent.gguf")).unwrap();
-    let feedback = tp.record_external(&[Message::user("Hello")], "Hi.", &Feedback::Up).unwrap();
+    let feedback = tp
+        .record_external(&[Message::user("Hello")], "Hi.", &Feedback::Up)
+        .unwrap();
     tp.withdraw(feedback).unwrap();
     assert_eq!(tp.readiness().unwrap().have.events, 0);
     tp.forget(Target::Everything).unwrap();
-    assert!(matches!(tp.generate(Request::new(vec![Message::user("Hello")])), Err(Error::Engine(_))));
+    assert!(matches!(
+        tp.generate(Request::new(vec![Message::user("Hello")])),
+        Err(Error::Engine(_))
+    ));
 }
 
 #[test]
 fn the_same_folder_opened_twice_is_one_instance() {
     let folder = Folder::new();
     let (a, b) = (folder.open(), folder.open());
-    a.load(folder.0.path().join("tiny.gguf"), &mut |_| ControlFlow::Continue(())).unwrap();
-    a.record_external(&[Message::user("Hello")], "Hi.", &Feedback::Up).unwrap();
+    a.load(folder.0.path().join("tiny.gguf"), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    a.record_external(&[Message::user("Hello")], "Hi.", &Feedback::Up)
+        .unwrap();
     assert_eq!(b.readiness().unwrap().have.events, 1);
 }
 
@@ -123,7 +154,10 @@ fn the_same_folder_opened_twice_is_one_instance() {
 fn too_little_feedback_says_how_much_there_is_and_how_much_is_needed() {
     let folder = Folder::new();
     let tp = folder.open();
-    let Outcome::NothingToLearn(readiness) = tp.personalize(budget()).unwrap().wait().unwrap() else { panic!() };
+    let Outcome::NothingToLearn(readiness) = tp.personalize(budget()).unwrap().wait().unwrap()
+    else {
+        panic!()
+    };
     assert_eq!((readiness.have.events, readiness.need.events), (0, 10));
 }
 
@@ -138,7 +172,12 @@ fn what_was_judged_is_recorded_with_its_report_and_the_run_leaves_no_folder() {
     assert!(details.decisions[0].decision.kind.starts_with("offline: "));
     assert!(details.decisions[0].decision.numbers["explanation"].is_string());
     assert!(tp.store().unfinished_runs().unwrap().is_empty());
-    assert_eq!(std::fs::read_dir(tp.store().dir().join("runs")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(tp.store().dir().join("runs"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -160,7 +199,15 @@ fn paused_again_and_again_talked_to_and_suspended_it_learns_the_same_bytes() {
     let job = tp.personalize(budget()).unwrap();
     let mut request = Request::new(vec![Message::user("Hello")]);
     request.options.max_tokens = 8;
-    assert!(tp.generate(request).unwrap().wait().unwrap().usage.completion_tokens > 0);
+    assert!(
+        tp.generate(request)
+            .unwrap()
+            .wait()
+            .unwrap()
+            .usage
+            .completion_tokens
+            > 0
+    );
     let id = adapter_of(job.wait().unwrap());
     assert_eq!(bytes(&tp, id), whole);
 }
@@ -174,7 +221,11 @@ fn cancelling_a_run_that_works_or_rests_cleans_up() {
         let stop = job.clone();
         let ended = job.wait_with(&mut |progress| {
             if progress.phase == Phase::Fold {
-                if rest_first { stop.pause() } else { stop.cancel() }
+                if rest_first {
+                    stop.pause()
+                } else {
+                    stop.cancel()
+                }
             }
         });
         if rest_first {
@@ -183,7 +234,12 @@ fn cancelling_a_run_that_works_or_rests_cleans_up() {
         }
         assert_eq!(job.wait().unwrap(), Outcome::Cancelled);
         assert!(tp.store().unfinished_runs().unwrap().is_empty());
-        assert_eq!(std::fs::read_dir(tp.store().dir().join("runs")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(tp.store().dir().join("runs"))
+                .unwrap()
+                .count(),
+            0
+        );
     }
     assert!(tp.adapters().unwrap().is_empty());
 }
@@ -192,11 +248,25 @@ fn cancelling_a_run_that_works_or_rests_cleans_up() {
 fn a_time_budget_pauses_and_a_memory_budget_refuses_with_both_numbers() {
     let folder = Folder::new();
     let tp = folder.taught();
-    let job = tp.personalize(Budget { seconds: Some(0), ..budget() }).unwrap();
+    let job = tp
+        .personalize(Budget {
+            seconds: Some(0),
+            ..budget()
+        })
+        .unwrap();
     assert_eq!(job.wait().unwrap(), Outcome::Paused);
     job.cancel();
-    let error = tp.personalize(Budget { memory_mib: Some(1), ..budget() }).unwrap().wait().unwrap_err();
-    let Error::OverBudget(over) = error else { panic!("{error}") };
+    let error = tp
+        .personalize(Budget {
+            memory_mib: Some(1),
+            ..budget()
+        })
+        .unwrap()
+        .wait()
+        .unwrap_err();
+    let Error::OverBudget(over) = error else {
+        panic!("{error}")
+    };
     assert!(over.budget_mib == 1 && over.needed_mib > 1);
 }
 
@@ -205,17 +275,25 @@ fn votes_promote_roll_back_and_a_trial_held_again_begins_without_them() {
     let folder = Folder::new();
     let tp = folder.taught();
     let id = on_trial(&tp);
-    let promoted = (0..60).position(|_| vote(&tp, id, Vote::Win) == Decision::Promote).unwrap();
+    let promoted = (0..60)
+        .position(|_| vote(&tp, id, Vote::Win) == Decision::Promote)
+        .unwrap();
     assert!(promoted + 1 >= 20);
     assert_eq!(tp.adapter(id).unwrap().row.state, AdapterState::Promoted);
     assert!((0..60).any(|_| vote(&tp, id, Vote::Loss) == Decision::RollBack));
     let details = tp.adapter(id).unwrap();
-    assert_eq!((details.row.state, details.active), (AdapterState::RolledBack, false));
+    assert_eq!(
+        (details.row.state, details.active),
+        (AdapterState::RolledBack, false)
+    );
 
     tp.activate(id).unwrap();
     assert_eq!(vote(&tp, id, Vote::Loss), Decision::Stay);
     let details = tp.adapter(id).unwrap();
-    assert_eq!((details.row.state, details.active), (AdapterState::Trial, true));
+    assert_eq!(
+        (details.row.state, details.active),
+        (AdapterState::Trial, true)
+    );
     assert_eq!(details.verdict.unwrap().votes.votes(), 1);
     assert_eq!(tp.rollback().unwrap(), None);
     assert!(matches!(tp.rollback(), Err(Error::NoActiveAdapter)));
@@ -232,7 +310,10 @@ fn a_damaged_adapter_is_reported_the_base_answers_and_it_can_be_replaced() {
     let ask = || tp.generate(Request::new(vec![Message::user("Hello")]));
     assert!(matches!(ask(), Err(Error::AdapterChanged { adapter }) if adapter == id));
     assert_eq!(ask().unwrap().wait().unwrap().adapter, None);
-    assert!(matches!(tp.export(id, &path), Err(Error::AdapterChanged { .. })));
+    assert!(matches!(
+        tp.export(id, &path),
+        Err(Error::AdapterChanged { .. })
+    ));
     tp.unload();
     adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
 }
@@ -248,13 +329,19 @@ fn forgetting_deletes_what_was_learned_from_it() {
     tp.forget(Target::Feedback(item)).unwrap();
     assert!(!path.exists());
     let details = tp.adapter(id).unwrap();
-    assert_eq!((details.row.state, details.active), (AdapterState::Forgotten, false));
+    assert_eq!(
+        (details.row.state, details.active),
+        (AdapterState::Forgotten, false)
+    );
 }
 
 /// Runs the named test again in a process of its own, which finds its folder in the environment.
 fn child(script: &str, test: &str, folder: &Folder) -> std::process::Command {
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", script]).arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    command
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"]);
     command.env(CHILD, folder.0.path());
     command
 }
@@ -283,9 +370,14 @@ fn a_killed_run_goes_on_and_learns_the_same_bytes() {
         let folder = Folder::new();
         drop(folder.taught());
         let test = "a_killed_run_goes_on_and_learns_the_same_bytes";
-        let mut process = child("exec \"$0\" \"$@\"", test, &folder).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut process = child("exec \"$0\" \"$@\"", test, &folder)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let reached = lines.map_while(Result::ok).any(|line| line.ends_with(&format!("phase {phase}")));
+        let reached = lines
+            .map_while(Result::ok)
+            .any(|line| line.ends_with(&format!("phase {phase}")));
         process.kill().unwrap();
         process.wait().unwrap();
         assert!(reached);
@@ -308,9 +400,19 @@ fn a_full_disk_under_an_adapter_is_an_error_that_loses_nothing() {
     let tp = folder.taught();
     tp.suspend().unwrap();
     let test = "a_full_disk_under_an_adapter_is_an_error_that_loses_nothing";
-    let output = child("trap '' XFSZ; ulimit -f 300; exec \"$0\" \"$@\"", test, &folder).output().unwrap();
+    let output = child(
+        "trap '' XFSZ; ulimit -f 300; exec \"$0\" \"$@\"",
+        test,
+        &folder,
+    )
+    .output()
+    .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("refused: ") && said.contains("cannot write"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.contains("refused: ") && said.contains("cannot write"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(tp.readiness().unwrap().have.events, 12);
     learn(&tp);
 }
@@ -320,7 +422,9 @@ fn without_a_forgotten_item_it_learns_the_bytes_of_never_having_seen_it() {
     let never = learn(&Folder::new().taught());
     let folder = Folder::new();
     let tp = folder.taught();
-    let extra = tp.record_external(&[Message::user("One more?")], "No.", &Feedback::Up).unwrap();
+    let extra = tp
+        .record_external(&[Message::user("One more?")], "No.", &Feedback::Up)
+        .unwrap();
     assert_ne!(learn(&tp), never);
     tp.forget(Target::Feedback(extra)).unwrap();
     assert_eq!(learn(&tp), never);
@@ -330,21 +434,38 @@ fn without_a_forgotten_item_it_learns_the_bytes_of_never_having_seen_it() {
 fn feedback_outlives_a_change_of_model_and_an_adapter_does_not_serve_another_base() {
     let folder = Folder::new();
     let tp = folder.taught();
-    let reply = tp.generate(Request::new(vec![Message::user("And you?")])).unwrap().wait().unwrap();
+    let reply = tp
+        .generate(Request::new(vec![Message::user("And you?")]))
+        .unwrap()
+        .wait()
+        .unwrap();
     tp.record(reply.id, &Feedback::Up).unwrap();
     let id = on_trial(&tp);
     let other = folder.0.path().join("other.gguf");
-    TinyModel { seed: 2, ..TinyModel::llama() }.write(&other);
+    TinyModel {
+        seed: 2,
+        ..TinyModel::llama()
+    }
+    .write(&other);
     tp.load(&other, &mut |_| ControlFlow::Continue(())).unwrap();
     let ask = |by| {
         let mut request = Request::new(vec![Message::user("Hello")]);
         request.by = by;
         tp.generate(request)
     };
-    assert_eq!(ask(thumbprint::By::Active).unwrap().wait().unwrap().adapter, None);
-    assert!(matches!(ask(thumbprint::By::Adapter(id)), Err(Error::Adapter(_))));
+    assert_eq!(
+        ask(thumbprint::By::Active).unwrap().wait().unwrap().adapter,
+        None
+    );
+    assert!(matches!(
+        ask(thumbprint::By::Adapter(id)),
+        Err(Error::Adapter(_))
+    ));
     let learned = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
-    let (old, new) = (tp.adapter(id).unwrap().row, tp.adapter(learned).unwrap().row);
+    let (old, new) = (
+        tp.adapter(id).unwrap().row,
+        tp.adapter(learned).unwrap().row,
+    );
     assert_ne!(old.base_hash, new.base_hash);
     assert_eq!(new.manifest["counts"]["events"], 13);
 }

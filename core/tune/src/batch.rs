@@ -16,7 +16,12 @@ pub struct Group<'a> {
 impl Group<'_> {
     /// Rows that the group takes in a ubatch. The last token of a completion is only a label.
     pub fn n_rows(&self) -> usize {
-        self.prompt.len() + self.completions.iter().map(|c| c.len().saturating_sub(1)).sum::<usize>()
+        self.prompt.len()
+            + self
+                .completions
+                .iter()
+                .map(|c| c.len().saturating_sub(1))
+                .sum::<usize>()
     }
 }
 
@@ -66,17 +71,27 @@ impl Packed {
             let first = self.targets.len();
             // The prompt's last row predicts the first token, each row of the completion the next one.
             let predictors = std::iter::once(prompt.end - 1).chain(rows);
-            let targets = predictors.zip(*completion).map(|(row, &label)| Target { row, label });
+            let targets = predictors
+                .zip(*completion)
+                .map(|(row, &label)| Target { row, label });
             self.targets.extend(targets);
             self.sequences.push(first..self.targets.len());
         }
     }
 
-    fn push_segment(&mut self, tokens: &[i32], position: u32, prefix: Range<usize>) -> Range<usize> {
+    fn push_segment(
+        &mut self,
+        tokens: &[i32],
+        position: u32,
+        prefix: Range<usize>,
+    ) -> Range<usize> {
         let rows = self.tokens.len()..self.tokens.len() + tokens.len();
         self.tokens.extend_from_slice(tokens);
         self.positions.extend((position..).take(tokens.len()));
-        self.segments.push(Segment { tokens: rows.clone(), prefix });
+        self.segments.push(Segment {
+            tokens: rows.clone(),
+            prefix,
+        });
         rows
     }
 }
@@ -87,19 +102,37 @@ mod tests {
 
     #[test]
     fn a_pair_stores_its_prompt_once_and_restarts_positions() {
-        let packed = Packed::new(&[Group { prompt: &[1, 2, 3], completions: &[&[4, 5], &[6, 7, 8]] }]);
+        let packed = Packed::new(&[Group {
+            prompt: &[1, 2, 3],
+            completions: &[&[4, 5], &[6, 7, 8]],
+        }]);
         assert_eq!(packed.tokens, [1, 2, 3, 4, 6, 7]);
         assert_eq!(packed.positions, [0, 1, 2, 3, 3, 4]);
         assert_eq!(packed.sequences, [0..2, 2..5]);
         let target = |row, label| Target { row, label };
-        let expected = [target(2, 4), target(3, 5), target(2, 6), target(4, 7), target(5, 8)];
+        let expected = [
+            target(2, 4),
+            target(3, 5),
+            target(2, 6),
+            target(4, 7),
+            target(5, 8),
+        ];
         assert_eq!(packed.targets, expected);
-        assert_eq!(packed.segments[2], Segment { tokens: 4..6, prefix: 0..3 });
+        assert_eq!(
+            packed.segments[2],
+            Segment {
+                tokens: 4..6,
+                prefix: 0..3
+            }
+        );
     }
 
     #[test]
     fn a_completion_of_one_token_needs_no_rows_of_its_own() {
-        let packed = Packed::new(&[Group { prompt: &[1, 2], completions: &[&[9]] }]);
+        let packed = Packed::new(&[Group {
+            prompt: &[1, 2],
+            completions: &[&[9]],
+        }]);
         assert_eq!(packed.tokens, [1, 2]);
         assert_eq!(packed.targets, [Target { row: 1, label: 9 }]);
         assert_eq!(packed.segments.len(), 1);

@@ -99,15 +99,48 @@ impl TrainConfig {
         self.lora.validate()?;
         self.schedule()?;
         let range = |setting, range, value, ok| {
-            if ok { Ok(()) } else { Err(ConfigError::Range { setting, range, value }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(ConfigError::Range {
+                    setting,
+                    range,
+                    value,
+                })
+            }
         };
         let positive = |v: f64| v.is_finite() && v > 0.0;
-        range("learning_rate", "above 0", self.learning_rate, positive(self.learning_rate))?;
-        range("warmup_ratio", "in [0, 1]", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio))?;
+        range(
+            "learning_rate",
+            "above 0",
+            self.learning_rate,
+            positive(self.learning_rate),
+        )?;
+        range(
+            "warmup_ratio",
+            "in [0, 1]",
+            self.warmup_ratio,
+            (0.0..=1.0).contains(&self.warmup_ratio),
+        )?;
         let norm = self.max_grad_norm;
-        range("max_grad_norm", "at least 0", norm, norm.is_finite() && norm >= 0.0)?;
-        range("batch_size", "at least 1", self.batch_size as f64, self.batch_size > 0)?;
-        range("max_steps", "at least 1", self.max_steps as f64, self.max_steps > 0)?;
+        range(
+            "max_grad_norm",
+            "at least 0",
+            norm,
+            norm.is_finite() && norm >= 0.0,
+        )?;
+        range(
+            "batch_size",
+            "at least 1",
+            self.batch_size as f64,
+            self.batch_size > 0,
+        )?;
+        range(
+            "max_steps",
+            "at least 1",
+            self.max_steps as f64,
+            self.max_steps > 0,
+        )?;
         let max_kl = self.max_kl.unwrap_or(1.0);
         range("max_kl", "above 0", max_kl, positive(max_kl))
     }
@@ -117,6 +150,10 @@ impl TrainConfig {
     /// # Errors
     /// [`ScheduleError`] when it cannot be.
     pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
-        Schedule::new(self.lr_scheduler_type, warmup_steps(self.warmup_ratio, self.max_steps), self.max_steps)
+        Schedule::new(
+            self.lr_scheduler_type,
+            warmup_steps(self.warmup_ratio, self.max_steps),
+            self.max_steps,
+        )
     }
 }

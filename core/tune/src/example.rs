@@ -84,8 +84,12 @@ impl Example {
     /// The completions, chosen first.
     pub fn completions(&self) -> Vec<&[i32]> {
         match &self.kind {
-            Kind::Pair { chosen, rejected, .. } => vec![chosen, rejected],
-            Kind::Unpaired { completion, .. } | Kind::Demonstration { completion, .. } => vec![completion],
+            Kind::Pair {
+                chosen, rejected, ..
+            } => vec![chosen, rejected],
+            Kind::Unpaired { completion, .. } | Kind::Demonstration { completion, .. } => {
+                vec![completion]
+            }
         }
     }
 
@@ -96,12 +100,19 @@ impl Example {
 
     /// Rows that it takes in a ubatch.
     pub fn n_rows(&self) -> usize {
-        Group { prompt: &self.prompt, completions: &self.completions() }.n_rows()
+        Group {
+            prompt: &self.prompt,
+            completions: &self.completions(),
+        }
+        .n_rows()
     }
 
     /// Tokens that a trainer without shared prompts would process: the prompt once per completion.
     pub fn n_tokens(&self) -> usize {
-        self.completions().iter().map(|c| self.prompt.len() + c.len()).sum()
+        self.completions()
+            .iter()
+            .map(|c| self.prompt.len() + c.len())
+            .sum()
     }
 
     /// SHA-256 over everything in the example: equal examples have equal keys, whatever stands beside them.
@@ -109,15 +120,24 @@ impl Example {
         let mut hash = Sha256::new();
         let mut tokens = |tokens: &[i32]| {
             hash.update((tokens.len() as u64).to_le_bytes());
-            tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+            tokens
+                .iter()
+                .for_each(|token| hash.update(token.to_le_bytes()));
         };
         tokens(&self.prompt);
         self.completions().into_iter().for_each(&mut tokens);
         let (tag, numbers) = match &self.kind {
-            Kind::Pair { weights, .. } => {
-                (0u8, [weights.pair, weights.nll, weights.label_smoothing.unwrap_or(-1.0)])
-            }
-            Kind::Unpaired { desirable, weight, .. } => (1, [f64::from(u8::from(*desirable)), *weight, 0.0]),
+            Kind::Pair { weights, .. } => (
+                0u8,
+                [
+                    weights.pair,
+                    weights.nll,
+                    weights.label_smoothing.unwrap_or(-1.0),
+                ],
+            ),
+            Kind::Unpaired {
+                desirable, weight, ..
+            } => (1, [f64::from(u8::from(*desirable)), *weight, 0.0]),
             Kind::Demonstration { weight, .. } => (2, [*weight, 0.0, 0.0]),
         };
         hash.update([tag]);
@@ -133,10 +153,16 @@ impl Example {
         if self.prompt.is_empty() {
             return Err(ExampleError::EmptyPrompt { index });
         }
-        if self.completions().iter().any(|completion| completion.is_empty()) {
+        if self
+            .completions()
+            .iter()
+            .any(|completion| completion.is_empty())
+        {
             return Err(ExampleError::EmptyCompletion { index });
         }
-        if let Kind::Pair { chosen, rejected, .. } = &self.kind
+        if let Kind::Pair {
+            chosen, rejected, ..
+        } = &self.kind
             && chosen == rejected
         {
             return Err(ExampleError::Identical { index });

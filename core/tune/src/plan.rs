@@ -59,7 +59,12 @@ impl Plan {
     ///
     /// # Errors
     /// [`OverBudget`] with the smallest budget that would do.
-    pub fn resolve(spec: &BlockSpec, model_bytes: usize, n_lora: usize, budget: &Budget) -> Result<Self, OverBudget> {
+    pub fn resolve(
+        spec: &BlockSpec,
+        model_bytes: usize,
+        n_lora: usize,
+        budget: &Budget,
+    ) -> Result<Self, OverBudget> {
         let base = Self {
             kernels: budget.kernels,
             n_threads: budget.n_threads,
@@ -67,16 +72,32 @@ impl Plan {
             head_rows: 256,
             checkpoint: false,
         };
-        let small = |max_tokens, head_rows| Self { max_tokens, head_rows, checkpoint: true, ..base.clone() };
+        let small = |max_tokens, head_rows| Self {
+            max_tokens,
+            head_rows,
+            checkpoint: true,
+            ..base.clone()
+        };
         let longest = budget.longest_example.max(1);
-        let candidates = [base.clone(), small(base.max_tokens, 128), small(base.max_tokens, 32), small(longest, 32)];
-        let Some(memory_mib) = budget.memory_mib else { return Ok(base) };
+        let candidates = [
+            base.clone(),
+            small(base.max_tokens, 128),
+            small(base.max_tokens, 32),
+            small(longest, 32),
+        ];
+        let Some(memory_mib) = budget.memory_mib else {
+            return Ok(base);
+        };
         let estimate = |plan: &Self| plan.estimate_bytes(spec, model_bytes, n_lora).div_ceil(MIB);
-        candidates.iter().find(|plan| estimate(plan) <= memory_mib).cloned().ok_or_else(|| OverBudget {
-            needed_mib: candidates.iter().map(estimate).min().unwrap_or(0),
-            budget_mib: memory_mib,
-            longest_example: budget.longest_example,
-        })
+        candidates
+            .iter()
+            .find(|plan| estimate(plan) <= memory_mib)
+            .cloned()
+            .ok_or_else(|| OverBudget {
+                needed_mib: candidates.iter().map(estimate).min().unwrap_or(0),
+                budget_mib: memory_mib,
+                longest_example: budget.longest_example,
+            })
     }
 
     /// Estimated peak of resident memory, bytes, the mapped model included. `n_lora`: parameters of the adapter.
@@ -85,7 +106,8 @@ impl Plan {
         let (f32, saved) = (4, self.kernels.saved.type_size());
         let scratch = self.kernels.scratch.type_size();
         let slot = n
-            * ((spec.n_qkv() + spec.n_attn() + 2 * spec.n_ff) * saved + (spec.n_embd + spec.n_head) * f32);
+            * ((spec.n_qkv() + spec.n_attn() + 2 * spec.n_ff) * saved
+                + (spec.n_embd + spec.n_head) * f32);
         let slots = if self.checkpoint { 1 } else { spec.n_layer };
         let states = (spec.n_layer + 2) * n * spec.n_embd * f32;
         // Parameters, gradients, two moments, and their copy on the device.

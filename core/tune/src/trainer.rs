@@ -16,7 +16,8 @@ use crate::example::{Example, ExampleError, Kind};
 use crate::graph::{Network, NetworkError, Scores};
 use crate::model::Model;
 use crate::objective::{
-    BcoState, ClassRewards, Metrics, MetricsSum, ObjectiveError, PairLogps, Totals, UnpairedLogps, demonstration,
+    BcoState, ClassRewards, Metrics, MetricsSum, ObjectiveError, PairLogps, Totals, UnpairedLogps,
+    demonstration,
 };
 use crate::optimizer::{AdamW, OptimizerError, clip_grad_norm};
 use crate::plan::Plan;
@@ -156,7 +157,10 @@ impl Trainer {
             keys: examples.iter().map(Example::key).collect(),
             references: vec![None; examples.len()],
             grads: vec![0.0; lora.values.len()],
-            cursor: Cursor { order_seed: config.seed, ..Cursor::default() },
+            cursor: Cursor {
+                order_seed: config.seed,
+                ..Cursor::default()
+            },
             bco: BcoState::default(),
             brake: 1.0,
             stopped: false,
@@ -216,10 +220,13 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`]; nothing is lost when it is stopped.
     pub fn score_references(&mut self) -> Result<Vec<usize>> {
-        let missing = |i: &usize| self.references[*i].is_none() && self.examples[*i].needs_reference();
+        let missing =
+            |i: &usize| self.references[*i].is_none() && self.examples[*i].needs_reference();
         let missing: Vec<usize> = (0..self.examples.len()).filter(missing).collect();
         let chunks = pack(&self.examples, &missing, self.plan.max_tokens);
-        let Some(chunk) = chunks.into_iter().next() else { return Ok(Vec::new()) };
+        let Some(chunk) = chunks.into_iter().next() else {
+            return Ok(Vec::new());
+        };
         let examples: Vec<_> = chunk.iter().map(|i| self.examples[*i].clone()).collect();
         for (index, logps) in chunk.iter().zip(self.score_examples(&examples, false)?) {
             self.references[*index] = Some(logps);
@@ -236,12 +243,18 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainError`].
-    pub fn score_examples(&mut self, examples: &[Example], with_adapter: bool) -> Result<Vec<Vec<f64>>> {
+    pub fn score_examples(
+        &mut self,
+        examples: &[Example],
+        with_adapter: bool,
+    ) -> Result<Vec<Vec<f64>>> {
         self.network.update_adapter(&self.lora)?;
         let all: Vec<usize> = (0..examples.len()).collect();
         let mut sums = Vec::with_capacity(examples.len());
         for chunk in pack(examples, &all, self.plan.max_tokens) {
-            let scores = self.network.score(&packed(examples, &chunk), with_adapter)?;
+            let scores = self
+                .network
+                .score(&packed(examples, &chunk), with_adapter)?;
             let mut sequence = 0;
             for index in chunk {
                 let n = examples[index].completions().len();
@@ -263,22 +276,39 @@ impl Trainer {
         self.network.update_adapter(&self.lora)?;
         self.grads.fill(0.0);
         let mut sums = StepSums::default();
-        for (micro_batch, chunk) in pack(&self.examples, &batch, self.plan.max_tokens).into_iter().enumerate() {
+        for (micro_batch, chunk) in pack(&self.examples, &batch, self.plan.max_tokens)
+            .into_iter()
+            .enumerate()
+        {
             let packed = packed(&self.examples, &chunk);
-            self.network.set_dropout(self.config.lora.dropout, dropout_key(self.config.seed, step, micro_batch));
+            self.network.set_dropout(
+                self.config.lora.dropout,
+                dropout_key(self.config.seed, step, micro_batch),
+            );
             let scores = self.network.forward(&packed)?;
             let coefficients = self.objective(&chunk, &scores, &totals, &mut sums)?;
-            self.network.backward(&packed, &coefficients, &self.lora, &mut self.grads)?;
+            self.network
+                .backward(&packed, &coefficients, &self.lora, &mut self.grads)?;
         }
         let at = |source| TrainError::Optimizer { step, source };
-        let limit = if self.config.max_grad_norm > 0.0 { self.config.max_grad_norm } else { f64::INFINITY };
+        let limit = if self.config.max_grad_norm > 0.0 {
+            self.config.max_grad_norm
+        } else {
+            f64::INFINITY
+        };
         let grad_norm = clip_grad_norm(&mut self.grads, limit, &self.lora.ranges()).map_err(at)?;
         let schedule = self.config.schedule().map_err(ConfigError::from)?;
         let brake = self.brake * sums.displacement_brake(self.config.min_chosen_logratio);
         // A factor of 0 in the first step of a warm-up would waste it.
-        let position = if self.config.warmup_ratio > 0.0 { step } else { step - 1 };
+        let position = if self.config.warmup_ratio > 0.0 {
+            step
+        } else {
+            step - 1
+        };
         let learning_rate = self.config.learning_rate * schedule.factor(position) * brake;
-        self.optimizer.update(&mut self.lora.values, &self.grads, learning_rate).map_err(at)?;
+        self.optimizer
+            .update(&mut self.lora.values, &self.grads, learning_rate)
+            .map_err(at)?;
 
         self.brake = brake;
         self.cursor = cursor;
@@ -328,7 +358,9 @@ impl Trainer {
         self.cursor = checkpoint.meta.cursor;
         self.bco = checkpoint.meta.bco;
         self.brake = checkpoint.meta.progress["brake"].as_f64().unwrap_or(1.0);
-        self.stopped = checkpoint.meta.progress["stopped"].as_bool().unwrap_or(false);
+        self.stopped = checkpoint.meta.progress["stopped"]
+            .as_bool()
+            .unwrap_or(false);
         Ok(())
     }
 
@@ -336,7 +368,8 @@ impl Trainer {
     pub fn hashes(&self) -> Hashes {
         let mut data = Sha256::new();
         self.keys.iter().for_each(|key| data.update(key));
-        let json = |value: serde_json::Result<String>| hex(Sha256::digest(value.unwrap_or_default()));
+        let json =
+            |value: serde_json::Result<String>| hex(Sha256::digest(value.unwrap_or_default()));
         Hashes {
             base_model: self.base_sha256.clone(),
             data: hex(data.finalize()),
@@ -354,7 +387,11 @@ impl Trainer {
         let mut batch = Vec::with_capacity(size);
         while batch.len() < size {
             if cursor.position as usize == n {
-                cursor = Cursor { epoch: cursor.epoch + 1, position: 0, ..cursor };
+                cursor = Cursor {
+                    epoch: cursor.epoch + 1,
+                    position: 0,
+                    ..cursor
+                };
                 order = self.order(cursor.epoch);
             }
             let index = order[cursor.position as usize];
@@ -378,9 +415,13 @@ impl Trainer {
         let mut totals = Totals::default();
         for example in batch.iter().map(|i| &self.examples[*i]) {
             match &example.kind {
-                Kind::Pair { chosen, weights, .. } => totals.add_pair(chosen.len(), weights),
+                Kind::Pair {
+                    chosen, weights, ..
+                } => totals.add_pair(chosen.len(), weights),
                 Kind::Unpaired { .. } => totals.add_unpaired(),
-                Kind::Demonstration { completion, .. } => totals.add_demonstration(completion.len()),
+                Kind::Demonstration { completion, .. } => {
+                    totals.add_demonstration(completion.len())
+                }
             }
         }
         totals
@@ -397,9 +438,17 @@ impl Trainer {
         let mut coefficients = Vec::with_capacity(scores.logps.len());
         for &index in chunk {
             let first = coefficients.len();
-            let reference = || self.references[index].as_deref().ok_or(TrainError::NoReference { index });
+            let reference = || {
+                self.references[index]
+                    .as_deref()
+                    .ok_or(TrainError::NoReference { index })
+            };
             match &self.examples[index].kind {
-                Kind::Pair { chosen, rejected, weights } => {
+                Kind::Pair {
+                    chosen,
+                    rejected,
+                    weights,
+                } => {
                     let reference = reference()?;
                     let logps = PairLogps {
                         chosen: scores.sum(first),
@@ -413,7 +462,11 @@ impl Trainer {
                     sums.add_pair(&logps, self.config.pair.beta, term.loss);
                     coefficients.extend([term.grad.chosen, term.grad.rejected]);
                 }
-                Kind::Unpaired { completion, desirable, weight } => {
+                Kind::Unpaired {
+                    completion,
+                    desirable,
+                    weight,
+                } => {
                     let logps = UnpairedLogps {
                         logp: scores.sum(first),
                         reference: reference()?[0],
@@ -421,13 +474,17 @@ impl Trainer {
                         desirable: *desirable,
                         weight: *weight,
                     };
-                    let term = self.config.unpaired.unpaired(index, &logps, &self.bco, totals)?;
+                    let term = self
+                        .config
+                        .unpaired
+                        .unpaired(index, &logps, &self.bco, totals)?;
                     let reward = self.config.unpaired.reward(&logps);
                     sums.add_unpaired(&logps, self.config.unpaired.beta, reward, term.loss);
                     coefficients.push(term.grad);
                 }
                 Kind::Demonstration { completion, weight } => {
-                    let term = demonstration(index, scores.sum(first), completion.len(), *weight, totals)?;
+                    let term =
+                        demonstration(index, scores.sum(first), completion.len(), *weight, totals)?;
                     sums.loss += term.loss;
                     coefficients.push(term.grad);
                 }
@@ -471,7 +528,10 @@ fn packed(examples: &[Example], chunk: &[usize]) -> Packed {
     let groups: Vec<_> = chunk
         .iter()
         .zip(&completions)
-        .map(|(i, completions)| Group { prompt: &examples[*i].prompt, completions })
+        .map(|(i, completions)| Group {
+            prompt: &examples[*i].prompt,
+            completions,
+        })
         .collect();
     Packed::new(&groups)
 }
@@ -507,12 +567,20 @@ impl StepSums {
     }
 
     fn kl(&self) -> f64 {
-        if self.tokens == 0 { 0.0 } else { -self.logratio / self.tokens as f64 }
+        if self.tokens == 0 {
+            0.0
+        } else {
+            -self.logratio / self.tokens as f64
+        }
     }
 
     fn displacement_brake(&self, limit: Option<f64>) -> f64 {
         let mean = self.chosen_logratio / self.pairs.max(1) as f64;
-        if limit.is_some_and(|limit| self.pairs > 0 && mean < limit) { 0.5 } else { 1.0 }
+        if limit.is_some_and(|limit| self.pairs > 0 && mean < limit) {
+            0.5
+        } else {
+            1.0
+        }
     }
 }
 
@@ -521,5 +589,9 @@ fn dropout_key(seed: u64, step: u64, micro_batch: usize) -> u64 {
 }
 
 fn hex(digest: impl AsRef<[u8]>) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

@@ -23,9 +23,16 @@ const STEPS: usize = 20;
 fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
     let golden = read("trajectory.json");
     let model = Model::open(&demo_model_path()).unwrap();
-    let heads = HeadCounts { n_head: model.spec.n_head, n_head_kv: model.spec.n_head_kv };
+    let heads = HeadCounts {
+        n_head: model.spec.n_head,
+        n_head_kv: model.spec.n_head_kv,
+    };
     let adapter = |name: &str| {
-        let peft = PeftConfig { rank: 2, alpha: 6.0, dropout: 0.0 };
+        let peft = PeftConfig {
+            rank: 2,
+            alpha: 6.0,
+            dropout: 0.0,
+        };
         Lora::read_peft_tensors(&golden_dir().join(name), peft, Some(heads)).unwrap()
     };
     let start = adapter("lora_init.safetensors");
@@ -38,8 +45,15 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
         shuffle: false,
         ..TrainConfig::default()
     };
-    let plan = Plan { kernels: Kernels::EXACT, n_threads: 2, max_tokens: 640, head_rows: 256, checkpoint: false };
-    let mut trainer = Trainer::with_adapter(model, "base", examples(), config, plan, start.clone()).unwrap();
+    let plan = Plan {
+        kernels: Kernels::EXACT,
+        n_threads: 2,
+        max_tokens: 640,
+        head_rows: 256,
+        checkpoint: false,
+    };
+    let mut trainer =
+        Trainer::with_adapter(model, "base", examples(), config, plan, start.clone()).unwrap();
     while !trainer.score_references().unwrap().is_empty() {}
 
     let (mut worst_loss, mut worst_norm, mut worst_logp) = (0f64, 0f64, 0f64);
@@ -54,18 +68,28 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
         worst_norm = worst_norm.max((ours.grad_norm - norm).abs() / norm);
         let metrics = &ours.metrics;
         worst_logp = worst_logp.max((metrics.logps_chosen.unwrap() - mean("logps_chosen")).abs());
-        worst_logp = worst_logp.max((metrics.logps_rejected.unwrap() - mean("logps_rejected")).abs());
+        worst_logp =
+            worst_logp.max((metrics.logps_rejected.unwrap() - mean("logps_rejected")).abs());
     }
     let end = adapter("lora_step20.safetensors");
     let distance = |a: &Lora, b: &Lora| {
-        let squares = a.values.iter().zip(&b.values).map(|(a, b)| f64::from(a - b).powi(2));
+        let squares = a
+            .values
+            .iter()
+            .zip(&b.values)
+            .map(|(a, b)| f64::from(a - b).powi(2));
         squares.sum::<f64>().sqrt()
     };
     let off = distance(trainer.lora(), &end) / distance(&start, &end);
-    eprintln!("loss {worst_loss:.2e}, grad_norm {worst_norm:.2e}, logps {worst_logp:.2e}, adapter {off:.2e}");
+    eprintln!(
+        "loss {worst_loss:.2e}, grad_norm {worst_norm:.2e}, logps {worst_logp:.2e}, adapter {off:.2e}"
+    );
     assert!(worst_loss < 2e-3, "loss differs by {worst_loss}");
     assert!(worst_norm < 2e-2, "gradient norm differs by {worst_norm}");
-    assert!(worst_logp < 5e-2, "log-probabilities differ by {worst_logp}");
+    assert!(
+        worst_logp < 5e-2,
+        "log-probabilities differ by {worst_logp}"
+    );
     // AdamW turns the noise of tiny gradients into whole steps.
     assert!(off < 0.1, "the adapter is {off} of its way off");
 }
@@ -76,12 +100,16 @@ fn read(name: &str) -> Value {
 
 /// The pairs of the trajectory, prepared as TRL does: the newline after the end token is part of a completion.
 fn examples() -> Vec<Example> {
-    let vocabulary =
-        llama::Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| ControlFlow::Continue(()))
-            .unwrap();
+    let vocabulary = llama::Model::load(&demo_model_path(), &ModelParams::default(), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let tokenize = |text: String| vocabulary.tokenize(&text, false, true).unwrap();
     let content = |text: &Text| match text {
-        Text::Chat(messages) => messages.iter().map(|m| m.content.as_str()).collect::<String>(),
+        Text::Chat(messages) => messages
+            .iter()
+            .map(|m| m.content.as_str())
+            .collect::<String>(),
         Text::Plain(text) => text.clone(),
     };
     let rows = PreferenceReader::read_all(golden_data("train.jsonl")).unwrap();
@@ -101,13 +129,26 @@ fn examples() -> Vec<Example> {
             },
         })
         .collect();
-    for pair in read("logps.json")["pairs"].as_array().unwrap().iter().filter(|p| p["set"] == "train") {
+    for pair in read("logps.json")["pairs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|p| p["set"] == "train")
+    {
         let example = &examples[pair["index"].as_u64().unwrap() as usize];
         let ids = |key: &str| -> Vec<i32> {
-            pair[key].as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect()
+            pair[key]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_i64().unwrap() as i32)
+                .collect()
         };
         assert_eq!(example.prompt, ids("prompt_ids"));
-        assert_eq!(example.completions(), [ids("chosen_ids"), ids("rejected_ids")]);
+        assert_eq!(
+            example.completions(),
+            [ids("chosen_ids"), ids("rejected_ids")]
+        );
     }
     examples
 }

@@ -62,16 +62,32 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     settings.engine.n_ctx = Some(1024);
     let thumbprint = Thumbprint::open(settings)?;
     let description = thumbprint.engine()?.info().description.clone();
-    let say = |text: &str| if out.is_json() { out.note(text); Ok(()) } else { out.line(text) };
+    let say = |text: &str| {
+        if out.is_json() {
+            out.note(text);
+            Ok(())
+        } else {
+            out.line(text)
+        }
+    };
 
-    say(&format!("Model: {description}. A simulated person likes short, direct answers, and never says so.\n"))?;
+    say(&format!(
+        "Model: {description}. A simulated person likes short, direct answers, and never says so.\n"
+    ))?;
     let seed = options.seed.seed;
     let user = SimulatedUser::new(seed, options.flips);
-    let mut session = Session { thumbprint: &thumbprint, user, seed, out };
+    let mut session = Session {
+        thumbprint: &thumbprint,
+        user,
+        seed,
+        out,
+    };
     let thumbs = session.teach(&prompts::training()[..QUESTIONS], RETRIES)?;
     say(&format!(
         "The person asked {QUESTIONS} questions, pressed retry {} times, and gave {} 👍 and {} 👎.",
-        QUESTIONS * RETRIES, thumbs.up, thumbs.down
+        QUESTIONS * RETRIES,
+        thumbs.up,
+        thumbs.down
     ))?;
 
     let training = Instant::now();
@@ -81,14 +97,24 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         Outcome::Trial(id, report) | Outcome::Rejected(id, report) => (*id, report.explain()),
         Outcome::NothingToLearn(readiness) => {
             let (have, need) = (readiness.have.events, readiness.need.events);
-            return Err(CliError::Nothing(format!("nothing to learn: {have} thumbs of the {need} needed")));
+            return Err(CliError::Nothing(format!(
+                "nothing to learn: {have} thumbs of the {need} needed"
+            )));
         }
-        other => return Err(CliError::Failed(format!("personalization did not end: {other:?}"))),
+        other => {
+            return Err(CliError::Failed(format!(
+                "personalization did not end: {other:?}"
+            )));
+        }
     };
     say(&format!("{explanation}\n"))?;
 
     let on_trial = matches!(outcome, Outcome::Trial(..));
-    let served = if on_trial { By::Active } else { By::Adapter(adapter) };
+    let served = if on_trial {
+        By::Active
+    } else {
+        By::Adapter(adapter)
+    };
     let held_out = prompts::held_out();
     let base = session.answer(held_out, Arm::Plain(By::Base), "base answers")?;
     let tuned = session.answer(held_out, Arm::Plain(served), "adapter answers")?;
@@ -117,13 +143,24 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     drop(thumbprint);
     drop(temporary);
     if details.row.state == AdapterState::Rejected {
-        return Err(CliError::Nothing("the adapter was rejected; the base model is in use as before".to_owned()));
+        return Err(CliError::Nothing(
+            "the adapter was rejected; the base model is in use as before".to_owned(),
+        ));
     }
     Ok(())
 }
 
-fn personalize(thumbprint: &Thumbprint, out: &Output, n_threads: usize, seed: u64) -> Result<Outcome> {
-    let budget = Budget { n_threads: Some(n_threads), seed, ..Budget::default() };
+fn personalize(
+    thumbprint: &Thumbprint,
+    out: &Output,
+    n_threads: usize,
+    seed: u64,
+) -> Result<Outcome> {
+    let budget = Budget {
+        n_threads: Some(n_threads),
+        seed,
+        ..Budget::default()
+    };
     let job = thumbprint.personalize(budget)?;
     let mut watch = None;
     let outcome = job.wait_with(&mut |progress| {
@@ -136,8 +173,14 @@ fn personalize(thumbprint: &Thumbprint, out: &Output, n_threads: usize, seed: u6
             Phase::Gate => "checking for harm",
             Phase::Done => "done",
         };
-        if watch.as_ref().is_none_or(|(phase, _)| *phase != progress.phase) {
-            watch = Some((progress.phase, Watch::new(out, progress.total as usize, what)));
+        if watch
+            .as_ref()
+            .is_none_or(|(phase, _)| *phase != progress.phase)
+        {
+            watch = Some((
+                progress.phase,
+                Watch::new(out, progress.total as usize, what),
+            ));
         }
         if let Some((_, watch)) = &watch {
             watch.set(progress.step, progress.total);

@@ -1,7 +1,10 @@
 //! What the simulated person does with an app: asks, retries, thumbs, votes.
 
 use thumbprint::store::{NewVote, Outcome};
-use thumbprint::{AdapterId, By, Feedback, GenerateOptions, Message, Overflow, Reply, Request, Sampling, Thumbprint};
+use thumbprint::{
+    AdapterId, By, Feedback, GenerateOptions, Message, Overflow, Reply, Request, Sampling,
+    Thumbprint,
+};
 use thumbprint_simulated_user::{Choice, Prompt, SimulatedUser, Thumb, utility};
 
 use crate::error::Result;
@@ -52,19 +55,28 @@ impl Session<'_> {
                 let draw = (round * prompts.len() + i) as u64;
                 let seed = seed.wrapping_add(draw);
                 let mut request = Request::new(vec![Message::user(prompt.text)]);
-                request.options = options(Sampling { seed, ..Sampling::plain() });
+                request.options = options(Sampling {
+                    seed,
+                    ..Sampling::plain()
+                });
                 request
             })
         });
         let requests: Vec<_> = requests.collect();
         let watch = Watch::new(self.out, requests.len(), "asking and retrying");
-        let replies = self.thumbprint.generate_batch(requests, PARALLEL, &mut |_| watch.step())?;
+        let replies = self
+            .thumbprint
+            .generate_batch(requests, PARALLEL, &mut |_| watch.step())?;
         let rounds: Vec<&[Reply]> = replies.chunks(prompts.len()).collect();
         for reply in rounds.iter().take(retries).copied().flatten() {
             self.thumbprint.record(reply.id, &Feedback::Retry)?;
         }
         // What is usual for this model is known from the first answers.
-        let first: Vec<f64> = prompts.iter().zip(rounds[0]).map(|(p, r)| utility(p, &r.text)).collect();
+        let first: Vec<f64> = prompts
+            .iter()
+            .zip(rounds[0])
+            .map(|(p, r)| utility(p, &r.text))
+            .collect();
         self.user.calibrate(&first);
         let mut thumbs = Thumbs::default();
         for replies in &rounds {
@@ -76,7 +88,9 @@ impl Session<'_> {
                     }
                     Thumb::Down => {
                         thumbs.down += 1;
-                        Feedback::Down { reasons: Vec::new() }
+                        Feedback::Down {
+                            reasons: Vec::new(),
+                        }
                     }
                 };
                 self.thumbprint.record(reply.id, &feedback)?;
@@ -96,19 +110,42 @@ impl Session<'_> {
                     By::Base
                 }
             };
-            let seed = self.seed.wrapping_mul(7_919).wrapping_add(500_000 + i as u64);
-            let options = options(Sampling { temperature: 0.7, seed, ..Sampling::plain() });
-            Request { options, by, ..Request::new(messages) }
+            let seed = self
+                .seed
+                .wrapping_mul(7_919)
+                .wrapping_add(500_000 + i as u64);
+            let options = options(Sampling {
+                temperature: 0.7,
+                seed,
+                ..Sampling::plain()
+            });
+            Request {
+                options,
+                by,
+                ..Request::new(messages)
+            }
         });
         let watch = Watch::new(self.out, prompts.len(), what);
-        Ok(self.thumbprint.generate_batch(requests.collect(), PARALLEL, &mut |_| watch.step())?)
+        Ok(self
+            .thumbprint
+            .generate_batch(requests.collect(), PARALLEL, &mut |_| watch.step())?)
     }
 
     /// Votes blind between two answers to each question, sides at random.
-    pub fn vote(&mut self, prompts: &[Prompt], adapter: AdapterId, tuned: &[Reply], base: &[Reply]) -> Result<()> {
+    pub fn vote(
+        &mut self,
+        prompts: &[Prompt],
+        adapter: AdapterId,
+        tuned: &[Reply],
+        base: &[Reply],
+    ) -> Result<()> {
         for (i, ((prompt, tuned), base)) in prompts.iter().zip(tuned).zip(base).enumerate() {
             let candidate_first = coin(self.seed, i as u64);
-            let (left, right) = if candidate_first { (tuned, base) } else { (base, tuned) };
+            let (left, right) = if candidate_first {
+                (tuned, base)
+            } else {
+                (base, tuned)
+            };
             let choice = self.user.vote_blind(prompt, &left.text, &right.text);
             let outcome = match (choice, candidate_first) {
                 (Choice::Tie, _) => Outcome::Tie,
@@ -128,11 +165,18 @@ impl Session<'_> {
 }
 
 fn options(sampling: Sampling) -> GenerateOptions {
-    GenerateOptions { max_tokens: MAX_TOKENS, sampling, stop: Vec::new(), overflow: Overflow::Error }
+    GenerateOptions {
+        max_tokens: MAX_TOKENS,
+        sampling,
+        stop: Vec::new(),
+        overflow: Overflow::Error,
+    }
 }
 
 /// A fair coin that falls the same way again.
 fn coin(seed: u64, i: u64) -> bool {
-    let x = (seed ^ 0x5bd1_e995).wrapping_add(i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (seed ^ 0x5bd1_e995)
+        .wrapping_add(i)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 63 == 1
 }

@@ -76,17 +76,25 @@ impl Report {
                 .iter()
                 .zip(replies)
                 .zip(facts.base)
-                .map(|((prompt, reply), base)| match preference(prompt, &reply.text, &base.text) {
-                    Choice::Left => 2,
-                    Choice::Tie => 1,
-                    Choice::Right => 0,
-                })
+                .map(
+                    |((prompt, reply), base)| match preference(prompt, &reply.text, &base.text) {
+                        Choice::Left => 2,
+                        Choice::Tie => 1,
+                        Choice::Right => 0,
+                    },
+                )
                 .sum();
             f64::from(halves) / 2.0 / n as f64
         };
         let interval = |rate: f64| wilson(rate * n as f64, n);
         let recall = |texts: &mut dyn Iterator<Item = &str>| {
-            facts.prompts.iter().zip(texts).map(|(prompt, text)| keyword_recall(prompt, text)).sum::<f64>() / n as f64
+            facts
+                .prompts
+                .iter()
+                .zip(texts)
+                .map(|(prompt, text)| keyword_recall(prompt, text))
+                .sum::<f64>()
+                / n as f64
         };
         let text = |replies: &'_ [Reply]| recall(&mut replies.iter().map(|r| r.text.as_str()));
         let mut cut = facts
@@ -97,10 +105,15 @@ impl Report {
         let numbers = gate_numbers(facts.details);
         let scale = numbers.as_ref().and_then(|numbers| {
             let scales = numbers["measured"]["scales"].as_array()?;
-            scales.iter().find(|s| s["scale"].as_f64() == Some(f64::from(facts.details.row.scale))).or(scales.last())
+            scales
+                .iter()
+                .find(|s| s["scale"].as_f64() == Some(f64::from(facts.details.row.scale)))
+                .or(scales.last())
         });
         let at_scale = |key: &str| scale.and_then(|s| s[key].as_f64());
-        let base_ppl = numbers.as_ref().and_then(|n| n["measured"]["base"]["neutral_perplexity"].as_f64());
+        let base_ppl = numbers
+            .as_ref()
+            .and_then(|n| n["measured"]["base"]["neutral_perplexity"].as_f64());
         let shifts = &facts.details.row.manifest["logp_shifts"];
         let heldout_win_rate = win_rate(facts.tuned);
         let system_prompt_win_rate = win_rate(facts.told);
@@ -121,13 +134,19 @@ impl Report {
             mean_tokens_system_prompt: mean_tokens(facts.told),
             finished_before: finished(facts.base),
             finished_after: finished(facts.tuned),
-            neutral_ppl_ratio: at_scale("neutral_perplexity").zip(base_ppl).map(|(after, before)| after / before),
+            neutral_ppl_ratio: at_scale("neutral_perplexity")
+                .zip(base_ppl)
+                .map(|(after, before)| after / before),
             kl_feedback: at_scale("kl_feedback"),
             kl_own_samples: at_scale("kl_own_samples"),
             delta_logp_chosen: shifts["chosen"].as_f64(),
             delta_logp_rejected: shifts["rejected"].as_f64(),
             held_out_pairs: numbers.as_ref().map(|n| n["measured"]["folds"].clone()),
-            votes: facts.details.verdict.as_ref().and_then(|v| serde_json::to_value(v).ok()),
+            votes: facts
+                .details
+                .verdict
+                .as_ref()
+                .and_then(|v| serde_json::to_value(v).ok()),
             scale: facts.details.row.scale,
             state: facts.details.row.state.as_str().to_owned(),
             train_seconds: facts.train_seconds,
@@ -137,21 +156,47 @@ impl Report {
     }
 
     /// For people.
-    pub fn print(&self, out: &Output, prompts: &[Prompt], base: &[Reply], tuned: &[Reply]) -> Result<()> {
+    pub fn print(
+        &self,
+        out: &Output,
+        prompts: &[Prompt],
+        base: &[Reply],
+        tuned: &[Reply],
+    ) -> Result<()> {
         let step = prompts.len() / SAMPLES;
         for i in (0..SAMPLES).map(|i| i * step + step / 2) {
             out.line(out.bold(prompts[i].text))?;
             out.line(format!("  before: {}", one_line(&base[i].text)))?;
-            out.line(format!("  after:  {}\n", out.green(&one_line(&tuned[i].text))))?;
+            out.line(format!(
+                "  after:  {}\n",
+                out.green(&one_line(&tuned[i].text))
+            ))?;
         }
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
         let rate = |rate: f64, (low, high): (f64, f64)| {
-            format!("{} [{:.0}, {:.0}]", percent(rate), 100.0 * low, 100.0 * high)
+            format!(
+                "{} [{:.0}, {:.0}]",
+                percent(rate),
+                100.0 * low,
+                100.0 * high
+            )
         };
-        let number = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
-        let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or("-".to_owned(), |v| format!("{v:.digits$}"))
+        };
+        let row = |cells: &[&str]| {
+            cells
+                .iter()
+                .map(|cell| (*cell).to_owned())
+                .collect::<Vec<_>>()
+        };
         let table = [
-            row(&["On 100 questions it never learned from", "before", "after", "system prompt"]),
+            row(&[
+                "On 100 questions it never learned from",
+                "before",
+                "after",
+                "system prompt",
+            ]),
             row(&[
                 "preferred to before (95 % interval)",
                 "50 %",
@@ -164,34 +209,59 @@ impl Report {
                 &percent(self.keyword_recall_after),
                 &percent(self.keyword_recall_system_prompt),
             ]),
-            row(&["  before, cut to the length of after", &percent(self.keyword_recall_before_cut), "", ""]),
+            row(&[
+                "  before, cut to the length of after",
+                &percent(self.keyword_recall_before_cut),
+                "",
+                "",
+            ]),
             row(&[
                 "mean length, tokens",
                 &format!("{:.0}", self.mean_tokens_before),
                 &format!("{:.0}", self.mean_tokens_after),
                 &format!("{:.0}", self.mean_tokens_system_prompt),
             ]),
-            row(&["finished by itself", &percent(self.finished_before), &percent(self.finished_after), ""]),
+            row(&[
+                "finished by itself",
+                &percent(self.finished_before),
+                &percent(self.finished_after),
+                "",
+            ]),
         ];
         for line in columns(&table) {
             out.line(line)?;
         }
         out.line(format!("(system prompt: \"{SYSTEM_PROMPT}\")\n"))?;
         let facts = [
-            row(&["log-probability of chosen / rejected replies, nats", &format!(
-                "{} / {}",
-                number(self.delta_logp_chosen, 1),
-                number(self.delta_logp_rejected, 1)
-            )]),
-            row(&["KL to the base on its replies / on the adapter's own, nats a token", &format!(
-                "{} / {}",
-                number(self.kl_feedback, 3),
-                number(self.kl_own_samples, 3)
-            )]),
-            row(&["neutral perplexity, ratio to the base", &number(self.neutral_ppl_ratio, 3)]),
-            row(&["personalization / all, seconds", &format!("{:.0} / {:.0}", self.train_seconds, self.total_seconds)]),
+            row(&[
+                "log-probability of chosen / rejected replies, nats",
+                &format!(
+                    "{} / {}",
+                    number(self.delta_logp_chosen, 1),
+                    number(self.delta_logp_rejected, 1)
+                ),
+            ]),
+            row(&[
+                "KL to the base on its replies / on the adapter's own, nats a token",
+                &format!(
+                    "{} / {}",
+                    number(self.kl_feedback, 3),
+                    number(self.kl_own_samples, 3)
+                ),
+            ]),
+            row(&[
+                "neutral perplexity, ratio to the base",
+                &number(self.neutral_ppl_ratio, 3),
+            ]),
+            row(&[
+                "personalization / all, seconds",
+                &format!("{:.0} / {:.0}", self.train_seconds, self.total_seconds),
+            ]),
             row(&["peak memory, MiB", &number(self.peak_rss_mib, 0)]),
-            row(&["adapter", &format!("{} at scale {}", self.state.replace('_', " "), self.scale)]),
+            row(&[
+                "adapter",
+                &format!("{} at scale {}", self.state.replace('_', " "), self.scale),
+            ]),
         ];
         for line in columns(&facts) {
             out.line(line)?;
@@ -202,16 +272,27 @@ impl Report {
 
 /// The numbers of the offline decision.
 fn gate_numbers(details: &AdapterDetails) -> Option<Value> {
-    let decision = details.decisions.iter().find(|d| d.decision.kind.starts_with("offline"))?;
+    let decision = details
+        .decisions
+        .iter()
+        .find(|d| d.decision.kind.starts_with("offline"))?;
     Some(decision.decision.numbers.clone())
 }
 
 fn mean_tokens(replies: &[Reply]) -> f64 {
-    replies.iter().map(|r| r.usage.completion_tokens as f64).sum::<f64>() / replies.len() as f64
+    replies
+        .iter()
+        .map(|r| r.usage.completion_tokens as f64)
+        .sum::<f64>()
+        / replies.len() as f64
 }
 
 fn finished(replies: &[Reply]) -> f64 {
-    replies.iter().filter(|r| r.stop_reason == StopReason::EndOfTurn).count() as f64 / replies.len() as f64
+    replies
+        .iter()
+        .filter(|r| r.stop_reason == StopReason::EndOfTurn)
+        .count() as f64
+        / replies.len() as f64
 }
 
 fn one_line(text: &str) -> String {
@@ -222,5 +303,9 @@ fn one_line(text: &str) -> String {
 fn peak_rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<f64>()
+        .ok()
+        .map(|kib| kib / 1024.0)
 }

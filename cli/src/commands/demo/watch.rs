@@ -25,7 +25,12 @@ impl<'a> Watch<'a> {
         if !stderr().is_terminal() {
             out.note(&format!("{what} ..."));
         }
-        Self { out, what, bar: out.progress(parts as u64, what), told: Cell::new(Instant::now()) }
+        Self {
+            out,
+            what,
+            bar: out.progress(parts as u64, what),
+            told: Cell::new(Instant::now()),
+        }
     }
 
     /// One part is done.

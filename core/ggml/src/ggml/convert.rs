@@ -9,7 +9,10 @@ use crate::GgmlType;
 pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     const OP: &str = "dequantize";
     if !out.len().is_multiple_of(ty.block_size()) || ty.row_size(out.len()) != bytes.len() {
-        return Err(GgmlError::Size { tensor: bytes.len(), host: out.len() });
+        return Err(GgmlError::Size {
+            tensor: bytes.len(),
+            host: out.len(),
+        });
     }
     match ty {
         GgmlType::F32 => {
@@ -37,7 +40,10 @@ pub fn dequantize_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()>
 /// Converts a row to another format: whole blocks of `ty` for every element of `row`.
 pub fn convert_row(ty: GgmlType, row: &[f32], out: &mut [u8]) -> Result<()> {
     if !row.len().is_multiple_of(ty.block_size()) || ty.row_size(row.len()) != out.len() {
-        return Err(GgmlError::Size { tensor: out.len(), host: row.len() });
+        return Err(GgmlError::Size {
+            tensor: out.len(),
+            host: row.len(),
+        });
     }
     match ty {
         GgmlType::F32 => out.copy_from_slice(bytemuck::cast_slice(row)),

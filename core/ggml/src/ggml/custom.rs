@@ -33,8 +33,14 @@ impl Work {
     pub fn rows(name: &'static str, n_rows: usize, row_bytes: usize, rows_per_unit: usize) -> Self {
         let rows_per_unit = rows_per_unit.max(1);
         let n_units = n_rows.div_ceil(rows_per_unit);
-        let region = (0..=n_units).map(|i| (i * rows_per_unit).min(n_rows) * row_bytes).collect();
-        Self { name, n_units, regions: vec![region] }
+        let region = (0..=n_units)
+            .map(|i| (i * rows_per_unit).min(n_rows) * row_bytes)
+            .collect();
+        Self {
+            name,
+            n_units,
+            regions: vec![region],
+        }
     }
 
     /// Checks that the regions lie in a destination of `n_bytes`, do not overlap, and hold elements whole.
@@ -46,7 +52,10 @@ impl Work {
                 (Some(&start), Some(&end)) if rising && region.len() == self.n_units + 1 => {
                     spans.push((start, end));
                 }
-                _ => return Err(self.refuse("a region's offsets are not rising, whole or complete".to_owned())),
+                _ => {
+                    return Err(self
+                        .refuse("a region's offsets are not rising, whole or complete".to_owned()));
+                }
             }
         }
         spans.sort_unstable();
@@ -62,7 +71,11 @@ impl Work {
     }
 
     fn refuse(&self, reason: String) -> GgmlError {
-        GgmlError::Shape { op: self.name, reason, operands: String::new() }
+        GgmlError::Shape {
+            op: self.name,
+            reason,
+            operands: String::new(),
+        }
     }
 }
 
@@ -99,7 +112,11 @@ impl Args {
     /// If the tensor's type has another size (caught at the C boundary and reported as an error).
     pub fn view<T: AnyBitPattern>(&self, index: usize) -> View<'_, T> {
         let bytes = self.bytes(index);
-        assert_eq!(bytes.element, size_of::<T>(), "argument {index}: element size");
+        assert_eq!(
+            bytes.element,
+            size_of::<T>(),
+            "argument {index}: element size"
+        );
         View {
             data: bytemuck::cast_slice(bytes.view.data),
             ne: bytes.view.ne,
@@ -123,9 +140,17 @@ impl Args {
         // memory with the destination, and ggml runs one node at a time.
         unsafe {
             let tensor = &*self.tensors[index];
-            let data = std::slice::from_raw_parts(tensor.data as *const u8, sys::ggml_nbytes(tensor));
-            let view = View { data, ne: tensor.ne.map(|n| n as usize), stride: tensor.nb };
-            Bytes { view, element: sys::ggml_type_size(tensor.type_) }
+            let data =
+                std::slice::from_raw_parts(tensor.data as *const u8, sys::ggml_nbytes(tensor));
+            let view = View {
+                data,
+                ne: tensor.ne.map(|n| n as usize),
+                stride: tensor.nb,
+            };
+            Bytes {
+                view,
+                element: sys::ggml_type_size(tensor.type_),
+            }
         }
     }
 }
@@ -157,7 +182,10 @@ impl Out<'_> {
         let [first, second, ..] = self.slices.as_mut_slice() else {
             panic!("fewer than two regions");
         };
-        (bytemuck::cast_slice_mut(first), bytemuck::cast_slice_mut(second))
+        (
+            bytemuck::cast_slice_mut(first),
+            bytemuck::cast_slice_mut(second),
+        )
     }
 }
 
@@ -175,7 +203,13 @@ pub(super) struct CustomOp<'a> {
 
 impl<'a> CustomOp<'a> {
     pub(super) fn new(work: Work, kernel: Kernel<'a>, in_place: bool) -> Self {
-        Self { work, kernel, in_place, next: AtomicUsize::new(0), panic: Mutex::new(None) }
+        Self {
+            work,
+            kernel,
+            in_place,
+            next: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+        }
     }
 
     /// Before each computation.
@@ -186,14 +220,20 @@ impl<'a> CustomOp<'a> {
     /// The message of a panic during the last computation.
     pub(super) fn take_panic(&self) -> Option<GgmlError> {
         let reason = self.panic.lock().ok()?.take()?;
-        Some(GgmlError::Panicked { op: self.work.name, reason })
+        Some(GgmlError::Panicked {
+            op: self.work.name,
+            reason,
+        })
     }
 
     fn run_units(&self, dst: &sys::ggml_tensor) {
         // For an in-place operation ggml puts the destination itself first.
         let first = usize::from(self.in_place);
         let sources = &dst.src[first..first + MAX_ARGS];
-        let len = sources.iter().take_while(|source| !source.is_null()).count();
+        let len = sources
+            .iter()
+            .take_while(|source| !source.is_null())
+            .count();
         let mut tensors = [std::ptr::null(); MAX_ARGS];
         for (to, from) in tensors.iter_mut().zip(sources) {
             *to = from.cast_const();
@@ -213,7 +253,9 @@ impl<'a> CustomOp<'a> {
                     std::slice::from_raw_parts_mut(base, end - start)
                 }
             });
-            let mut out = Out { slices: slices.collect() };
+            let mut out = Out {
+                slices: slices.collect(),
+            };
             (self.kernel)(unit, &args, &mut out);
         }
     }

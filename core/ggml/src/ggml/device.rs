@@ -91,7 +91,10 @@ pub fn cpu_features() -> Vec<&'static str> {
             ("llamafile", sys::ggml_cpu_has_llamafile()),
         ]
     };
-    all.into_iter().filter(|(_, has)| *has != 0).map(|(name, _)| name).collect()
+    all.into_iter()
+        .filter(|(_, has)| *has != 0)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// Something that computes graphs: the CPU with a thread pool of its own, or another device.
@@ -110,8 +113,10 @@ impl Backend {
         let n_threads = n_threads.clamp(1, MAX_THREADS) as i32;
         // SAFETY: plain constructors; the returned pointers are checked. The pool outlives the backend (see Drop).
         unsafe {
-            let raw = NonNull::new(sys::ggml_backend_cpu_init())
-                .ok_or(GgmlError::Failed { what: "cpu backend", status: -1 })?;
+            let raw = NonNull::new(sys::ggml_backend_cpu_init()).ok_or(GgmlError::Failed {
+                what: "cpu backend",
+                status: -1,
+            })?;
             sys::ggml_backend_cpu_set_n_threads(raw.as_ptr(), n_threads);
             let mut params = sys::ggml_threadpool_params_default(n_threads);
             let threadpool = NonNull::new(sys::ggml_threadpool_new(&mut params));
@@ -124,7 +129,11 @@ impl Backend {
                 Some(abort_requested),
                 Arc::as_ptr(&abort) as *mut c_void,
             );
-            Ok(Self { raw, threadpool, abort })
+            Ok(Self {
+                raw,
+                threadpool,
+                abort,
+            })
         }
     }
 
@@ -139,9 +148,19 @@ impl Backend {
             if sys::ggml_backend_dev_type(device.as_ptr()) == sys::GGML_BACKEND_DEVICE_TYPE_CPU {
                 return Self::cpu(n_threads);
             }
-            let raw = NonNull::new(sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()))
-                .ok_or(GgmlError::Failed { what: "device", status: -1 })?;
-            Ok(Self { raw, threadpool: None, abort: Arc::new(AtomicBool::new(false)) })
+            let raw = NonNull::new(sys::ggml_backend_dev_init(
+                device.as_ptr(),
+                std::ptr::null(),
+            ))
+            .ok_or(GgmlError::Failed {
+                what: "device",
+                status: -1,
+            })?;
+            Ok(Self {
+                raw,
+                threadpool: None,
+                abort: Arc::new(AtomicBool::new(false)),
+            })
         }
     }
 
@@ -185,7 +204,10 @@ impl Backend {
         match status {
             sys::GGML_STATUS_SUCCESS => Ok(()),
             sys::GGML_STATUS_ABORTED => Err(GgmlError::Aborted),
-            status => Err(GgmlError::Failed { what: "graph computation", status }),
+            status => Err(GgmlError::Failed {
+                what: "graph computation",
+                status,
+            }),
         }
     }
 }
@@ -211,5 +233,7 @@ unsafe extern "C" fn abort_requested(flag: *mut c_void) -> bool {
 /// `pointer` is a valid C string.
 unsafe fn text(pointer: *const std::ffi::c_char) -> String {
     // SAFETY: passed on to the caller.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
 }

@@ -40,13 +40,23 @@ impl<'a> Graph<'a> {
         unsafe {
             let mem_size = (capacity + 8) * sys::ggml_tensor_overhead()
                 + sys::ggml_graph_overhead_custom(capacity, false);
-            let params =
-                sys::ggml_init_params { mem_size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
-            let memory = GgmlError::Memory { what: "graph", bytes: mem_size };
-            let Some(context) = NonNull::new(sys::ggml_init(params)) else { return Err(memory) };
-            let Some(graph) =
-                NonNull::new(sys::ggml_new_graph_custom(context.as_ptr(), capacity, false))
-            else {
+            let params = sys::ggml_init_params {
+                mem_size,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            };
+            let memory = GgmlError::Memory {
+                what: "graph",
+                bytes: mem_size,
+            };
+            let Some(context) = NonNull::new(sys::ggml_init(params)) else {
+                return Err(memory);
+            };
+            let Some(graph) = NonNull::new(sys::ggml_new_graph_custom(
+                context.as_ptr(),
+                capacity,
+                false,
+            )) else {
                 sys::ggml_free(context.as_ptr());
                 return Err(memory);
             };
@@ -84,7 +94,10 @@ impl<'a> Graph<'a> {
         self.require_f32(OP, source)?;
         self.require_writable(OP, target)?;
         if !matches!(target.ty(), GgmlType::F32 | GgmlType::F16 | GgmlType::BF16) {
-            return Err(GgmlError::Type { op: OP, ty: target.ty() });
+            return Err(GgmlError::Type {
+                op: OP,
+                ty: target.ty(),
+            });
         }
         let copy = self.node(OP, &[source, target], |context| {
             // SAFETY: shapes and types are checked above.
@@ -96,7 +109,11 @@ impl<'a> Graph<'a> {
     /// Makes the graph compute `tensor` even if nothing stored depends on it (in-place operations on storage).
     pub fn expand(&self, tensor: Tensor<'_>) -> Result<()> {
         if !self.owns(tensor) {
-            return Err(shape("expand", "the tensor belongs to another graph", &[tensor]));
+            return Err(shape(
+                "expand",
+                "the tensor belongs to another graph",
+                &[tensor],
+            ));
         }
         // SAFETY: graph and tensor are alive, and the graph has room for every tensor of its context.
         unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), tensor.raw()) };
@@ -111,14 +128,26 @@ impl<'a> Graph<'a> {
         const OP: &str = "mul_mat";
         let (na, nb) = (a.ne(), b.ne());
         if na[0] != nb[0] || !nb[2].is_multiple_of(na[2]) || !nb[3].is_multiple_of(na[3]) {
-            return Err(shape(OP, "the first dimensions must be equal and the higher ones divide", &[a, b]));
+            return Err(shape(
+                OP,
+                "the first dimensions must be equal and the higher ones divide",
+                &[a, b],
+            ));
         }
         if a.nb()[0] > a.nb()[1] || a.nb()[0] != a.ty().type_size() {
-            return Err(shape(OP, "the first operand must not be transposed", &[a, b]));
+            return Err(shape(
+                OP,
+                "the first operand must not be transposed",
+                &[a, b],
+            ));
         }
         self.require_f32(OP, b)?;
         // SAFETY: the type is in ggml's table.
-        if unsafe { (*sys::ggml_get_type_traits_cpu(a.ty() as u32)).vec_dot.is_none() } {
+        if unsafe {
+            (*sys::ggml_get_type_traits_cpu(a.ty() as u32))
+                .vec_dot
+                .is_none()
+        } {
             return Err(GgmlError::Type { op: OP, ty: a.ty() });
         }
         self.node(OP, &[a, b], |context| {
@@ -146,10 +175,16 @@ impl<'a> Graph<'a> {
 
     /// A contiguous tensor under another shape of as many elements.
     pub fn reshape<'g>(&'g self, a: Tensor<'g>, ne: [usize; 4]) -> Result<Tensor<'g>> {
-        let n_elements = ne.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+        let n_elements = ne
+            .iter()
+            .try_fold(1usize, |product, n| product.checked_mul(*n));
         let whole_rows = ne[0].is_multiple_of(a.ty().block_size());
         if !a.is_contiguous() || !whole_rows || n_elements != Some(a.n_elements()) {
-            return Err(shape("reshape", &format!("not contiguous, or not {ne:?}"), &[a]));
+            return Err(shape(
+                "reshape",
+                &format!("not contiguous, or not {ne:?}"),
+                &[a],
+            ));
         }
         let [n0, n1, n2, n3] = ne.map(|n| n as i64);
         self.node("reshape", &[a], |context| {
@@ -166,20 +201,40 @@ impl<'a> Graph<'a> {
         nb: [usize; 3],
         offset: usize,
     ) -> Result<Tensor<'g>> {
-        let aligned = nb.iter().chain([&offset]).all(|n| n.is_multiple_of(a.ty().type_size()));
+        let aligned = nb
+            .iter()
+            .chain([&offset])
+            .all(|n| n.is_multiple_of(a.ty().type_size()));
         let row = contiguous_bytes(a.ty(), [ne[0], 1, 1, 1]);
         let end = row.and_then(|row| {
             let first_row_ends = offset.checked_add(row)?;
-            (1..4).try_fold(first_row_ends, |end, d| end.checked_add(ne[d].checked_sub(1)?.checked_mul(nb[d - 1])?))
+            (1..4).try_fold(first_row_ends, |end, d| {
+                end.checked_add(ne[d].checked_sub(1)?.checked_mul(nb[d - 1])?)
+            })
         });
         if ne[0] == 0 || !aligned || end.is_none_or(|end| end > a.n_bytes()) {
-            return Err(shape("view", &format!("{ne:?} at {offset} with strides {nb:?} is outside"), &[a]));
+            return Err(shape(
+                "view",
+                &format!("{ne:?} at {offset} with strides {nb:?} is outside"),
+                &[a],
+            ));
         }
         let n = ne.map(|n| n as i64);
         self.node("view", &[a], |context| {
             // SAFETY: the range lies in the tensor.
             unsafe {
-                sys::ggml_view_4d(context, a.raw(), n[0], n[1], n[2], n[3], nb[0], nb[1], nb[2], offset)
+                sys::ggml_view_4d(
+                    context,
+                    a.raw(),
+                    n[0],
+                    n[1],
+                    n[2],
+                    n[3],
+                    nb[0],
+                    nb[1],
+                    nb[2],
+                    offset,
+                )
             }
         })
     }
@@ -188,7 +243,11 @@ impl<'a> Graph<'a> {
     pub fn columns<'g>(&'g self, a: Tensor<'g>, start: usize, len: usize) -> Result<Tensor<'g>> {
         let (ne, nb) = (a.ne(), a.nb());
         let Some(offset) = contiguous_bytes(a.ty(), [start, 1, 1, 1]) else {
-            return Err(shape("columns", &format!("column {start} is not the first of a block"), &[a]));
+            return Err(shape(
+                "columns",
+                &format!("column {start} is not the first of a block"),
+                &[a],
+            ));
         };
         self.view(a, [len, ne[1], 1, 1], [nb[1], nb[2], nb[3]], offset)
     }
@@ -196,7 +255,12 @@ impl<'a> Graph<'a> {
     /// Rows `start .. start + len` of a matrix.
     pub fn rows<'g>(&'g self, a: Tensor<'g>, start: usize, len: usize) -> Result<Tensor<'g>> {
         let (ne, nb) = (a.ne(), a.nb());
-        self.view(a, [ne[0], len, 1, 1], [nb[1], nb[2], nb[3]], start.saturating_mul(nb[1]))
+        self.view(
+            a,
+            [ne[0], len, 1, 1],
+            [nb[1], nb[2], nb[3]],
+            start.saturating_mul(nb[1]),
+        )
     }
 
     // ---- operations of our own (CPU only) ----
@@ -211,7 +275,11 @@ impl<'a> Graph<'a> {
         kernel: Kernel<'a>,
     ) -> Result<Tensor<'g>> {
         let Some(n_bytes) = contiguous_bytes(ty, ne) else {
-            return Err(shape(work.name, &format!("{}{ne:?} is no possible result", ty.name()), args));
+            return Err(shape(
+                work.name,
+                &format!("{}{ne:?} is no possible result", ty.name()),
+                args,
+            ));
         };
         work.check(n_bytes, ty.type_size())?;
         self.custom_node(work, kernel, None, args, |context, raws, op| {
@@ -220,7 +288,19 @@ impl<'a> Graph<'a> {
             unsafe {
                 let (ty, n_args, tasks) = (ty as u32, raws.len() as i32, ALL_THREADS);
                 let args = raws.as_mut_ptr();
-                sys::ggml_custom_4d(context, ty, n0, n1, n2, n3, args, n_args, Some(run_custom), tasks, op)
+                sys::ggml_custom_4d(
+                    context,
+                    ty,
+                    n0,
+                    n1,
+                    n2,
+                    n3,
+                    args,
+                    n_args,
+                    Some(run_custom),
+                    tasks,
+                    op,
+                )
             }
         })
     }
@@ -236,7 +316,11 @@ impl<'a> Graph<'a> {
         let name = work.name;
         work.check(target.n_bytes(), target.ty().type_size())?;
         if !target.is_contiguous() || args.len() >= MAX_ARGS {
-            return Err(shape(name, "the target must be contiguous, with at most 8 arguments", args));
+            return Err(shape(
+                name,
+                "the target must be contiguous, with at most 8 arguments",
+                args,
+            ));
         }
         if args.iter().any(|arg| arg.root() == target.root()) {
             return Err(shape(name, "an argument shares the target's memory", args));
@@ -247,7 +331,15 @@ impl<'a> Graph<'a> {
             unsafe {
                 let (args, n_args) = (raws.as_mut_ptr(), raws.len() as i32);
                 let tasks = ALL_THREADS;
-                sys::ggml_custom_inplace(context, target.raw(), args, n_args, Some(run_custom), tasks, op)
+                sys::ggml_custom_inplace(
+                    context,
+                    target.raw(),
+                    args,
+                    n_args,
+                    Some(run_custom),
+                    tasks,
+                    op,
+                )
             }
         })
     }
@@ -263,7 +355,10 @@ impl<'a> Graph<'a> {
         let count = unsafe { sys::ggml_graph_n_nodes(self.graph.as_ptr()) };
         (0..count).map(move |i| unsafe {
             // SAFETY: as above.
-            Tensor::from_raw(NonNull::new_unchecked(sys::ggml_graph_node(self.graph.as_ptr(), i)))
+            Tensor::from_raw(NonNull::new_unchecked(sys::ggml_graph_node(
+                self.graph.as_ptr(),
+                i,
+            )))
         })
     }
 
@@ -311,14 +406,18 @@ impl<'a> Graph<'a> {
     ) -> Result<Tensor<'g>> {
         // One node may take a second tensor for a view.
         if self.used.get() + 2 > self.capacity {
-            return Err(GgmlError::GraphFull { capacity: self.capacity });
+            return Err(GgmlError::GraphFull {
+                capacity: self.capacity,
+            });
         }
         if !inputs.iter().all(|input| self.owns(*input)) {
             return Err(shape(op, "an operand belongs to another graph", inputs));
         }
         self.used.set(self.used.get() + 1);
-        let raw = NonNull::new(make(self.context.as_ptr()))
-            .ok_or(GgmlError::Failed { what: op, status: -1 })?;
+        let raw = NonNull::new(make(self.context.as_ptr())).ok_or(GgmlError::Failed {
+            what: op,
+            status: -1,
+        })?;
         // SAFETY: the node lives in this graph's context.
         Ok(unsafe { Tensor::from_raw(raw) })
     }
@@ -332,18 +431,33 @@ impl<'a> Graph<'a> {
             )
         };
         (start..start + size).contains(&(tensor.raw() as usize))
-            || self.stored.borrow().iter().any(|(stored, _)| *stored == tensor.raw())
+            || self
+                .stored
+                .borrow()
+                .iter()
+                .any(|(stored, _)| *stored == tensor.raw())
     }
 
     fn require_f32(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
-        if tensor.ty() == GgmlType::F32 { Ok(()) } else { Err(GgmlError::Type { op, ty: tensor.ty() }) }
+        if tensor.ty() == GgmlType::F32 {
+            Ok(())
+        } else {
+            Err(GgmlError::Type {
+                op,
+                ty: tensor.ty(),
+            })
+        }
     }
 
     fn require_writable(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
         self.require_not_read_only(op, tensor)?;
         // SAFETY: root tensors live as long as what they were loaded from.
         let root = unsafe { Tensor::from_raw(NonNull::new_unchecked(tensor.root())) };
-        if root.has_memory() { Ok(()) } else { Err(shape(op, "the target is not stored", &[tensor])) }
+        if root.has_memory() {
+            Ok(())
+        } else {
+            Err(shape(op, "the target is not stored", &[tensor]))
+        }
     }
 
     fn require_not_read_only(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
@@ -362,6 +476,14 @@ impl Drop for Graph<'_> {
 }
 
 fn shape(op: &'static str, reason: &str, operands: &[Tensor<'_>]) -> GgmlError {
-    let operands = operands.iter().map(|t| format!("{t:?}")).collect::<Vec<_>>().join(", ");
-    GgmlError::Shape { op, reason: reason.to_owned(), operands }
+    let operands = operands
+        .iter()
+        .map(|t| format!("{t:?}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    GgmlError::Shape {
+        op,
+        reason: reason.to_owned(),
+        operands,
+    }
 }

@@ -13,10 +13,10 @@ mod storage;
 mod tensor;
 mod workspace;
 
+pub use convert::{bf16_to_f32, can_dequantize, convert_row, dequantize_row, f32_to_bf16};
 pub use device::{Backend, DeviceInfo, DeviceKind, cpu_features, devices};
 pub use error::{GgmlError, Result};
 pub use graph::Graph;
-pub use convert::{bf16_to_f32, can_dequantize, convert_row, dequantize_row, f32_to_bf16};
 pub use storage::{Storage, StorageBuilder, TensorId};
 pub use tensor::Tensor;
 pub use workspace::Workspace;

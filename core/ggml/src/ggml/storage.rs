@@ -54,7 +54,10 @@ impl StorageBuilder {
 
     /// Bytes of all tensors, without padding.
     pub fn n_bytes(&self) -> usize {
-        let bytes = self.shapes.iter().map(|(ty, ne)| contiguous_bytes(*ty, *ne).unwrap_or(usize::MAX));
+        let bytes = self
+            .shapes
+            .iter()
+            .map(|(ty, ne)| contiguous_bytes(*ty, *ne).unwrap_or(usize::MAX));
         bytes.fold(0, usize::saturating_add)
     }
 
@@ -65,16 +68,27 @@ impl StorageBuilder {
         // SAFETY: context and backend are alive, and no tensor has memory yet.
         let buffer = unsafe {
             let buffer_type = sys::ggml_backend_get_default_buffer_type(backend.raw());
-            NonNull::new(sys::ggml_backend_alloc_ctx_tensors_from_buft(context.as_ptr(), buffer_type))
+            NonNull::new(sys::ggml_backend_alloc_ctx_tensors_from_buft(
+                context.as_ptr(),
+                buffer_type,
+            ))
         };
         let Some(buffer) = buffer else {
             // SAFETY: ours, freed once.
             unsafe { sys::ggml_free(context.as_ptr()) };
-            return Err(GgmlError::Memory { what: "tensors", bytes: n_bytes });
+            return Err(GgmlError::Memory {
+                what: "tensors",
+                bytes: n_bytes,
+            });
         };
         // SAFETY: the buffer is alive.
         unsafe { sys::ggml_backend_buffer_clear(buffer.as_ptr(), 0) };
-        Ok(Storage { context, buffer, tensors, mapped: None })
+        Ok(Storage {
+            context,
+            buffer,
+            tensors,
+            mapped: None,
+        })
     }
 }
 
@@ -87,29 +101,51 @@ impl Storage {
             .map(|t| (t.ty, t.dims.map(|n| n as usize)))
             .collect();
         let region = gguf.data_region();
-        if !region.as_ptr().addr().is_multiple_of(MAPPED_ALIGNMENT) || !gguf.alignment().is_multiple_of(MAPPED_ALIGNMENT) {
-            return Err(GgmlError::Misaligned { alignment: MAPPED_ALIGNMENT });
+        if !region.as_ptr().addr().is_multiple_of(MAPPED_ALIGNMENT)
+            || !gguf.alignment().is_multiple_of(MAPPED_ALIGNMENT)
+        {
+            return Err(GgmlError::Misaligned {
+                alignment: MAPPED_ALIGNMENT,
+            });
         }
         let (context, tensors) = describe(&shapes)?;
         // SAFETY: the region is mapped for as long as `mapped` holds the file. The buffer is only read: mapped tensors are
         // never destinations (`Storage::write` refuses them, and `Graph` writes only into storage it is told to).
         let buffer = unsafe {
-            NonNull::new(sys::ggml_backend_cpu_buffer_from_ptr(region.as_ptr() as *mut _, region.len()))
+            NonNull::new(sys::ggml_backend_cpu_buffer_from_ptr(
+                region.as_ptr() as *mut _,
+                region.len(),
+            ))
         };
         let Some(buffer) = buffer else {
             // SAFETY: ours, freed once.
             unsafe { sys::ggml_free(context.as_ptr()) };
-            return Err(GgmlError::Memory { what: "mapped weights", bytes: region.len() });
+            return Err(GgmlError::Memory {
+                what: "mapped weights",
+                bytes: region.len(),
+            });
         };
-        let storage = Self { context, buffer, tensors, mapped: Some(Arc::clone(gguf)) };
+        let storage = Self {
+            context,
+            buffer,
+            tensors,
+            mapped: Some(Arc::clone(gguf)),
+        };
         for (raw, info) in storage.tensors.iter().zip(gguf.tensors()) {
             let data = gguf.data(info);
             // SAFETY: the range was checked when the file was parsed and lies in the buffer.
             let status = unsafe {
-                sys::ggml_backend_tensor_alloc(buffer.as_ptr(), raw.as_ptr(), data.as_ptr() as *mut _)
+                sys::ggml_backend_tensor_alloc(
+                    buffer.as_ptr(),
+                    raw.as_ptr(),
+                    data.as_ptr() as *mut _,
+                )
             };
             if status != sys::GGML_STATUS_SUCCESS {
-                return Err(GgmlError::Failed { what: "placing a mapped tensor", status });
+                return Err(GgmlError::Failed {
+                    what: "placing a mapped tensor",
+                    status,
+                });
             }
         }
         Ok(storage)
@@ -169,13 +205,23 @@ impl Storage {
     }
 
     /// Copies part of a tensor, from its beginning on or from byte `offset`, into host memory.
-    pub fn read_at<T: NoUninit + AnyBitPattern>(&self, id: TensorId, offset: usize, data: &mut [T]) -> Result<()> {
+    pub fn read_at<T: NoUninit + AnyBitPattern>(
+        &self,
+        id: TensorId,
+        offset: usize,
+        data: &mut [T],
+    ) -> Result<()> {
         let tensor = self.get(id);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(data);
         check_range(tensor, offset, bytes.len())?;
         // SAFETY: the range lies in the tensor, which has memory.
         unsafe {
-            sys::ggml_backend_tensor_get(tensor.raw(), bytes.as_mut_ptr().cast(), offset, bytes.len())
+            sys::ggml_backend_tensor_get(
+                tensor.raw(),
+                bytes.as_mut_ptr().cast(),
+                offset,
+                bytes.len(),
+            )
         };
         Ok(())
     }
@@ -190,7 +236,11 @@ impl Storage {
     }
 
     /// Copies a tensor into `data`, which takes its length.
-    pub fn read_into<T: NoUninit + AnyBitPattern + Default>(&self, id: TensorId, data: &mut Vec<T>) -> Result<()> {
+    pub fn read_into<T: NoUninit + AnyBitPattern + Default>(
+        &self,
+        id: TensorId,
+        data: &mut Vec<T>,
+    ) -> Result<()> {
         data.resize(self.get(id).n_bytes() / size_of::<T>(), T::default());
         self.read(id, data)
     }
@@ -216,7 +266,10 @@ impl Drop for Storage {
 fn check_range(tensor: Tensor<'_>, offset: usize, len: usize) -> Result<()> {
     let end = offset.saturating_add(len);
     if end > tensor.n_bytes() {
-        return Err(GgmlError::Size { tensor: tensor.n_bytes(), host: end });
+        return Err(GgmlError::Size {
+            tensor: tensor.n_bytes(),
+            host: end,
+        });
     }
     Ok(())
 }
@@ -229,7 +282,10 @@ fn describe(shapes: &[(GgmlType, [usize; 4])]) -> Result<Described> {
         if contiguous_bytes(*ty, *ne).is_none() {
             return Err(GgmlError::Shape {
                 op: "storage",
-                reason: format!("rows must be multiples of {}, and tensors addressable", ty.block_size()),
+                reason: format!(
+                    "rows must be multiples of {}, and tensors addressable",
+                    ty.block_size()
+                ),
                 operands: format!("{}{ne:?}", ty.name()),
             });
         }
@@ -237,10 +293,15 @@ fn describe(shapes: &[(GgmlType, [usize; 4])]) -> Result<Described> {
     // SAFETY: the context is sized for exactly these tensors; dimensions are checked against the type above.
     unsafe {
         let mem_size = (shapes.len() + 1) * sys::ggml_tensor_overhead();
-        let params =
-            sys::ggml_init_params { mem_size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
-        let context = NonNull::new(sys::ggml_init(params))
-            .ok_or(GgmlError::Memory { what: "tensor descriptions", bytes: mem_size })?;
+        let params = sys::ggml_init_params {
+            mem_size,
+            mem_buffer: std::ptr::null_mut(),
+            no_alloc: true,
+        };
+        let context = NonNull::new(sys::ggml_init(params)).ok_or(GgmlError::Memory {
+            what: "tensor descriptions",
+            bytes: mem_size,
+        })?;
         let tensors = shapes
             .iter()
             .map(|(ty, ne)| {

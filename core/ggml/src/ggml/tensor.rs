@@ -19,7 +19,10 @@ impl<'a> Tensor<'a> {
     /// # Safety
     /// `raw` is a valid tensor that lives for `'a`.
     pub(super) unsafe fn from_raw(raw: NonNull<sys::ggml_tensor>) -> Self {
-        Self { raw, _owner: PhantomData }
+        Self {
+            raw,
+            _owner: PhantomData,
+        }
     }
 
     pub(super) fn raw(self) -> *mut sys::ggml_tensor {
@@ -72,7 +75,11 @@ impl<'a> Tensor<'a> {
     /// The tensor whose memory this one is a view of, or itself.
     pub(super) fn root(&self) -> *mut sys::ggml_tensor {
         let source = self.get().view_src;
-        if source.is_null() { self.raw.as_ptr() } else { source }
+        if source.is_null() {
+            self.raw.as_ptr()
+        } else {
+            source
+        }
     }
 
     pub(super) fn has_memory(&self) -> bool {
@@ -86,7 +93,9 @@ pub(super) fn contiguous_bytes(ty: GgmlType, ne: [usize; 4]) -> Option<usize> {
         return None;
     }
     let row = (ne[0] / ty.block_size()).checked_mul(ty.type_size())?;
-    let bytes = ne[1..].iter().try_fold(row, |bytes, n| bytes.checked_mul(*n))?;
+    let bytes = ne[1..]
+        .iter()
+        .try_fold(row, |bytes, n| bytes.checked_mul(*n))?;
     (bytes <= isize::MAX as usize).then_some(bytes)
 }
 

@@ -23,7 +23,10 @@ impl Workspace {
         let raw = unsafe {
             sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.raw()))
         };
-        let raw = NonNull::new(raw).ok_or(GgmlError::Memory { what: "workspace", bytes: 0 })?;
+        let raw = NonNull::new(raw).ok_or(GgmlError::Memory {
+            what: "workspace",
+            bytes: 0,
+        })?;
         Ok(Self { raw })
     }
 
@@ -41,7 +44,10 @@ impl Workspace {
     pub fn compute(&mut self, backend: &mut Backend, graph: &Graph<'_>) -> Result<()> {
         // SAFETY: allocator and graph are alive; tensors of storages have memory and are left where they are.
         if !unsafe { sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.raw()) } {
-            return Err(GgmlError::Memory { what: "graph intermediates", bytes: self.n_bytes() });
+            return Err(GgmlError::Memory {
+                what: "graph intermediates",
+                bytes: self.n_bytes(),
+            });
         }
         graph.before_run();
         let outcome = backend.run(graph);

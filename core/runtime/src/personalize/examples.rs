@@ -23,7 +23,11 @@ pub fn tokenize(
     chat: &Chat,
     max_rows: usize,
 ) -> Result<Tokenized, EngineError> {
-    let mut tokenized = Tokenized { examples: Vec::new(), sources: Vec::new(), too_long: 0 };
+    let mut tokenized = Tokenized {
+        examples: Vec::new(),
+        sources: Vec::new(),
+        too_long: 0,
+    };
     for (index, example) in curated.iter().enumerate() {
         let completion = |completion: &curation::Completion| -> Result<Vec<i32>, EngineError> {
             match &completion.tokens {
@@ -38,7 +42,13 @@ pub fn tokenize(
             }
         };
         let kind = match &example.kind {
-            curation::Kind::Pair { chosen, rejected, weight, label_smoothing, nll } => Kind::Pair {
+            curation::Kind::Pair {
+                chosen,
+                rejected,
+                weight,
+                label_smoothing,
+                nll,
+            } => Kind::Pair {
                 chosen: completion(chosen)?,
                 rejected: completion(rejected)?,
                 weights: PairWeights {
@@ -47,14 +57,27 @@ pub fn tokenize(
                     label_smoothing: Some(*label_smoothing),
                 },
             },
-            curation::Kind::Unpaired { completion: text, desirable, weight } => {
-                Kind::Unpaired { completion: completion(text)?, desirable: *desirable, weight: *weight }
-            }
-            curation::Kind::Demonstration { completion: text, weight } => {
-                Kind::Demonstration { completion: completion(text)?, weight: *weight }
-            }
+            curation::Kind::Unpaired {
+                completion: text,
+                desirable,
+                weight,
+            } => Kind::Unpaired {
+                completion: completion(text)?,
+                desirable: *desirable,
+                weight: *weight,
+            },
+            curation::Kind::Demonstration {
+                completion: text,
+                weight,
+            } => Kind::Demonstration {
+                completion: completion(text)?,
+                weight: *weight,
+            },
         };
-        let example = Example { prompt: chat.prompt_tokens(&example.prompt)?, kind };
+        let example = Example {
+            prompt: chat.prompt_tokens(&example.prompt)?,
+            kind,
+        };
         if example.n_rows() > max_rows {
             tokenized.too_long += 1;
         } else {
@@ -67,11 +90,18 @@ pub fn tokenize(
 
 /// What unpaired feedback the examples hold.
 pub fn classes(examples: &[Example]) -> Classes {
-    let mut classes = Classes { only_dislikes: true, ..Classes::default() };
+    let mut classes = Classes {
+        only_dislikes: true,
+        ..Classes::default()
+    };
     for example in examples {
         match &example.kind {
-            Kind::Unpaired { desirable: false, .. } => classes.undesirable += 1,
-            Kind::Unpaired { desirable: true, .. } => {
+            Kind::Unpaired {
+                desirable: false, ..
+            } => classes.undesirable += 1,
+            Kind::Unpaired {
+                desirable: true, ..
+            } => {
                 classes.desirable += 1;
                 classes.only_dislikes = false;
             }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Canceller, Comparison, Completed, Engine, EngineError, GenerateOptions, LoadedAdapter, Overflow, Prompt, Request,
-    ScoreText, With,
+    Canceller, Comparison, Completed, Engine, EngineError, GenerateOptions, LoadedAdapter,
+    Overflow, Prompt, Request, ScoreText, With,
 };
 use crate::gate::{BaseMeasurements, Rate, ScaleMeasurements, neutral, stats, text};
 use crate::types::{Message, Sampling, StopReason};
@@ -42,7 +42,9 @@ struct Sample {
 /// The base model's numbers, and its samples' share of them.
 pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
     let samples = bench.sample(With::Base)?;
-    let own = bench.engine.score(score_texts(&samples), With::Base, bench.canceller)?;
+    let own = bench
+        .engine
+        .score(score_texts(&samples), With::Base, bench.canceller)?;
     let texts = bench.neutral_texts()?;
     let neutral = bench.engine.score(texts, With::Base, bench.canceller)?;
     Ok(BaseMeasurements {
@@ -60,8 +62,9 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
     let with = || With::Adapter(adapter.clone());
     let compare = |texts, p, q| bench.engine.compare(texts, p, q, bench.canceller);
     let neutral = compare(bench.neutral_texts()?, With::Base, with())?;
-    let feedback: Vec<_> =
-        spread(bench.feedback, FEEDBACK_REPLIES).map(|(_, reply)| reply.clone()).collect();
+    let feedback: Vec<_> = spread(bench.feedback, FEEDBACK_REPLIES)
+        .map(|(_, reply)| reply.clone())
+        .collect();
     let feedback = compare(feedback, With::Base, with())?;
     let samples = bench.sample(with())?;
     let own = compare(score_texts(&samples), with(), With::Base)?;
@@ -82,7 +85,10 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
 impl Bench<'_> {
     /// Replies to prompts of the feedback and to neutral ones, from the model's own distribution.
     fn sample(&self, with: With) -> Result<Vec<Sample>> {
-        let neutral = neutral::PROMPTS.iter().take(SAMPLED_PROMPTS).map(|p| vec![Message::user(*p)]);
+        let neutral = neutral::PROMPTS
+            .iter()
+            .take(SAMPLED_PROMPTS)
+            .map(|p| vec![Message::user(*p)]);
         let feedback = spread(self.feedback, SAMPLED_PROMPTS).map(|(prompt, _)| prompt.clone());
         let prompts: Vec<Vec<Message>> = neutral.chain(feedback).collect();
         let requests: Vec<_> = prompts
@@ -92,7 +98,10 @@ impl Bench<'_> {
                 prompt: Prompt::Messages(messages.clone()),
                 options: GenerateOptions {
                     max_tokens: SAMPLE_TOKENS,
-                    sampling: Sampling { seed: u64::from(SEED) + i as u64, ..Sampling::plain() },
+                    sampling: Sampling {
+                        seed: u64::from(SEED) + i as u64,
+                        ..Sampling::plain()
+                    },
                     stop: Vec::new(),
                     overflow: Overflow::TruncateOldestTurns,
                 },
@@ -127,7 +136,10 @@ impl Bench<'_> {
                 let tokens = self.engine.chat().model().tokenize(text, true, false)?;
                 // The first tokens are context: without any, their probabilities say little.
                 let split = tokens.len().min(4);
-                Ok(ScoreText { prompt: tokens[..split].to_vec(), completion: tokens[split..].to_vec() })
+                Ok(ScoreText {
+                    prompt: tokens[..split].to_vec(),
+                    completion: tokens[split..].to_vec(),
+                })
             })
             .collect()
     }
@@ -135,7 +147,12 @@ impl Bench<'_> {
 
 fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {
     let texts = samples.iter().filter(|s| !s.tokens.is_empty());
-    texts.map(|s| ScoreText { prompt: s.prompt.clone(), completion: s.tokens.clone() }).collect()
+    texts
+        .map(|s| ScoreText {
+            prompt: s.prompt.clone(),
+            completion: s.tokens.clone(),
+        })
+        .collect()
 }
 
 fn mean_kl(comparisons: &[Comparison]) -> f64 {
@@ -148,7 +165,9 @@ fn median_tokens(samples: &[Sample]) -> f64 {
 }
 
 fn mean<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
-    let (sum, n) = values.into_iter().fold((0.0, 0usize), |(sum, n), value| (sum + value, n + 1));
+    let (sum, n) = values
+        .into_iter()
+        .fold((0.0, 0usize), |(sum, n), value| (sum + value, n + 1));
     sum / n as f64
 }
 

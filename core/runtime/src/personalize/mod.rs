@@ -38,7 +38,14 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { memory_mib: None, seconds: None, n_threads: None, seed: 0, max_example_tokens: 1024, replace_trial: false }
+        Self {
+            memory_mib: None,
+            seconds: None,
+            n_threads: None,
+            seed: 0,
+            max_example_tokens: 1024,
+            replace_trial: false,
+        }
     }
 }
 
@@ -81,7 +88,14 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { phase: Phase::Curate, step: 0, total: 1, loss: None, margin: None, eta_seconds: None }
+        Self {
+            phase: Phase::Curate,
+            step: 0,
+            total: 1,
+            loss: None,
+            margin: None,
+            eta_seconds: None,
+        }
     }
 }
 
@@ -160,7 +174,11 @@ impl Job {
 
     /// Starts a thread that goes on from what is kept of the run.
     fn spawn(&self) -> Result<()> {
-        let thumbprint = self.0.owner.upgrade().ok_or_else(|| Error::Job("its data folder was closed".to_owned()))?;
+        let thumbprint = self
+            .0
+            .owner
+            .upgrade()
+            .ok_or_else(|| Error::Job("its data folder was closed".to_owned()))?;
         {
             let mut state = lock(&self.0.state);
             if state.running {
@@ -183,7 +201,9 @@ impl Job {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("thumbprint-personalize".to_owned()).spawn(body);
+        let thread = std::thread::Builder::new()
+            .name("thumbprint-personalize".to_owned())
+            .spawn(body);
         thread.map(drop).map_err(|e| {
             lock(&self.0.state).running = false;
             Error::Job(format!("no thread: {e}"))
@@ -227,7 +247,11 @@ impl Job {
         self.0.set_wish(Wish::Cancel);
         if self.rests() {
             // A run that rests has no thread to clean up after it.
-            let cleaned = self.0.owner.upgrade().map_or(Ok(()), |thumbprint| run::give_up_all(&thumbprint));
+            let cleaned = self
+                .0
+                .owner
+                .upgrade()
+                .map_or(Ok(()), |thumbprint| run::give_up_all(&thumbprint));
             self.0.finish(cleaned.map(|()| Outcome::Cancelled), 0);
         }
     }
@@ -241,7 +265,11 @@ impl Job {
     pub(crate) fn wait_until_at_rest(&self) {
         let mut state = lock(&self.0.state);
         while state.running {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .0
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -275,7 +303,10 @@ impl Job {
                 last = Some(progress);
                 continue;
             }
-            let waited = self.0.changed.wait_timeout(state, Duration::from_millis(500));
+            let waited = self
+                .0
+                .changed
+                .wait_timeout(state, Duration::from_millis(500));
             drop(waited);
         }
     }
@@ -319,13 +350,21 @@ impl Shared {
     /// Notes how a thread's work ended. False: it was asked to go on while it came to rest, and has to.
     fn finish(&self, ended: Result<Outcome>, resumed: u64) -> bool {
         let mut state = lock(&self.state);
-        if matches!(ended, Ok(Outcome::Paused)) && state.wish == Wish::Run && state.resumed > resumed {
+        if matches!(ended, Ok(Outcome::Paused))
+            && state.wish == Wish::Run
+            && state.resumed > resumed
+        {
             return false;
         }
         state.running = false;
         if !matches!(ended, Ok(Outcome::Paused)) {
             state.progress.phase = Phase::Done;
-            state.outcome = Some(ended.as_ref().map(Clone::clone).map_err(ToString::to_string));
+            state.outcome = Some(
+                ended
+                    .as_ref()
+                    .map(Clone::clone)
+                    .map_err(ToString::to_string),
+            );
             state.error = ended.err();
         }
         self.changed.notify_all();

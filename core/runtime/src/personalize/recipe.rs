@@ -21,7 +21,10 @@ pub fn train_config(n_all: usize, classes: Classes, n_params: u64, seed: u64) ->
             beta: 0.1,
             label_smoothing: 0.1,
         },
-        unpaired: UnpairedObjective { loss_type: UnpairedLossType::Bco, beta: 0.1 },
+        unpaired: UnpairedObjective {
+            loss_type: UnpairedLossType::Bco,
+            beta: 0.1,
+        },
         learning_rate,
         lr_scheduler_type: Shape::Cosine,
         warmup_ratio: 0.1,
@@ -58,7 +61,11 @@ pub struct Classes {
 /// Base answers to be imitated beside the feedback: a quarter of all where nothing was ever liked, else none. Imitating the base
 /// with the weight of feedback cost the demo's user most of what was taught (see docs/adr/008).
 pub fn replay_examples(n_feedback: usize, classes: Classes) -> usize {
-    if classes.only_dislikes { n_feedback.div_ceil(3) } else { 0 }
+    if classes.only_dislikes {
+        n_feedback.div_ceil(3)
+    } else {
+        0
+    }
 }
 
 /// About two and a half passes over the examples, at least 24 steps and never over 10 passes.
@@ -70,7 +77,9 @@ fn steps(n_all: usize) -> u64 {
 
 /// Steps of a training on some of the examples: as many passes as on all of them.
 pub fn fold_steps(max_steps: u64, n_some: usize, n_all: usize) -> u64 {
-    (max_steps * n_some as u64).div_ceil(n_all.max(1) as u64).max(1)
+    (max_steps * n_some as u64)
+        .div_ceil(n_all.max(1) as u64)
+        .max(1)
 }
 
 #[cfg(test)]
@@ -85,10 +94,21 @@ mod tests {
 
     #[test]
     fn a_class_under_three_changes_the_loss_and_only_dislikes_halve_the_rate() {
-        let few = Classes { desirable: 2, undesirable: 9, only_dislikes: false };
+        let few = Classes {
+            desirable: 2,
+            undesirable: 9,
+            only_dislikes: false,
+        };
         let config = train_config(14, few, 135_000_000, 0);
         assert_eq!(config.unpaired.loss_type, UnpairedLossType::ApoZeroUnpaired);
-        let never = Classes { desirable: 0, undesirable: 9, only_dislikes: true };
-        assert_eq!(train_config(12, never, 135_000_000, 0).learning_rate, config.learning_rate / 2.0);
+        let never = Classes {
+            desirable: 0,
+            undesirable: 9,
+            only_dislikes: true,
+        };
+        assert_eq!(
+            train_config(12, never, 135_000_000, 0).learning_rate,
+            config.learning_rate / 2.0
+        );
     }
 }

@@ -29,15 +29,16 @@ use super::measure::{self, Bench};
 use super::recipe::{PAIRS_PER_PROMPT, fold_steps, replay_examples, train_config};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate, fold_of};
-use crate::engine::{
-    EngineError, GenerateOptions, Overflow, Prompt, Request, ScoreText, With,
-};
+use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
 use crate::gate::{
-    self, AdapterState, Event, FoldResults, LengthTaste, Limits, Measurements, Offline, PairFold, ThumbFold, replay,
+    self, AdapterState, Event, FoldResults, LengthTaste, Limits, Measurements, Offline, PairFold,
+    ThumbFold, replay,
 };
-use crate::store::{AdapterRow, NewAdapter, NewDecision, NewRun, Run, RunProgress, RunState, RunStep, Store};
+use crate::store::{
+    AdapterRow, NewAdapter, NewDecision, NewRun, Run, RunProgress, RunState, RunStep, Store,
+};
 use crate::types::{AdapterId, LoggedFeedback, Message, ReplyId, RunId, Sampling, completion_key};
 
 /// Folds of the held-out ranking.
@@ -75,7 +76,14 @@ pub fn run(thumbprint: &Thumbprint, shared: &Shared, budget: Budget) -> Result<O
         return Ok(Outcome::Paused);
     }
     let loaded = thumbprint.loaded_whatever_its_adapter()?;
-    let mut context = Context { thumbprint, shared, budget, loaded, started, run: None };
+    let mut context = Context {
+        thumbprint,
+        shared,
+        budget,
+        loaded,
+        started,
+        run: None,
+    };
     let ended = match context.run() {
         Err(Stop::Paused) if shared.wish() == Wish::Cancel => Err(Stop::Cancelled),
         ended => ended,
@@ -96,12 +104,19 @@ pub fn run(thumbprint: &Thumbprint, shared: &Shared, budget: Budget) -> Result<O
 /// Cleans up after runs that nobody works on.
 pub fn give_up_all(thumbprint: &Thumbprint) -> Result<()> {
     let store = thumbprint.store();
-    store.unfinished_runs()?.iter().try_for_each(|run| give_up(store, run))
+    store
+        .unfinished_runs()?
+        .iter()
+        .try_for_each(|run| give_up(store, run))
 }
 
 fn give_up(store: &Store, run: &Run) -> Result<()> {
     remove_folder(&store.dir().join(run_folder(run.id)))?;
-    let progress = RunProgress { state: RunState::Cancelled, checkpoint: None, ..run.progress.clone() };
+    let progress = RunProgress {
+        state: RunState::Cancelled,
+        checkpoint: None,
+        ..run.progress.clone()
+    };
     Ok(store.update_run(run.id, &progress)?)
 }
 
@@ -148,7 +163,10 @@ impl Context<'_> {
             .into_iter()
             .map(|Replayed { prompt, completion }| Example {
                 prompt,
-                kind: Kind::Demonstration { completion, weight: 1.0 },
+                kind: Kind::Demonstration {
+                    completion,
+                    weight: 1.0,
+                },
             })
             .collect();
         let references = self.references(&material, &resolved)?;
@@ -161,9 +179,24 @@ impl Context<'_> {
             })?);
         }
         let everything: Vec<usize> = (0..material.tokenized.examples.len()).collect();
-        let label = Training { phase: Phase::Train, part: 0, parts: 1, name: "train" };
-        let mut trainer = self.train(&label, &everything, &material, &replay, &references, &resolved, &dir)?;
-        let shifts = self.kept(&dir, "shifts.json", |this| this.shifts(&mut trainer, &material, &references))?;
+        let label = Training {
+            phase: Phase::Train,
+            part: 0,
+            parts: 1,
+            name: "train",
+        };
+        let mut trainer = self.train(
+            &label,
+            &everything,
+            &material,
+            &replay,
+            &references,
+            &resolved,
+            &dir,
+        )?;
+        let shifts = self.kept(&dir, "shifts.json", |this| {
+            this.shifts(&mut trainer, &material, &references)
+        })?;
         let adapter = self.record(trainer, &resolved, &material.curated, &shifts)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
@@ -175,9 +208,16 @@ impl Context<'_> {
         let store = self.thumbprint.store();
         let adapters = store.adapters()?;
         for run in store.unfinished_runs()? {
-            if adapters.iter().any(|row| row.run == Some(run.id) && row.state != AdapterState::Candidate) {
+            if adapters
+                .iter()
+                .any(|row| row.run == Some(run.id) && row.state != AdapterState::Candidate)
+            {
                 remove_folder(&store.dir().join(run_folder(run.id)))?;
-                let progress = RunProgress { state: RunState::Finished, checkpoint: None, ..run.progress };
+                let progress = RunProgress {
+                    state: RunState::Finished,
+                    checkpoint: None,
+                    ..run.progress
+                };
                 store.update_run(run.id, &progress)?;
             }
         }
@@ -187,7 +227,9 @@ impl Context<'_> {
     /// The active adapter, if its trial must not be disturbed.
     fn undecided_trial(&self) -> Step<Option<AdapterId>> {
         let store = self.thumbprint.store();
-        let Some(active) = store.active_adapter(&self.loaded.sha256)? else { return Ok(None) };
+        let Some(active) = store.active_adapter(&self.loaded.sha256)? else {
+            return Ok(None);
+        };
         if active.state != AdapterState::Trial || self.budget.replace_trial {
             return Ok(None);
         }
@@ -196,21 +238,26 @@ impl Context<'_> {
             return Ok(None);
         }
         let verdict = self.thumbprint.adapter(active.id)?.verdict;
-        Ok(verdict.is_some_and(|verdict| !verdict.replaceable).then_some(active.id))
+        Ok(verdict
+            .is_some_and(|verdict| !verdict.replaceable)
+            .then_some(active.id))
     }
 
     fn curate(&self) -> Step<Material> {
         let log = self.thumbprint.store().effective_feedback()?;
-        let options =
-            curation::Options {
-                model: Some(self.loaded.sha256.clone()),
-                pairs_per_prompt: PAIRS_PER_PROMPT,
-                ..curation::Options::default()
-            };
+        let options = curation::Options {
+            model: Some(self.loaded.sha256.clone()),
+            pairs_per_prompt: PAIRS_PER_PROMPT,
+            ..curation::Options::default()
+        };
         let curated = curate(&log, &options);
         let chat = self.loaded.engine.chat();
         let tokenized = tokenize(&curated.examples, chat, self.budget.max_example_tokens)?;
-        Ok(Material { curated, tokenized, log })
+        Ok(Material {
+            curated,
+            tokenized,
+            log,
+        })
     }
 
     fn resolve(&self, examples: &[Example]) -> Step<Resolved> {
@@ -221,7 +268,10 @@ impl Context<'_> {
         let train = train_config(n_all, classes, n_params, self.budget.seed);
         let model = Model::open(&self.loaded.path)?;
         let rank = train.lora.rank;
-        let n_lora = lora_shapes(&model).iter().map(|s| rank * (s.n_in + s.n_out)).sum();
+        let n_lora = lora_shapes(&model)
+            .iter()
+            .map(|s| rank * (s.n_in + s.n_out))
+            .sum();
         let threads = || std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let n_threads = self.budget.n_threads.unwrap_or_else(threads);
         let budget = plan::Budget {
@@ -231,7 +281,12 @@ impl Context<'_> {
             kernels: self.kernels(n_threads)?,
         };
         let plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
-        Ok(Resolved { train, plan, replay, folds: FOLDS })
+        Ok(Resolved {
+            train,
+            plan,
+            replay,
+            folds: FOLDS,
+        })
     }
 
     /// The fastest number formats, measured once per data folder: a run must find the same ones when it goes on.
@@ -240,7 +295,8 @@ impl Context<'_> {
         if let Some(kernels) = store.setting("kernels")? {
             return Ok(kernels);
         }
-        let measured = Kernels::measure(n_threads).map_err(|e| Error::Train(TrainError::Network(e.into())))?;
+        let measured =
+            Kernels::measure(n_threads).map_err(|e| Error::Train(TrainError::Network(e.into())))?;
         store.set_setting("kernels", &measured)?;
         Ok(measured)
     }
@@ -252,7 +308,8 @@ impl Context<'_> {
         let items = curated.items();
         let mut taken = None;
         for run in store.unfinished_runs()? {
-            let same = (&run.base_hash, &run.config, run.seed) == (&self.loaded.sha256, &config, self.budget.seed)
+            let same = (&run.base_hash, &run.config, run.seed)
+                == (&self.loaded.sha256, &config, self.budget.seed)
                 && store.run_items(run.id)? == items;
             if same && taken.is_none() {
                 taken = Some(run.id);
@@ -272,7 +329,10 @@ impl Context<'_> {
             })?,
         };
         let dir = store.dir().join(run_folder(id));
-        fs::create_dir_all(&dir).map_err(|source| Error::File { path: dir.clone(), source })?;
+        fs::create_dir_all(&dir).map_err(|source| Error::File {
+            path: dir.clone(),
+            source,
+        })?;
         self.run = Some((id, dir.clone()));
         self.note(RunState::Running, Phase::Curate, 0, total_steps)?;
         Ok(dir)
@@ -288,7 +348,10 @@ impl Context<'_> {
                 prompt: Prompt::Messages(vec![Message::user(*prompt)]),
                 options: GenerateOptions {
                     max_tokens: REPLAY_TOKENS,
-                    sampling: Sampling { seed: self.budget.seed.wrapping_mul(31).wrapping_add(i as u64), ..Sampling::plain() },
+                    sampling: Sampling {
+                        seed: self.budget.seed.wrapping_mul(31).wrapping_add(i as u64),
+                        ..Sampling::plain()
+                    },
                     stop: Vec::new(),
                     overflow: Overflow::Error,
                 },
@@ -303,9 +366,16 @@ impl Context<'_> {
             done += 1;
             self.progress(Phase::Replay, done, n as u64);
             let completion = reply.tokens;
-            replayed[index] = Some(Replayed { prompt: reply.prompt_tokens, completion });
+            replayed[index] = Some(Replayed {
+                prompt: reply.prompt_tokens,
+                completion,
+            });
         }
-        Ok(replayed.into_iter().flatten().filter(|r| !r.completion.is_empty()).collect())
+        Ok(replayed
+            .into_iter()
+            .flatten()
+            .filter(|r| !r.completion.is_empty())
+            .collect())
     }
 
     /// The reference's log-probabilities of every example, from the cache where it has them.
@@ -322,7 +392,9 @@ impl Context<'_> {
             found.push(sides.collect::<Result<Option<References>>>()?);
         }
         let total = examples.len() as u64;
-        let missing: Vec<usize> = (0..examples.len()).filter(|i| found[*i].is_none()).collect();
+        let missing: Vec<usize> = (0..examples.len())
+            .filter(|i| found[*i].is_none())
+            .collect();
         if !missing.is_empty() {
             let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
             let mut trainer = self.trainer(subset, resolved.train.max_steps, resolved)?;
@@ -363,7 +435,10 @@ impl Context<'_> {
     ) -> Step<Ranking> {
         let inside = |index: &usize| {
             let source = material.tokenized.sources[*index];
-            fold_of(&material.curated.examples[source].prompt_key, resolved.folds) == fold
+            fold_of(
+                &material.curated.examples[source].prompt_key,
+                resolved.folds,
+            ) == fold
         };
         let (held_out, rest): (Vec<usize>, Vec<usize>) =
             (0..material.tokenized.examples.len()).partition(inside);
@@ -372,18 +447,34 @@ impl Context<'_> {
             return Ok(ranking);
         }
         let name = format!("fold-{fold}");
-        let label =
-            Training { phase: Phase::Fold, part: u64::from(fold), parts: u64::from(resolved.folds), name: &name };
+        let label = Training {
+            phase: Phase::Fold,
+            part: u64::from(fold),
+            parts: u64::from(resolved.folds),
+            name: &name,
+        };
         let mut trainer = self.train(&label, &rest, material, replay, references, resolved, dir)?;
-        let examples: Vec<Example> =
-            held_out.iter().map(|i| material.tokenized.examples[*i].clone()).collect();
-        let scores = self.uninterrupted(&mut trainer, |trainer| trainer.score_examples(&examples, true))?;
+        let examples: Vec<Example> = held_out
+            .iter()
+            .map(|i| material.tokenized.examples[*i].clone())
+            .collect();
+        let scores = self.uninterrupted(&mut trainer, |trainer| {
+            trainer.score_examples(&examples, true)
+        })?;
         for ((index, example), scores) in held_out.iter().zip(&examples).zip(scores) {
-            let rho: Vec<f64> = scores.iter().zip(&references[*index]).map(|(p, r)| p - r).collect();
+            let rho: Vec<f64> = scores
+                .iter()
+                .zip(&references[*index])
+                .map(|(p, r)| p - r)
+                .collect();
             match &example.kind {
                 Kind::Pair { .. } => ranking.pairs.push(rho[0] > rho[1]),
-                Kind::Unpaired { desirable: true, .. } => ranking.up.push(rho[0]),
-                Kind::Unpaired { desirable: false, .. } => ranking.down.push(rho[0]),
+                Kind::Unpaired {
+                    desirable: true, ..
+                } => ranking.up.push(rho[0]),
+                Kind::Unpaired {
+                    desirable: false, ..
+                } => ranking.down.push(rho[0]),
                 Kind::Demonstration { .. } => {}
             }
         }
@@ -401,7 +492,9 @@ impl Context<'_> {
         resolved: &Resolved,
         dir: &Path,
     ) -> Step<Trainer> {
-        let examples = indices.iter().map(|i| material.tokenized.examples[*i].clone());
+        let examples = indices
+            .iter()
+            .map(|i| material.tokenized.examples[*i].clone());
         let examples: Vec<Example> = examples.chain(replay.iter().cloned()).collect();
         let n_all = material.tokenized.examples.len() + replay.len();
         let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
@@ -447,7 +540,10 @@ impl Context<'_> {
             });
             if let (Some(id), Phase::Train) = (id, label.phase) {
                 let metrics = serde_json::to_value(&step).unwrap_or_default();
-                let step = RunStep { step: step.step as u32, metrics };
+                let step = RunStep {
+                    step: step.step as u32,
+                    metrics,
+                };
                 self.thumbprint.store().append_run_steps(id, &[step])?;
             }
             if saved.elapsed() > CHECKPOINT_EVERY && !trainer.is_finished() {
@@ -460,11 +556,25 @@ impl Context<'_> {
         Ok(trainer)
     }
 
-    fn trainer(&self, examples: Vec<Example>, max_steps: u64, resolved: &Resolved) -> Step<Trainer> {
+    fn trainer(
+        &self,
+        examples: Vec<Example>,
+        max_steps: u64,
+        resolved: &Resolved,
+    ) -> Step<Trainer> {
         let model = Model::open(&self.loaded.path)?;
         let base = self.loaded.sha256.clone();
-        let config = TrainConfig { max_steps, ..resolved.train.clone() };
-        Ok(Trainer::new(model, base, examples, config, resolved.plan.clone())?)
+        let config = TrainConfig {
+            max_steps,
+            ..resolved.train.clone()
+        };
+        Ok(Trainer::new(
+            model,
+            base,
+            examples,
+            config,
+            resolved.plan.clone(),
+        )?)
     }
 
     /// Does a piece of training work, stopping it while the user is answered and doing it again afterwards.
@@ -490,18 +600,36 @@ impl Context<'_> {
     // ---- after training ----
 
     /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread).
-    fn shifts(&self, trainer: &mut Trainer, material: &Material, references: &[References]) -> Step<Shifts> {
+    fn shifts(
+        &self,
+        trainer: &mut Trainer,
+        material: &Material,
+        references: &[References],
+    ) -> Step<Shifts> {
         let examples = &material.tokenized.examples;
-        let pairs: Vec<usize> =
-            (0..examples.len()).filter(|i| matches!(examples[*i].kind, Kind::Pair { .. })).collect();
-        let pairs: Vec<usize> = pairs.iter().step_by(pairs.len().div_ceil(SHIFT_PAIRS).max(1)).copied().collect();
+        let pairs: Vec<usize> = (0..examples.len())
+            .filter(|i| matches!(examples[*i].kind, Kind::Pair { .. }))
+            .collect();
+        let pairs: Vec<usize> = pairs
+            .iter()
+            .step_by(pairs.len().div_ceil(SHIFT_PAIRS).max(1))
+            .copied()
+            .collect();
         let subset: Vec<Example> = pairs.iter().map(|i| examples[*i].clone()).collect();
-        let scores = self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
+        let scores =
+            self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
         let mean = |side: usize| {
-            let shifts = pairs.iter().zip(&scores).map(|(i, scores)| scores[side] - references[*i][side]);
+            let shifts = pairs
+                .iter()
+                .zip(&scores)
+                .map(|(i, scores)| scores[side] - references[*i][side]);
             shifts.sum::<f64>() / pairs.len().max(1) as f64
         };
-        Ok(Shifts { pairs: pairs.len(), chosen: mean(0), rejected: mean(1) })
+        Ok(Shifts {
+            pairs: pairs.len(),
+            chosen: mean(0),
+            rejected: mean(1),
+        })
     }
 
     /// Writes the adapter's file and records it as a candidate.
@@ -514,13 +642,20 @@ impl Context<'_> {
     ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
-        if let Some(row) = store.adapters()?.into_iter().find(|row| run.is_some() && row.run == run) {
+        if let Some(row) = store
+            .adapters()?
+            .into_iter()
+            .find(|row| run.is_some() && row.run == run)
+        {
             return Ok(row);
         }
         let file = PathBuf::from(ADAPTERS).join(format!("run-{}.gguf", run.map_or(0, |run| run.0)));
         let path = store.dir().join(&file);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|source| Error::File { path: parent.to_owned(), source })?;
+            fs::create_dir_all(parent).map_err(|source| Error::File {
+                path: parent.to_owned(),
+                source,
+            })?;
         }
         let adapter = AdapterFile {
             lora: trainer.lora().clone(),
@@ -549,15 +684,27 @@ impl Context<'_> {
     }
 
     /// Measures the candidate, decides, and puts it on trial or rejects it.
-    fn judge(&mut self, row: AdapterRow, material: &Material, rankings: &[Ranking], dir: &Path) -> Step<Outcome> {
+    fn judge(
+        &mut self,
+        row: AdapterRow,
+        material: &Material,
+        rankings: &[Ranking],
+        dir: &Path,
+    ) -> Step<Outcome> {
         let feedback = self.feedback_texts(material);
         let canceller = self.shared.canceller();
         let loaded = Arc::clone(&self.loaded);
-        let bench = Bench { engine: &loaded.engine, canceller: &canceller, feedback: &feedback };
+        let bench = Bench {
+            engine: &loaded.engine,
+            canceller: &canceller,
+            feedback: &feedback,
+        };
         self.progress(Phase::Gate, 0, 2);
         let mut measured = Measurements {
             thumbs: material.curated.readiness.have.events,
-            base: self.kept(dir, "gate-base.json", |this| this.engine_work(|| measure::base(&bench)))?,
+            base: self.kept(dir, "gate-base.json", |this| {
+                this.engine_work(|| measure::base(&bench))
+            })?,
             scales: Vec::new(),
             length_taste: length_taste(&material.tokenized.examples),
             folds: fold_results(rankings),
@@ -566,9 +713,13 @@ impl Context<'_> {
         while let Some(scale) = gate::next_scale(&measured, &limits) {
             let done = measured.scales.len() as u64 + 1;
             self.progress(Phase::Gate, done, done + 1);
-            let adapter = self.thumbprint.load_adapter(&self.loaded, &row, scale as f32)?;
+            let adapter = self
+                .thumbprint
+                .load_adapter(&self.loaded, &row, scale as f32)?;
             let name = format!("gate-{scale}.json");
-            let at_scale = self.kept(dir, &name, |this| this.engine_work(|| measure::scale(&bench, &adapter)))?;
+            let at_scale = self.kept(dir, &name, |this| {
+                this.engine_work(|| measure::scale(&bench, &adapter))
+            })?;
             measured.scales.push(at_scale);
         }
         let report = gate::offline(&measured, &limits);
@@ -577,8 +728,12 @@ impl Context<'_> {
             Offline::Trial { scale } => (Event::PassedOffline, scale as f32),
             Offline::Rejected { .. } => (Event::FailedOffline, 1.0),
         };
-        let state = row.state.after(event).map_err(|source| Error::State { adapter: row.id, source })?;
-        let numbers = json!({ "measured": measured, "report": report, "explanation": report.explain() });
+        let state = row.state.after(event).map_err(|source| Error::State {
+            adapter: row.id,
+            source,
+        })?;
+        let numbers =
+            json!({ "measured": measured, "report": report, "explanation": report.explain() });
         store.record_decision(&NewDecision {
             adapter: Some(row.id),
             run: row.run,
@@ -604,20 +759,31 @@ impl Context<'_> {
     fn feedback_texts(&self, material: &Material) -> Vec<(Vec<Message>, ScoreText)> {
         let mut seen = std::collections::HashSet::new();
         let mut texts = Vec::new();
-        for (example, source) in material.tokenized.examples.iter().zip(&material.tokenized.sources) {
+        for (example, source) in material
+            .tokenized
+            .examples
+            .iter()
+            .zip(&material.tokenized.sources)
+        {
             let curated = &material.curated.examples[*source];
             let last = example.completions().last().map(|c| c.to_vec());
             if let Some(completion) = last.filter(|_| seen.insert(curated.prompt_key)) {
                 texts.push((
                     curated.prompt.clone(),
-                    ScoreText { prompt: example.prompt.clone(), completion },
+                    ScoreText {
+                        prompt: example.prompt.clone(),
+                        completion,
+                    },
                 ));
             }
         }
         texts
     }
 
-    fn engine_work<T>(&self, work: impl FnOnce() -> std::result::Result<T, EngineError>) -> Step<T> {
+    fn engine_work<T>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<T, EngineError>,
+    ) -> Step<T> {
         match work() {
             Err(EngineError::Cancelled) => Err(self.check().err().unwrap_or(Stop::Paused)),
             other => Ok(other?),
@@ -641,8 +807,10 @@ impl Context<'_> {
         }
         let made = make(self)?;
         let bytes = serde_json::to_vec(&made).map_err(|e| Error::Job(e.to_string()))?;
-        durable::replace(&path, |file| file.write_all(&bytes))
-            .map_err(|error| Error::File { path: error.path, source: error.source })?;
+        durable::replace(&path, |file| file.write_all(&bytes)).map_err(|error| Error::File {
+            path: error.path,
+            source: error.source,
+        })?;
         Ok(made)
     }
 
@@ -654,7 +822,11 @@ impl Context<'_> {
             Wish::Run => {}
         }
         let used = self.started.elapsed().as_secs();
-        if self.budget.seconds.is_some_and(|limit| used >= limit) { Err(Stop::Paused) } else { Ok(()) }
+        if self.budget.seconds.is_some_and(|limit| used >= limit) {
+            Err(Stop::Paused)
+        } else {
+            Ok(())
+        }
     }
 
     fn progress(&self, phase: Phase, step: u64, total: u64) {
@@ -666,8 +838,12 @@ impl Context<'_> {
     }
 
     fn note(&self, state: RunState, phase: Phase, step: u32, total_steps: u32) -> Step<()> {
-        let Some((id, _)) = &self.run else { return Ok(()) };
-        let phase = serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned));
+        let Some((id, _)) = &self.run else {
+            return Ok(());
+        };
+        let phase = serde_json::to_value(phase)
+            .ok()
+            .and_then(|v| v.as_str().map(str::to_owned));
         let progress = RunProgress {
             state,
             phase: phase.unwrap_or_default(),
@@ -681,7 +857,9 @@ impl Context<'_> {
 
     /// Records how the run ended; unless it is to go on, its folder goes.
     fn end(&self, state: RunState) -> Result<()> {
-        let Some((id, dir)) = &self.run else { return Ok(()) };
+        let Some((id, dir)) = &self.run else {
+            return Ok(());
+        };
         let rests = state == RunState::Paused;
         if !rests {
             remove_folder(dir)?;
@@ -689,7 +867,14 @@ impl Context<'_> {
         let store = self.thumbprint.store();
         let before = store.run(*id)?.progress;
         let checkpoint = before.checkpoint.clone().filter(|_| rests);
-        store.update_run(*id, &RunProgress { state, checkpoint, ..before })?;
+        store.update_run(
+            *id,
+            &RunProgress {
+                state,
+                checkpoint,
+                ..before
+            },
+        )?;
         Ok(())
     }
 }
@@ -729,13 +914,21 @@ struct Ranking {
 }
 
 fn fold_results(rankings: &[Ranking]) -> FoldResults {
-    let pairs: Vec<bool> = rankings.iter().flat_map(|r| r.pairs.iter().copied()).collect();
+    let pairs: Vec<bool> = rankings
+        .iter()
+        .flat_map(|r| r.pairs.iter().copied())
+        .collect();
     let all = |of: fn(&Ranking) -> &Vec<f64>| -> Vec<f64> {
-        rankings.iter().flat_map(|r| of(r).iter().copied()).collect()
+        rankings
+            .iter()
+            .flat_map(|r| of(r).iter().copied())
+            .collect()
     };
     FoldResults {
-        pairs: (!pairs.is_empty())
-            .then(|| PairFold { correct: pairs.iter().filter(|right| **right).count(), total: pairs.len() }),
+        pairs: (!pairs.is_empty()).then(|| PairFold {
+            correct: pairs.iter().filter(|right| **right).count(),
+            total: pairs.len(),
+        }),
         thumbs: ThumbFold::from_scores(&all(|r| &r.up), &all(|r| &r.down)),
     }
 }
@@ -744,9 +937,19 @@ fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
     let (mut pairs, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
     for example in examples {
         match &example.kind {
-            Kind::Pair { chosen, rejected, .. } => pairs.push((chosen.len(), rejected.len())),
-            Kind::Unpaired { completion, desirable: true, .. } => up.push(completion.len()),
-            Kind::Unpaired { completion, desirable: false, .. } => down.push(completion.len()),
+            Kind::Pair {
+                chosen, rejected, ..
+            } => pairs.push((chosen.len(), rejected.len())),
+            Kind::Unpaired {
+                completion,
+                desirable: true,
+                ..
+            } => up.push(completion.len()),
+            Kind::Unpaired {
+                completion,
+                desirable: false,
+                ..
+            } => down.push(completion.len()),
             Kind::Demonstration { .. } => {}
         }
     }
@@ -779,15 +982,23 @@ impl<'a> CacheKeys<'a> {
         let info = context.loaded.engine.info();
         let kernels = serde_json::to_string(&resolved.plan.kernels).unwrap_or_default();
         let context = format!("{} {} {kernels}", context.loaded.sha256, info.template_hash);
-        Self { material, replies, by_item, context }
+        Self {
+            material,
+            replies,
+            by_item,
+            context,
+        }
     }
 
     /// Key, context and reply of each of the example's completions.
     fn of(&self, index: usize) -> impl Iterator<Item = ([u8; 32], String, Option<ReplyId>)> {
         let curated = &self.material.curated.examples[self.material.tokenized.sources[index]];
         let texts: Vec<&str> = match &curated.kind {
-            curation::Kind::Pair { chosen, rejected, .. } => vec![&chosen.text, &rejected.text],
-            curation::Kind::Unpaired { completion, .. } | curation::Kind::Demonstration { completion, .. } => {
+            curation::Kind::Pair {
+                chosen, rejected, ..
+            } => vec![&chosen.text, &rejected.text],
+            curation::Kind::Unpaired { completion, .. }
+            | curation::Kind::Demonstration { completion, .. } => {
                 vec![&completion.text]
             }
         };
@@ -798,10 +1009,23 @@ impl<'a> CacheKeys<'a> {
             .map(|(text, tokens)| {
                 let key = completion_key(&curated.prompt_key, text);
                 let mut hash = Sha256::new();
-                example.prompt.iter().chain(tokens).for_each(|token| hash.update(token.to_le_bytes()));
-                let of_item = || curated.items.first().and_then(|item| self.by_item.get(&item.0));
+                example
+                    .prompt
+                    .iter()
+                    .chain(tokens)
+                    .for_each(|token| hash.update(token.to_le_bytes()));
+                let of_item = || {
+                    curated
+                        .items
+                        .first()
+                        .and_then(|item| self.by_item.get(&item.0))
+                };
                 let reply = self.replies.get(&key).or_else(of_item).copied();
-                (key, format!("{} {}", self.context, hex(hash.finalize())), reply)
+                (
+                    key,
+                    format!("{} {}", self.context, hex(hash.finalize())),
+                    reply,
+                )
             })
             .collect();
         entries.into_iter()
@@ -820,21 +1044,34 @@ impl Watch {
     fn start(thumbprint: &Thumbprint, shared: &Shared, abort: Arc<AtomicBool>) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let demand = thumbprint.demand();
-        let (watch_over, watch_abort, watch_demand) = (Arc::clone(&over), Arc::clone(&abort), demand.clone());
+        let (watch_over, watch_abort, watch_demand) =
+            (Arc::clone(&over), Arc::clone(&abort), demand.clone());
         let interrupt = shared.interrupt_flag();
-        let thread = std::thread::Builder::new().name("thumbprint-watch".to_owned()).spawn(move || {
-            while !watch_over.load(Ordering::Relaxed) {
-                let user = watch_demand.as_ref().is_some_and(crate::engine::Demand::is_waiting);
-                watch_abort.store(user || interrupt.load(Ordering::Relaxed), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            watch_abort.store(false, Ordering::Relaxed);
-        });
-        Self { over, abort, demand, thread: thread.ok() }
+        let thread = std::thread::Builder::new()
+            .name("thumbprint-watch".to_owned())
+            .spawn(move || {
+                while !watch_over.load(Ordering::Relaxed) {
+                    let user = watch_demand
+                        .as_ref()
+                        .is_some_and(crate::engine::Demand::is_waiting);
+                    watch_abort.store(user || interrupt.load(Ordering::Relaxed), Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                watch_abort.store(false, Ordering::Relaxed);
+            });
+        Self {
+            over,
+            abort,
+            demand,
+            thread: thread.ok(),
+        }
     }
 
     fn user_waits(&self) -> bool {
-        let waits = self.demand.as_ref().is_some_and(crate::engine::Demand::is_waiting);
+        let waits = self
+            .demand
+            .as_ref()
+            .is_some_and(crate::engine::Demand::is_waiting);
         waits || self.abort.load(Ordering::Relaxed)
     }
 }
@@ -859,9 +1096,10 @@ fn run_folder(id: RunId) -> PathBuf {
 
 fn remove_folder(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::File { path: dir.to_owned(), source })
-        }
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File {
+            path: dir.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }

@@ -59,7 +59,11 @@ impl DeviceAdapter {
             .layers
             .iter()
             .enumerate()
-            .map(|(layer, weights)| weights.fused().map(|fused| FusedLora::new(layer, fused, lora)))
+            .map(|(layer, weights)| {
+                weights
+                    .fused()
+                    .map(|fused| FusedLora::new(layer, fused, lora))
+            })
             .collect();
         let mut builder = StorageBuilder::new();
         let mut add = |fused: &FusedLora| {
@@ -68,12 +72,16 @@ impl DeviceAdapter {
                 b: builder.add(GgmlType::F32, &[fused.b_len]),
             })
         };
-        let factors = layers.iter().map(|layer| layer.each_ref().map(&mut add)).collect();
+        let factors = layers
+            .iter()
+            .map(|layer| layer.each_ref().map(&mut add))
+            .collect();
         let storage = builder.build(backend)?;
         let mut builder = StorageBuilder::new();
         // All layers have the same shapes, but a layer may lack adapted parts that another has.
         let gradient_factors = std::array::from_fn(|which| {
-            let largest = |f: fn(&FusedLora) -> usize| layers.iter().map(|l| f(&l[which])).max().unwrap_or(0);
+            let largest =
+                |f: fn(&FusedLora) -> usize| layers.iter().map(|l| f(&l[which])).max().unwrap_or(0);
             let (a, b) = (largest(|f| f.a_len), largest(|f| f.b_len));
             (a > 0).then(|| Factors {
                 a: builder.add(GgmlType::F32, &[a]),
@@ -104,7 +112,8 @@ impl DeviceAdapter {
                 let Some(factors) = factors else { continue };
                 self.scratch.clear();
                 for &index in &fused.tensors {
-                    self.scratch.extend_from_slice(&lora.values[lora.tensors[index].a.clone()]);
+                    self.scratch
+                        .extend_from_slice(&lora.values[lora.tensors[index].a.clone()]);
                 }
                 self.storage.write(factors.a, &self.scratch)?;
                 self.scratch.clear();
@@ -128,12 +137,16 @@ impl DeviceAdapter {
         grads: &mut [f32],
     ) -> Result<(), GgmlError> {
         for (fused, factors) in self.layers[layer].iter().zip(self.gradient_factors) {
-            let Some(factors) = factors.filter(|_| fused.rank > 0) else { continue };
+            let Some(factors) = factors.filter(|_| fused.rank > 0) else {
+                continue;
+            };
             self.gradients.read_into(factors.a, &mut self.scratch)?;
             let mut at = 0;
             for &index in &fused.tensors {
                 let to = &mut grads[tensors[index].a.clone()];
-                to.iter_mut().zip(&self.scratch[at..]).for_each(|(to, from)| *to += from);
+                to.iter_mut()
+                    .zip(&self.scratch[at..])
+                    .for_each(|(to, from)| *to += from);
                 at += to.len();
             }
             self.gradients.read_into(factors.b, &mut self.scratch)?;
@@ -163,7 +176,10 @@ impl FusedLora {
         };
         let mut column = 0;
         for part in &fused.parts {
-            let found = lora.tensors.iter().position(|t| t.layer == layer && t.module == part.module);
+            let found = lora
+                .tensors
+                .iter()
+                .position(|t| t.layer == layer && t.module == part.module);
             if let Some(index) = found {
                 let rank = lora.config.rank;
                 this.b_spans.push(Span {
@@ -180,7 +196,13 @@ impl FusedLora {
             column += part.n_out;
         }
         this.a_len = this.rank * fused.n_in;
-        this.a_spans.push(Span { start: 0, len: fused.n_in, rank_start: 0, rank: this.rank, factor_start: 0 });
+        this.a_spans.push(Span {
+            start: 0,
+            len: fused.n_in,
+            rank_start: 0,
+            rank: this.rank,
+            factor_start: 0,
+        });
         this
     }
 }

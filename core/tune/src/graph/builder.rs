@@ -48,8 +48,13 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     }
 
     /// The gradient of [`project`](Self::project) with respect to `x`.
-    pub fn project_backward(&self, weights: &LoadedWeights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
-        self.graph.mul_mat(self.scratch_transposed(&weights.weights)?, dy)
+    pub fn project_backward(
+        &self,
+        weights: &LoadedWeights<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        self.graph
+            .mul_mat(self.scratch_transposed(&weights.weights)?, dy)
     }
 
     /// Weights of one input width as one matrix `[n_in, n_out]` of the scratch type; they themselves where they are one matrix
@@ -75,15 +80,28 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                 offsets.push(done * self.scratch.row_size(n_in));
             }
         }
-        let work = Work { name: "dequantize", n_units: units.len(), regions: vec![offsets] };
+        let work = Work {
+            name: "dequantize",
+            n_units: units.len(),
+            regions: vec![offsets],
+        };
         let to = self.scratch;
-        self.graph.custom(to, [n_in, n_out, 1, 1], weights, work, Box::new(move |unit, args, out| {
-            let (which, first) = units[unit];
-            let weight = Weight { ty: types[which], view: args.raw(which) };
-            if let Err(error) = dequantize::rows(weight, first, to, out.region(0)) {
-                panic!("{error}");
-            }
-        }))
+        self.graph.custom(
+            to,
+            [n_in, n_out, 1, 1],
+            weights,
+            work,
+            Box::new(move |unit, args, out| {
+                let (which, first) = units[unit];
+                let weight = Weight {
+                    ty: types[which],
+                    view: args.raw(which),
+                };
+                if let Err(error) = dequantize::rows(weight, first, to, out.region(0)) {
+                    panic!("{error}");
+                }
+            }),
+        )
     }
 
     /// Weights of one input width as one transposed matrix `[n_out, n_in]` of the scratch type.
@@ -91,19 +109,39 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let n_in = weights[0].ne()[0];
         let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
-        let columns = types.iter().map(|ty| dequantize::transposed_columns(*ty)).max().unwrap_or(1);
-        let work = Work::rows("dequantize_transposed", n_in, self.scratch.row_size(n_out), columns);
+        let columns = types
+            .iter()
+            .map(|ty| dequantize::transposed_columns(*ty))
+            .max()
+            .unwrap_or(1);
+        let work = Work::rows(
+            "dequantize_transposed",
+            n_in,
+            self.scratch.row_size(n_out),
+            columns,
+        );
         let to = self.scratch;
-        self.graph.custom(to, [n_out, n_in, 1, 1], weights, work, Box::new(move |unit, args, out| {
-            let weights: Vec<_> = types
-                .iter()
-                .enumerate()
-                .map(|(i, ty)| Weight { ty: *ty, view: args.raw(i) })
-                .collect();
-            if let Err(error) = dequantize::transposed(&weights, unit * columns, to, out.region(0)) {
-                panic!("{error}");
-            }
-        }))
+        self.graph.custom(
+            to,
+            [n_out, n_in, 1, 1],
+            weights,
+            work,
+            Box::new(move |unit, args, out| {
+                let weights: Vec<_> = types
+                    .iter()
+                    .enumerate()
+                    .map(|(i, ty)| Weight {
+                        ty: *ty,
+                        view: args.raw(i),
+                    })
+                    .collect();
+                if let Err(error) =
+                    dequantize::transposed(&weights, unit * columns, to, out.region(0))
+                {
+                    panic!("{error}");
+                }
+            }),
+        )
     }
 
     // ---- the adapter ----
@@ -113,30 +151,44 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let Some(dropout) = dropout else { return Ok(x) };
         let width = x.ne()[0];
         let work = Work::rows("dropout", self.n_tokens, width * F32, ROWS);
-        self.graph.custom(GgmlType::F32, [width, self.n_tokens, 1, 1], &[x], work, Box::new(
-            move |unit, args, out| {
+        self.graph.custom(
+            GgmlType::F32,
+            [width, self.n_tokens, 1, 1],
+            &[x],
+            work,
+            Box::new(move |unit, args, out| {
                 for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
                     let row = unit * ROWS + i;
                     y.copy_from_slice(args.f32(0).row(row));
                     dropout.apply(row, y);
                 }
-            },
-        ))
+            }),
+        )
     }
 
     /// Thin side of a product with factors: `[rank, n]`, `scale * <row of x over the span, factor>`.
-    pub fn thin(&self, x: Tensor<'g>, factors: Tensor<'g>, spans: &[Span], scale: f32) -> Result<Tensor<'g>> {
+    pub fn thin(
+        &self,
+        x: Tensor<'g>,
+        factors: Tensor<'g>,
+        spans: &[Span],
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
         let rank: usize = spans.iter().map(|s| s.rank).sum();
         let spans: Arc<[Span]> = spans.into();
         let work = Work::rows("lora_project", self.n_tokens, rank * F32, ROWS);
-        self.graph.custom(GgmlType::F32, [rank, self.n_tokens, 1, 1], &[x, factors], work, Box::new(
-            move |unit, args, out| {
+        self.graph.custom(
+            GgmlType::F32,
+            [rank, self.n_tokens, 1, 1],
+            &[x, factors],
+            work,
+            Box::new(move |unit, args, out| {
                 let (x, factors) = (args.f32(0), args.f32(1).data);
                 for (i, t) in out.region::<f32>(0).chunks_exact_mut(rank).enumerate() {
                     thin::project(x.row(unit * ROWS + i), factors, &spans, scale, t);
                 }
-            },
-        ))
+            }),
+        )
     }
 
     /// Adds `t` `[rank, n]` times the factors to `y` in place, what it adds being subject to dropout.
@@ -151,28 +203,42 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let width = y.ne()[0];
         let spans: Arc<[Span]> = spans.into();
         let work = Work::rows("lora_expand", self.n_tokens, width * F32, ROWS);
-        self.graph.custom_in_place(y, &[t, factors], work, Box::new(move |unit, args, out| {
-            let (t, factors) = (args.f32(0), args.f32(1).data);
-            for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                let row = unit * ROWS + i;
-                let Some(dropout) = dropout else {
-                    thin::expand(t.row(row), factors, &spans, y);
-                    continue;
-                };
-                let mut added = vec![0.0; width];
-                thin::expand(t.row(row), factors, &spans, &mut added);
-                dropout.apply(row, &mut added);
-                y.iter_mut().zip(&added).for_each(|(y, added)| *y += added);
-            }
-        }))
+        self.graph.custom_in_place(
+            y,
+            &[t, factors],
+            work,
+            Box::new(move |unit, args, out| {
+                let (t, factors) = (args.f32(0), args.f32(1).data);
+                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let row = unit * ROWS + i;
+                    let Some(dropout) = dropout else {
+                        thin::expand(t.row(row), factors, &spans, y);
+                        continue;
+                    };
+                    let mut added = vec![0.0; width];
+                    thin::expand(t.row(row), factors, &spans, &mut added);
+                    dropout.apply(row, &mut added);
+                    y.iter_mut().zip(&added).for_each(|(y, added)| *y += added);
+                }
+            }),
+        )
     }
 
     /// Gradients of factors: sums over tokens of `t` `[rank, n]` times `x` `[width, n]`, laid out as the factors are.
-    pub fn factor_gradients(&self, t: Tensor<'g>, x: Tensor<'g>, spans: &[Span]) -> Result<Tensor<'g>> {
+    pub fn factor_gradients(
+        &self,
+        t: Tensor<'g>,
+        x: Tensor<'g>,
+        spans: &[Span],
+    ) -> Result<Tensor<'g>> {
         let len: usize = spans.iter().map(|s| s.rank * s.len).sum();
         let mut units = Vec::new();
         for (which, span) in spans.iter().enumerate() {
-            units.extend((0..span.len).step_by(OUTER_COLUMNS).map(|first| (which, first)));
+            units.extend(
+                (0..span.len)
+                    .step_by(OUTER_COLUMNS)
+                    .map(|first| (which, first)),
+            );
         }
         // A unit owns a range of columns in each row of its own span, and nothing of the others.
         let mut regions = Vec::new();
@@ -199,22 +265,37 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             })
             .collect();
         let spans: Arc<[Span]> = spans.into();
-        let (n_tokens, work) =
-            (self.n_tokens, Work { name: "lora_gradient", n_units: units.len(), regions });
-        self.graph.custom(GgmlType::F32, [len, 1, 1, 1], &[t, x], work, Box::new(move |unit, args, out| {
-            let (which, first) = units[unit];
-            let span = spans[which];
-            let (t, x) = (args.f32(0), args.f32(1));
-            let columns = (span.len - first).min(OUTER_COLUMNS);
-            thin::outer(
-                n_tokens,
-                span.rank,
-                (&t.data[span.rank_start..], t.stride[1]),
-                (&x.data[span.start + first..], x.stride[1]),
-                columns,
-                |r, sums| out.region::<f32>(first_region[which] + r).copy_from_slice(sums),
-            );
-        }))
+        let (n_tokens, work) = (
+            self.n_tokens,
+            Work {
+                name: "lora_gradient",
+                n_units: units.len(),
+                regions,
+            },
+        );
+        self.graph.custom(
+            GgmlType::F32,
+            [len, 1, 1, 1],
+            &[t, x],
+            work,
+            Box::new(move |unit, args, out| {
+                let (which, first) = units[unit];
+                let span = spans[which];
+                let (t, x) = (args.f32(0), args.f32(1));
+                let columns = (span.len - first).min(OUTER_COLUMNS);
+                thin::outer(
+                    n_tokens,
+                    span.rank,
+                    (&t.data[span.rank_start..], t.stride[1]),
+                    (&x.data[span.start + first..], x.stride[1]),
+                    columns,
+                    |r, sums| {
+                        out.region::<f32>(first_region[which] + r)
+                            .copy_from_slice(sums)
+                    },
+                );
+            }),
+        )
     }
 
     // ---- rows ----
@@ -224,14 +305,18 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let Norm::Rms { eps } = norm;
         let (width, n) = (x.ne()[0], x.ne()[1]);
         let work = Work::rows("norm", n, width * F32, ROWS);
-        self.graph.custom(GgmlType::F32, [width, n, 1, 1], &[x, weight], work, Box::new(
-            move |unit, args, out| {
+        self.graph.custom(
+            GgmlType::F32,
+            [width, n, 1, 1],
+            &[x, weight],
+            work,
+            Box::new(move |unit, args, out| {
                 let (x, weight) = (args.f32(0), args.f32(1).data);
                 for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
                     rows::rms_norm(x.row(unit * ROWS + i), weight, eps, y);
                 }
-            },
-        ))
+            }),
+        )
     }
 
     /// `residual` plus the gradient of [`norm`](Self::norm) with respect to `x`, given the output's gradient `dy`.
@@ -248,8 +333,12 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let args: Vec<_> = [x, weight, dy].into_iter().chain(residual).collect();
         let has_residual = residual.is_some();
         let work = Work::rows("norm_backward", n, width * F32, ROWS);
-        self.graph.custom(GgmlType::F32, [width, n, 1, 1], &args, work, Box::new(
-            move |unit, args, out| {
+        self.graph.custom(
+            GgmlType::F32,
+            [width, n, 1, 1],
+            &args,
+            work,
+            Box::new(move |unit, args, out| {
                 let (x, weight, dy) = (args.f32(0), args.f32(1).data, args.f32(2));
                 for (i, dx) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
                     let row = unit * ROWS + i;
@@ -260,8 +349,8 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                     }
                     rows::rms_norm_backward(x.row(row), weight, eps, dy.row(row), dx);
                 }
-            },
-        ))
+            }),
+        )
     }
 
     /// What follows a projection, in place on `y`: biases, the residual stream, rotary embedding of queries and keys.
@@ -286,22 +375,34 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             Rotation::new(spec)
         });
         let work = Work::rows("epilogue", self.n_tokens, width * F32, ROWS);
-        self.graph.custom_in_place(y, &args, work, Box::new(move |unit, args, out| {
-            for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                let row = unit * ROWS + i;
-                for (b, start) in starts.iter().enumerate() {
-                    let bias = args.f32(b).data;
-                    y[*start..].iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        self.graph.custom_in_place(
+            y,
+            &args,
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let row = unit * ROWS + i;
+                    for (b, start) in starts.iter().enumerate() {
+                        let bias = args.f32(b).data;
+                        y[*start..].iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                    }
+                    if has_residual {
+                        y.iter_mut()
+                            .zip(args.f32(n_biases).row(row))
+                            .for_each(|(y, x)| *y += x);
+                    }
+                    if let Some(rotation) = &rotation {
+                        let first = n_biases + usize::from(has_residual);
+                        rotation.apply(
+                            y,
+                            args.f32(first).row(row),
+                            args.f32(first + 1).row(row),
+                            1.0,
+                        );
+                    }
                 }
-                if has_residual {
-                    y.iter_mut().zip(args.f32(n_biases).row(row)).for_each(|(y, x)| *y += x);
-                }
-                if let Some(rotation) = &rotation {
-                    let first = n_biases + usize::from(has_residual);
-                    rotation.apply(y, args.f32(first).row(row), args.f32(first + 1).row(row), 1.0);
-                }
-            }
-        }))
+            }),
+        )
     }
 
     /// Gradients of queries and of keys and values side by side, rotated back: the gradient of the fused projection's output.
@@ -316,16 +417,20 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let rotation = Rotation::new(spec);
         let work = Work::rows("join_qkv", self.n_tokens, width * F32, ROWS);
         let args = [dq, dkv, rope.cos, rope.sin];
-        self.graph.custom(GgmlType::F32, [width, self.n_tokens, 1, 1], &args, work, Box::new(
-            move |unit, args, out| {
+        self.graph.custom(
+            GgmlType::F32,
+            [width, self.n_tokens, 1, 1],
+            &args,
+            work,
+            Box::new(move |unit, args, out| {
                 for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
                     let row = unit * ROWS + i;
                     y[..n_attn].copy_from_slice(args.f32(0).row(row));
                     y[n_attn..].copy_from_slice(args.f32(1).row(row));
                     rotation.apply(y, args.f32(2).row(row), args.f32(3).row(row), -1.0);
                 }
-            },
-        ))
+            }),
+        )
     }
 
     /// The gated activation of `gate_up` `[2 n_ff, n]`: `[n_ff, n]`.
@@ -339,8 +444,12 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     fn activation_of<T: Element>(&self, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
         let n_ff = gate_up.ne()[0] / 2;
         let work = Work::rows("activation", self.n_tokens, n_ff * F32, ROWS);
-        self.graph.custom(GgmlType::F32, [n_ff, self.n_tokens, 1, 1], &[gate_up], work, Box::new(
-            move |unit, args, out| {
+        self.graph.custom(
+            GgmlType::F32,
+            [n_ff, self.n_tokens, 1, 1],
+            &[gate_up],
+            work,
+            Box::new(move |unit, args, out| {
                 let gate_up = args.view::<T>(0);
                 let mut wide = vec![0.0; 2 * n_ff];
                 for (i, y) in out.region::<f32>(0).chunks_exact_mut(n_ff).enumerate() {
@@ -350,8 +459,8 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                         *y = rows::swiglu(*gate, *up);
                     }
                 }
-            },
-        ))
+            }),
+        )
     }
 
     /// The gradient of [`activation`](Self::activation): `[2 n_ff, n]`.
@@ -362,24 +471,36 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         }
     }
 
-    fn activation_backward_of<T: Element>(&self, gate_up: Tensor<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn activation_backward_of<T: Element>(
+        &self,
+        gate_up: Tensor<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
         let n_ff = dy.ne()[0];
         let work = Work::rows("activation_backward", self.n_tokens, 2 * n_ff * F32, ROWS);
         let ne = [2 * n_ff, self.n_tokens, 1, 1];
-        self.graph.custom(GgmlType::F32, ne, &[gate_up, dy], work, Box::new(move |unit, args, out| {
-            let (gate_up, dy) = (args.view::<T>(0), args.f32(1));
-            let mut wide = vec![0.0; 2 * n_ff];
-            for (i, grad) in out.region::<f32>(0).chunks_exact_mut(2 * n_ff).enumerate() {
-                let row = unit * ROWS + i;
-                T::widen(gate_up.row(row), &mut wide);
-                let (gate, up) = wide.split_at(n_ff);
-                let (d_gate, d_up) = grad.split_at_mut(n_ff);
-                let inputs = gate.iter().zip(up).zip(dy.row(row));
-                for ((d_gate, d_up), ((gate, up), dy)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
-                    (*d_gate, *d_up) = rows::swiglu_backward(*gate, *up, *dy);
+        self.graph.custom(
+            GgmlType::F32,
+            ne,
+            &[gate_up, dy],
+            work,
+            Box::new(move |unit, args, out| {
+                let (gate_up, dy) = (args.view::<T>(0), args.f32(1));
+                let mut wide = vec![0.0; 2 * n_ff];
+                for (i, grad) in out.region::<f32>(0).chunks_exact_mut(2 * n_ff).enumerate() {
+                    let row = unit * ROWS + i;
+                    T::widen(gate_up.row(row), &mut wide);
+                    let (gate, up) = wide.split_at(n_ff);
+                    let (d_gate, d_up) = grad.split_at_mut(n_ff);
+                    let inputs = gate.iter().zip(up).zip(dy.row(row));
+                    for ((d_gate, d_up), ((gate, up), dy)) in
+                        d_gate.iter_mut().zip(d_up).zip(inputs)
+                    {
+                        (*d_gate, *d_up) = rows::swiglu_backward(*gate, *up, *dy);
+                    }
                 }
-            }
-        }))
+            }),
+        )
     }
 }
 
@@ -392,7 +513,11 @@ struct Rotation {
 
 impl Rotation {
     fn new(spec: &BlockSpec) -> Self {
-        Self { kind: spec.rope.kind, head_dim: spec.head_dim, n_heads: spec.n_head + spec.n_head_kv }
+        Self {
+            kind: spec.rope.kind,
+            head_dim: spec.head_dim,
+            n_heads: spec.n_head + spec.n_head_kv,
+        }
     }
 
     fn apply(&self, row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {

@@ -26,9 +26,15 @@ impl Kernels {
                 *best = best.min(product_seconds(ty, n_threads)?);
             }
         }
-        let fastest = TYPES.into_iter().zip(best).min_by(|(_, a), (_, b)| a.total_cmp(b));
+        let fastest = TYPES
+            .into_iter()
+            .zip(best)
+            .min_by(|(_, a), (_, b)| a.total_cmp(b));
         let scratch = fastest.map_or(GgmlType::F32, |(ty, _)| ty);
-        Ok(Self { scratch, saved: GgmlType::BF16 })
+        Ok(Self {
+            scratch,
+            saved: GgmlType::BF16,
+        })
     }
 }
 

@@ -42,7 +42,11 @@ impl<'a> HeadChunk<'a> {
     /// Builds the graph: statistics, and with `gradient` the unscaled gradients in place of the hidden states.
     pub fn build(&self, graph: &Graph<'a>, gradient: bool) -> Result<()> {
         let model = self.model;
-        let b = Builder { graph, scratch: self.scratch, n_tokens: self.n_rows };
+        let b = Builder {
+            graph,
+            scratch: self.scratch,
+            n_tokens: self.n_rows,
+        };
         let hidden = graph.rows(graph.load(self.storage, self.hidden)?, 0, self.n_rows)?;
         let labels = graph.columns(graph.load(self.storage, self.labels)?, 0, self.n_rows)?;
         let norm = graph.load(&model.storage, model.output_norm)?;
@@ -58,8 +62,14 @@ impl<'a> HeadChunk<'a> {
             stats = Some(self.accumulate(graph, logits, labels, stats, first)?);
             blocks.push((rows, logits));
         }
-        let stats = stats.ok_or(GgmlError::Failed { what: "head of an empty vocabulary", status: -1 })?;
-        graph.store(stats, graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?)?;
+        let stats = stats.ok_or(GgmlError::Failed {
+            what: "head of an empty vocabulary",
+            status: -1,
+        })?;
+        graph.store(
+            stats,
+            graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?,
+        )?;
         if !gradient {
             return Ok(());
         }
@@ -73,7 +83,10 @@ impl<'a> HeadChunk<'a> {
                 Some(sum) => b.epilogue(sum, &[], Some(weighted), None)?,
             });
         }
-        let sum = sum.ok_or(GgmlError::Failed { what: "head of an empty vocabulary", status: -1 })?;
+        let sum = sum.ok_or(GgmlError::Failed {
+            what: "head of an empty vocabulary",
+            status: -1,
+        })?;
         let dh = self.minus_from_label(graph, sum, head, labels)?;
         let dx = b.norm_backward(model.spec.norm, hidden, norm, dh, None)?;
         graph.store(dx, hidden)
@@ -92,16 +105,24 @@ impl<'a> HeadChunk<'a> {
         let args: Vec<_> = [logits, labels].into_iter().chain(before).collect();
         let has_before = before.is_some();
         let work = Work::rows("softmax_stats", self.n_rows, STATS * size_of::<f32>(), 4);
-        graph.custom(GgmlType::F32, [STATS, self.n_rows, 1, 1], &args, work, Box::new(
-            move |unit, args, out| {
+        graph.custom(
+            GgmlType::F32,
+            [STATS, self.n_rows, 1, 1],
+            &args,
+            work,
+            Box::new(move |unit, args, out| {
                 let (logits, labels) = (args.f32(0), args.view::<i32>(1));
                 for (i, stats) in out.region::<f32>(0).chunks_exact_mut(STATS).enumerate() {
                     let row = unit * 4 + i;
-                    stats.copy_from_slice(if has_before { args.f32(2).row(row) } else { &EMPTY });
+                    stats.copy_from_slice(if has_before {
+                        args.f32(2).row(row)
+                    } else {
+                        &EMPTY
+                    });
                     accumulate(logits.row(row), first, labels.data[row] as usize, stats);
                 }
-            },
-        ))
+            }),
+        )
     }
 
     fn probabilities<'g>(
@@ -112,11 +133,16 @@ impl<'a> HeadChunk<'a> {
     ) -> Result<Tensor<'g>> {
         let width = logits.ne()[0];
         let work = Work::rows("probabilities", self.n_rows, width * size_of::<f32>(), 4);
-        graph.custom_in_place(logits, &[stats], work, Box::new(move |unit, args, out| {
-            for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                probabilities(row, args.f32(0).row(unit * 4 + i));
-            }
-        }))
+        graph.custom_in_place(
+            logits,
+            &[stats],
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    probabilities(row, args.f32(0).row(unit * 4 + i));
+                }
+            }),
+        )
     }
 
     /// `W[label] - sum`, in place.
@@ -129,17 +155,24 @@ impl<'a> HeadChunk<'a> {
     ) -> Result<Tensor<'g>> {
         let (width, ty) = (sum.ne()[0], head.ty());
         let work = Work::rows("label_gradient", self.n_rows, width * size_of::<f32>(), 8);
-        graph.custom_in_place(sum, &[head, labels], work, Box::new(move |unit, args, out| {
-            let (head, labels) = (args.raw(0), args.view::<i32>(1));
-            let mut label_row = vec![0.0; width];
-            for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                let start = labels.data[unit * 8 + i] as usize * head.stride[1];
-                let bytes = &head.data[start..start + ty.row_size(width)];
-                if let Err(error) = dequantize_row(ty, bytes, &mut label_row) {
-                    panic!("{error}");
+        graph.custom_in_place(
+            sum,
+            &[head, labels],
+            work,
+            Box::new(move |unit, args, out| {
+                let (head, labels) = (args.raw(0), args.view::<i32>(1));
+                let mut label_row = vec![0.0; width];
+                for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let start = labels.data[unit * 8 + i] as usize * head.stride[1];
+                    let bytes = &head.data[start..start + ty.row_size(width)];
+                    if let Err(error) = dequantize_row(ty, bytes, &mut label_row) {
+                        panic!("{error}");
+                    }
+                    row.iter_mut()
+                        .zip(&label_row)
+                        .for_each(|(sum, label)| *sum = label - *sum);
                 }
-                row.iter_mut().zip(&label_row).for_each(|(sum, label)| *sum = label - *sum);
-            }
-        }))
+            }),
+        )
     }
 }

@@ -91,7 +91,13 @@ impl<'a> LayerContext<'a> {
         let h = b.norm(spec.norm, middle, self.weight(graph, weights.ffn_norm)?)?;
         let gate_up = self.projection(&b, 2, &weights.gate_up, h, None, None, save)?;
         if save {
-            let targets = [self.saved.qkv, self.saved.attn, self.saved.lse, self.saved.middle, self.saved.gate_up];
+            let targets = [
+                self.saved.qkv,
+                self.saved.attn,
+                self.saved.lse,
+                self.saved.middle,
+                self.saved.gate_up,
+            ];
             for (tensor, target) in [qkv, attn, lse, middle, gate_up].into_iter().zip(targets) {
                 graph.store(tensor, self.columns(graph, self.storage, target)?)?;
             }
@@ -129,7 +135,8 @@ impl<'a> LayerContext<'a> {
 
         let attn = self.saved(graph, self.saved.attn)?;
         let attn_f32 = graph.to_f32(attn)?;
-        let d_attn = self.projection_backward(&b, 1, &weights.attn_output, attn_f32, d_middle, true)?;
+        let d_attn =
+            self.projection_backward(&b, 1, &weights.attn_output, attn_f32, d_middle, true)?;
         let (dq, dkv) = self.attention_backward(graph, attn, require(d_attn)?)?;
         let d_qkv = b.join_qkv_gradients(spec, dq, dkv, self.rope_tables(graph)?)?;
         let x = self.columns(graph, input.0, input.1)?;
@@ -161,7 +168,12 @@ impl<'a> LayerContext<'a> {
         let loaded = self.load(b.graph, fused)?;
         let mut y = b.project(&loaded, x)?;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph, which)? {
-            let t = b.thin(b.dropped(x, self.dropout(which))?, a_factors, &lora.a_spans, scale)?;
+            let t = b.thin(
+                b.dropped(x, self.dropout(which))?,
+                a_factors,
+                &lora.a_spans,
+                scale,
+            )?;
             if save {
                 self.store_thin(b.graph, which, t)?;
             }
@@ -217,16 +229,24 @@ impl<'a> LayerContext<'a> {
 
     // ---- attention ----
 
-    fn attention<'g>(&self, graph: &'g Graph<'a>, qkv: Tensor<'g>) -> Result<(Tensor<'g>, Tensor<'g>)> {
+    fn attention<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        qkv: Tensor<'g>,
+    ) -> Result<(Tensor<'g>, Tensor<'g>)> {
         let (spec, n, geometry) = (self.spec(), self.n_tokens, self.attention);
         let (n_attn, n_head) = (spec.n_attn(), spec.n_head);
         let work = two_outputs("attention", geometry, n, n_attn, n_head);
-        let both = graph.custom(GgmlType::F32, [n * (n_attn + n_head), 1, 1, 1], &[qkv], work, Box::new(
-            move |unit, args, out| {
+        let both = graph.custom(
+            GgmlType::F32,
+            [n * (n_attn + n_head), 1, 1, 1],
+            &[qkv],
+            work,
+            Box::new(move |unit, args, out| {
                 let (attn, lse) = out.pair::<f32, f32>();
                 geometry.forward(unit, args.f32(0), attn, lse);
-            },
-        ))?;
+            }),
+        )?;
         split(graph, both, n, n_attn, n_head)
     }
 
@@ -255,31 +275,46 @@ impl<'a> LayerContext<'a> {
 
         let work = two_outputs("attention_backward_queries", geometry, n, n_attn, n_head);
         let args = [qkv, attn, d_attn, lse];
-        let both = graph.custom(GgmlType::F32, [n * (n_attn + n_head), 1, 1, 1], &args, work, Box::new(
-            move |unit, args, out| {
+        let both = graph.custom(
+            GgmlType::F32,
+            [n * (n_attn + n_head), 1, 1, 1],
+            &args,
+            work,
+            Box::new(move |unit, args, out| {
                 let (qkv, attn) = (args.view::<T>(0), args.view::<T>(1));
                 geometry.backward_queries(unit, qkv, attn, args.f32(2), args.f32(3), out.pair());
-            },
-        ))?;
+            }),
+        )?;
         let (dq, delta) = split(graph, both, n, n_attn, n_head)?;
 
         let width = 2 * spec.n_head_kv * spec.head_dim;
         let offsets = bytes(geometry.unit_offsets(width), 0);
-        let work =
-            Work { name: "attention_backward_keys", n_units: geometry.n_units(), regions: vec![offsets] };
-        let dkv = graph.custom(GgmlType::F32, [width, n, 1, 1], &[qkv, d_attn, lse, delta], work, Box::new(
-            move |unit, args, out| {
+        let work = Work {
+            name: "attention_backward_keys",
+            n_units: geometry.n_units(),
+            regions: vec![offsets],
+        };
+        let dkv = graph.custom(
+            GgmlType::F32,
+            [width, n, 1, 1],
+            &[qkv, d_attn, lse, delta],
+            work,
+            Box::new(move |unit, args, out| {
                 let (d_attn, lse, delta) = (args.f32(1), args.f32(2), args.f32(3));
                 geometry.backward_keys(unit, args.view::<T>(0), d_attn, lse, delta, out.region(0));
-            },
-        ))?;
+            }),
+        )?;
         Ok((dq, dkv))
     }
 
     // ---- loading and storing ----
 
     fn builder<'g>(&self, graph: &'g Graph<'a>) -> Builder<'g, 'a> {
-        Builder { graph, scratch: self.scratch, n_tokens: self.n_tokens }
+        Builder {
+            graph,
+            scratch: self.scratch,
+            n_tokens: self.n_tokens,
+        }
     }
 
     fn weight<'g>(&self, graph: &'g Graph<'a>, id: TensorId) -> Result<Tensor<'g>> {
@@ -287,7 +322,10 @@ impl<'a> LayerContext<'a> {
     }
 
     fn load<'g>(&self, graph: &'g Graph<'a>, fused: &Fused) -> Result<LoadedWeights<'g>> {
-        let mut loaded = LoadedWeights { weights: Vec::new(), biases: Vec::new() };
+        let mut loaded = LoadedWeights {
+            weights: Vec::new(),
+            biases: Vec::new(),
+        };
         let mut start = 0;
         for part in &fused.parts {
             loaded.weights.push(self.weight(graph, part.weight)?);
@@ -305,20 +343,33 @@ impl<'a> LayerContext<'a> {
         graph: &'g Graph<'a>,
         which: usize,
     ) -> Result<Option<(&'a FusedLora, Tensor<'g>, Tensor<'g>, f32)>> {
-        let Some(adapter) = self.adapter else { return Ok(None) };
-        let Some(factors) = adapter.factors[self.layer][which] else { return Ok(None) };
+        let Some(adapter) = self.adapter else {
+            return Ok(None);
+        };
+        let Some(factors) = adapter.factors[self.layer][which] else {
+            return Ok(None);
+        };
         let a = graph.load(&adapter.storage, factors.a)?;
         let b = graph.load(&adapter.storage, factors.b)?;
-        Ok(Some((&adapter.layers[self.layer][which], a, b, adapter.scale)))
+        Ok(Some((
+            &adapter.layers[self.layer][which],
+            a,
+            b,
+            adapter.scale,
+        )))
     }
 
     fn dropout(&self, which: usize) -> Option<Dropout> {
-        self.dropout.map(|dropout| dropout.derive((self.layer * 4 + which) as u64))
+        self.dropout
+            .map(|dropout| dropout.derive((self.layer * 4 + which) as u64))
     }
 
     fn rope_tables<'g>(&self, graph: &'g Graph<'a>) -> Result<RopeTables<'g>> {
         let (storage, cos, sin) = self.rope;
-        Ok(RopeTables { cos: self.columns(graph, storage, cos)?, sin: self.columns(graph, storage, sin)? })
+        Ok(RopeTables {
+            cos: self.columns(graph, storage, cos)?,
+            sin: self.columns(graph, storage, sin)?,
+        })
     }
 
     fn saved<'g>(&self, graph: &'g Graph<'a>, id: TensorId) -> Result<Tensor<'g>> {
@@ -326,7 +377,12 @@ impl<'a> LayerContext<'a> {
     }
 
     /// The first `n_tokens` columns of a stored tensor.
-    fn columns<'g>(&self, graph: &'g Graph<'a>, storage: &'a Storage, id: TensorId) -> Result<Tensor<'g>> {
+    fn columns<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        storage: &'a Storage,
+        id: TensorId,
+    ) -> Result<Tensor<'g>> {
         graph.rows(graph.load(storage, id)?, 0, self.n_tokens)
     }
 
@@ -338,10 +394,20 @@ impl<'a> LayerContext<'a> {
     }
 
     /// A stored thin side as `[rank, n]`: a slot that serves all layers may be wider than this one needs.
-    fn saved_thin<'g>(&self, graph: &'g Graph<'a>, id: TensorId, rank: usize) -> Result<Tensor<'g>> {
+    fn saved_thin<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        id: TensorId,
+        rank: usize,
+    ) -> Result<Tensor<'g>> {
         let row = rank * size_of::<f32>();
         let strides = [row, row * self.n_tokens, row * self.n_tokens];
-        graph.view(graph.load(self.storage, id)?, [rank, self.n_tokens, 1, 1], strides, 0)
+        graph.view(
+            graph.load(self.storage, id)?,
+            [rank, self.n_tokens, 1, 1],
+            strides,
+            0,
+        )
     }
 
     /// Stores a vector at the beginning of a stored one that may be longer.
@@ -358,18 +424,39 @@ impl<'a> LayerContext<'a> {
 
 /// Attention of the model's geometry over packed segments.
 pub fn attention(spec: &BlockSpec, segments: &[Segment]) -> Attention {
-    Attention::new(spec.n_head, spec.n_head_kv, spec.head_dim, spec.attention_scale, segments)
+    Attention::new(
+        spec.n_head,
+        spec.n_head_kv,
+        spec.head_dim,
+        spec.attention_scale,
+        segments,
+    )
 }
 
 /// Work of an attention operation with `[n, first]` and behind it `[n, second]` as outputs.
-fn two_outputs(name: &'static str, geometry: &Attention, n: usize, first: usize, second: usize) -> Work {
-    let regions =
-        vec![bytes(geometry.unit_offsets(first), 0), bytes(geometry.unit_offsets(second), n * first)];
-    Work { name, n_units: geometry.n_units(), regions }
+fn two_outputs(
+    name: &'static str,
+    geometry: &Attention,
+    n: usize,
+    first: usize,
+    second: usize,
+) -> Work {
+    let regions = vec![
+        bytes(geometry.unit_offsets(first), 0),
+        bytes(geometry.unit_offsets(second), n * first),
+    ];
+    Work {
+        name,
+        n_units: geometry.n_units(),
+        regions,
+    }
 }
 
 fn bytes(offsets: Vec<usize>, start: usize) -> Vec<usize> {
-    offsets.into_iter().map(|n| (start + n) * size_of::<f32>()).collect()
+    offsets
+        .into_iter()
+        .map(|n| (start + n) * size_of::<f32>())
+        .collect()
 }
 
 fn split<'g>(
@@ -381,11 +468,19 @@ fn split<'g>(
 ) -> Result<(Tensor<'g>, Tensor<'g>)> {
     let view = |width: usize, start: usize| {
         let row = width * size_of::<f32>();
-        graph.view(both, [width, n, 1, 1], [row, row * n, row * n], start * size_of::<f32>())
+        graph.view(
+            both,
+            [width, n, 1, 1],
+            [row, row * n, row * n],
+            start * size_of::<f32>(),
+        )
     };
     Ok((view(first, 0)?, view(second, n * first)?))
 }
 
 fn require(gradient: Option<Tensor<'_>>) -> Result<Tensor<'_>> {
-    gradient.ok_or(GgmlError::Failed { what: "input gradient", status: -1 })
+    gradient.ok_or(GgmlError::Failed {
+        what: "input gradient",
+        status: -1,
+    })
 }

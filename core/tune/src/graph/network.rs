@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, Storage, StorageBuilder, TensorId, Workspace};
+use thumbprint_ggml::ggml::{
+    Backend, GgmlError, Graph, Storage, StorageBuilder, TensorId, Workspace,
+};
 
 use super::adapter::DeviceAdapter;
 use super::head::{self, HeadChunk};
@@ -29,9 +31,15 @@ pub struct Kernels {
 
 impl Kernels {
     /// Everything in F32: for comparing with references.
-    pub const EXACT: Self = Self { scratch: GgmlType::F32, saved: GgmlType::F32 };
+    pub const EXACT: Self = Self {
+        scratch: GgmlType::F32,
+        saved: GgmlType::F32,
+    };
     /// BF16 products and activations, F32 sums: fast where the CPU has BF16.
-    pub const BF16: Self = Self { scratch: GgmlType::BF16, saved: GgmlType::BF16 };
+    pub const BF16: Self = Self {
+        scratch: GgmlType::BF16,
+        saved: GgmlType::BF16,
+    };
 }
 
 /// How a [`Network`] is set up.
@@ -54,7 +62,9 @@ pub struct NetworkOptions {
 #[non_exhaustive]
 pub enum NetworkError {
     /// A ubatch with more rows than the network was made for.
-    #[error("a batch of {rows} tokens does not fit the {max} that memory was planned for; shorten the examples or plan for more")]
+    #[error(
+        "a batch of {rows} tokens does not fit the {max} that memory was planned for; shorten the examples or plan for more"
+    )]
     TooLong {
         /// Rows of the batch.
         rows: usize,
@@ -146,10 +156,23 @@ impl Network {
         }
         let backend = Backend::cpu(options.n_threads)?;
         let workspace = Workspace::new(&backend)?;
-        let adapter = lora.map(|lora| DeviceAdapter::new(&model, lora, &backend)).transpose()?;
+        let adapter = lora
+            .map(|lora| DeviceAdapter::new(&model, lora, &backend))
+            .transpose()?;
         let memory = Memory::new(&model, &options, adapter.as_ref(), &backend)?;
         let head = HeadMemory::new(&model, &options, &backend)?;
-        Ok(Self { model, options, backend, workspace, memory, head, adapter, head_gradient: Vec::new(), kept: None, dropout: None })
+        Ok(Self {
+            model,
+            options,
+            backend,
+            workspace,
+            memory,
+            head,
+            adapter,
+            head_gradient: Vec::new(),
+            kept: None,
+            dropout: None,
+        })
     }
 
     /// The model.
@@ -169,8 +192,14 @@ impl Network {
 
     /// Bytes of memory held besides the mapped model: states, adapter, scratch.
     pub fn n_bytes(&self) -> usize {
-        let adapter = self.adapter.as_ref().map_or(0, |a| a.storage.n_bytes() + a.gradients.n_bytes());
-        self.memory.storage.n_bytes() + self.head.storage.n_bytes() + self.workspace.n_bytes() + adapter
+        let adapter = self
+            .adapter
+            .as_ref()
+            .map_or(0, |a| a.storage.n_bytes() + a.gradients.n_bytes());
+        self.memory.storage.n_bytes()
+            + self.head.storage.n_bytes()
+            + self.workspace.n_bytes()
+            + adapter
     }
 
     /// Copies new parameters of the same adapter to the device.
@@ -180,7 +209,9 @@ impl Network {
     pub fn update_adapter(&mut self, lora: &Lora) -> Result<()> {
         match &mut self.adapter {
             Some(adapter) if adapter.tensors == lora.tensors => Ok(adapter.upload(lora)?),
-            Some(_) => Err(mismatch("the network was made for an adapter of another layout")),
+            Some(_) => Err(mismatch(
+                "the network was made for an adapter of another layout",
+            )),
             None => Err(mismatch("the network was made without an adapter")),
         }
     }
@@ -208,7 +239,11 @@ impl Network {
         if self.adapter.is_none() {
             return Err(mismatch("the network was made without an adapter"));
         }
-        let extent = if self.options.checkpoint { Extent::Output } else { Extent::OutputAndSave };
+        let extent = if self.options.checkpoint {
+            Extent::Output
+        } else {
+            Extent::OutputAndSave
+        };
         let last = self.run_layers(packed, true, extent, self.dropout)?;
         let scores = self.run_head(packed, last, true)?;
         self.kept = Some(packed.clone());
@@ -235,10 +270,14 @@ impl Network {
             for index in targets.clone() {
                 let from = &self.head_gradient[index * n_embd..][..n_embd];
                 let to = &mut start[packed.targets[index].row * n_embd..][..n_embd];
-                to.iter_mut().zip(from).for_each(|(to, from)| *to += (*coefficient as f32) * from);
+                to.iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| *to += (*coefficient as f32) * from);
             }
         }
-        self.memory.storage.write_at(self.memory.gradient, 0, &start)?;
+        self.memory
+            .storage
+            .write_at(self.memory.gradient, 0, &start)?;
         let pass = Pass::new(&self.model, packed, true, self.dropout);
         for layer in (0..self.model.spec.n_layer).rev() {
             if self.options.checkpoint {
@@ -246,11 +285,18 @@ impl Network {
             }
             let graph = Graph::new(GRAPH_NODES)?;
             let scratch = self.options.kernels.scratch;
-            let context =
-                pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer, scratch);
+            let context = pass.context(
+                &self.model,
+                self.adapter.as_ref(),
+                &self.memory,
+                layer,
+                scratch,
+            );
             let storage = &self.memory.storage;
-            let (input, gradient) =
-                ((storage, self.memory.x[layer]), (storage, self.memory.gradient));
+            let (input, gradient) = (
+                (storage, self.memory.x[layer]),
+                (storage, self.memory.gradient),
+            );
             context.backward(&graph, input, gradient, layer > 0)?;
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
@@ -309,7 +355,9 @@ impl Network {
         self.check_labels(packed)?;
         self.kept = None;
         let embeddings = self.model.embed(&packed.tokens)?;
-        self.memory.storage.write_at(self.memory.x[0], 0, &embeddings)?;
+        self.memory
+            .storage
+            .write_at(self.memory.x[0], 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
         let pass = Pass::new(&self.model, packed, with_adapter, dropout);
         for layer in 0..self.model.spec.n_layer {
@@ -321,7 +369,13 @@ impl Network {
     fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
         let graph = Graph::new(GRAPH_NODES)?;
         let scratch = self.options.kernels.scratch;
-        let context = pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer, scratch);
+        let context = pass.context(
+            &self.model,
+            self.adapter.as_ref(),
+            &self.memory,
+            layer,
+            scratch,
+        );
         let (storage, x) = (&self.memory.storage, &self.memory.x);
         let (input, output) = (x[layer % x.len()], x[(layer + 1) % x.len()]);
         context.forward(&graph, (storage, input), (storage, output), extent)?;
@@ -341,7 +395,9 @@ impl Network {
             }
             let labels: Vec<i32> = chunk.iter().map(|target| target.label).collect();
             let used = chunk.len() * n_embd;
-            self.head.storage.write_at(self.head.hidden, 0, &rows[..used])?;
+            self.head
+                .storage
+                .write_at(self.head.hidden, 0, &rows[..used])?;
             self.head.storage.write_at(self.head.labels, 0, &labels)?;
             let graph = Graph::new(head::graph_nodes(self.model.spec.n_vocab))?;
             let head = HeadChunk {
@@ -359,25 +415,44 @@ impl Network {
             let stats = self.head.storage.to_vec::<f32>(self.head.stats)?;
             logps.extend(stats.chunks_exact(STATS).take(chunk.len()).map(log_prob));
             if gradient {
-                self.head.storage.read_at(self.head.hidden, 0, &mut rows[..used])?;
+                self.head
+                    .storage
+                    .read_at(self.head.hidden, 0, &mut rows[..used])?;
                 self.head_gradient.extend_from_slice(&rows[..used]);
             }
         }
-        let logps = packed.sequences.iter().map(|range| logps[range.clone()].to_vec()).collect();
+        let logps = packed
+            .sequences
+            .iter()
+            .map(|range| logps[range.clone()].to_vec())
+            .collect();
         Ok(Scores { logps })
     }
 
-    fn check_backward(&self, packed: &Packed, coefficients: &[f64], lora: &Lora, grads: &[f32]) -> Result<()> {
+    fn check_backward(
+        &self,
+        packed: &Packed,
+        coefficients: &[f64],
+        lora: &Lora,
+        grads: &[f32],
+    ) -> Result<()> {
         if self.kept.as_ref() != Some(packed) {
-            return Err(mismatch("a backward pass needs the batch of the forward pass right before it"));
+            return Err(mismatch(
+                "a backward pass needs the batch of the forward pass right before it",
+            ));
         }
         if coefficients.len() != packed.sequences.len() {
             let (n, m) = (coefficients.len(), packed.sequences.len());
             return Err(mismatch(format!("{n} coefficients for {m} completions")));
         }
-        let same = self.adapter.as_ref().is_some_and(|adapter| adapter.tensors == lora.tensors);
+        let same = self
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.tensors == lora.tensors);
         if !same || grads.len() != lora.values.len() {
-            return Err(mismatch("the gradient's layout is not that of the network's adapter"));
+            return Err(mismatch(
+                "the gradient's layout is not that of the network's adapter",
+            ));
         }
         Ok(())
     }
@@ -389,7 +464,9 @@ impl Network {
         match packed.targets.iter().find(|target| outside(target.label)) {
             Some(target) => {
                 let label = target.label;
-                Err(mismatch(format!("token {label} is outside of the vocabulary of {n_vocab}")))
+                Err(mismatch(format!(
+                    "token {label} is outside of the vocabulary of {n_vocab}"
+                )))
             }
             None => Ok(()),
         }
@@ -405,10 +482,14 @@ impl Network {
 /// Refuses an adapter that changes what the model does not have.
 fn check_adapter(model: &Model, lora: &Lora) -> Result<()> {
     for tensor in &lora.tensors {
-        let part = model.parts().find(|(layer, part, _)| *layer == tensor.layer && part.module == tensor.module);
+        let part = model
+            .parts()
+            .find(|(layer, part, _)| *layer == tensor.layer && part.module == tensor.module);
         if part.is_none_or(|(_, part, n_in)| (n_in, part.n_out) != (tensor.n_in, tensor.n_out)) {
             let (name, n_in, n_out) = (&tensor.base, tensor.n_in, tensor.n_out);
-            let reason = format!("the adapter changes `{name}` of shape [{n_in}, {n_out}], which the model does not have");
+            let reason = format!(
+                "the adapter changes `{name}` of shape [{n_in}, {n_out}], which the model does not have"
+            );
             return Err(NetworkError::Mismatch { reason });
         }
     }
@@ -416,7 +497,9 @@ fn check_adapter(model: &Model, lora: &Lora) -> Result<()> {
 }
 
 fn mismatch(reason: impl Into<String>) -> NetworkError {
-    NetworkError::Mismatch { reason: reason.into() }
+    NetworkError::Mismatch {
+        reason: reason.into(),
+    }
 }
 
 impl Memory {
@@ -429,8 +512,14 @@ impl Memory {
         let spec = &model.spec;
         let (n, saved_type) = (options.max_tokens, options.kernels.saved);
         let mut builder = StorageBuilder::new();
-        let n_x = if adapter.is_some() { spec.n_layer + 1 } else { 2 };
-        let x = (0..n_x).map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n])).collect();
+        let n_x = if adapter.is_some() {
+            spec.n_layer + 1
+        } else {
+            2
+        };
+        let x = (0..n_x)
+            .map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n]))
+            .collect();
         let n_saved = match adapter {
             None => 0,
             Some(_) if options.checkpoint => 1,
@@ -457,7 +546,10 @@ impl Memory {
                 }
             })
             .collect();
-        let gradient = builder.add(GgmlType::F32, &[spec.n_embd, if n_saved == 0 { 1 } else { n }]);
+        let gradient = builder.add(
+            GgmlType::F32,
+            &[spec.n_embd, if n_saved == 0 { 1 } else { n }],
+        );
         if saved.is_empty() {
             // Forward passes that keep nothing never touch these.
             let unused = gradient;
@@ -473,7 +565,14 @@ impl Memory {
         let half = spec.rope.n_dims / 2;
         let cos = builder.add(GgmlType::F32, &[half, n]);
         let sin = builder.add(GgmlType::F32, &[half, n]);
-        Ok(Self { storage: builder.build(backend)?, x, saved, gradient, cos, sin })
+        Ok(Self {
+            storage: builder.build(backend)?,
+            x,
+            saved,
+            gradient,
+            cos,
+            sin,
+        })
     }
 
     fn write_rope(&mut self, model: &Model, positions: &[u32]) -> Result<()> {
@@ -485,8 +584,11 @@ impl Memory {
                 rope.freq_scale * rope.freq_base.powf(-2.0 * i as f64 / rope.n_dims as f64) / factor
             })
             .collect();
-        let angles = positions.iter().flat_map(|p| frequencies.iter().map(move |f| f64::from(*p) * f));
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        let angles = positions
+            .iter()
+            .flat_map(|p| frequencies.iter().map(move |f| f64::from(*p) * f));
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
         self.storage.write_at(self.cos, 0, &cos)?;
         self.storage.write_at(self.sin, 0, &sin)?;
         Ok(())
@@ -499,7 +601,12 @@ impl HeadMemory {
         let hidden = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
         let labels = builder.add(GgmlType::I32, &[options.head_rows]);
         let stats = builder.add(GgmlType::F32, &[STATS, options.head_rows]);
-        Ok(Self { storage: builder.build(backend)?, hidden, labels, stats })
+        Ok(Self {
+            storage: builder.build(backend)?,
+            hidden,
+            labels,
+            stats,
+        })
     }
 }
 
@@ -514,7 +621,12 @@ struct Pass {
 impl Pass {
     fn new(model: &Model, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Self {
         let attention = layer::attention(&model.spec, &packed.segments);
-        Self { attention, n_tokens: packed.tokens.len(), with_adapter, dropout }
+        Self {
+            attention,
+            n_tokens: packed.tokens.len(),
+            with_adapter,
+            dropout,
+        }
     }
 
     fn context<'a>(
@@ -552,6 +664,8 @@ mod ggml_type_name {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GgmlType, D::Error> {
         let name = String::deserialize(deserializer)?;
         let found = GgmlType::ALL.iter().find(|ty| ty.name() == name);
-        found.copied().ok_or_else(|| serde::de::Error::custom(format!("unknown tensor type `{name}`")))
+        found
+            .copied()
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown tensor type `{name}`")))
     }
 }

@@ -20,7 +20,9 @@ pub enum ModelError {
         architecture: String,
     },
     /// The architecture is known, but this model uses a part of it that is not trained.
-    #[error("this `{architecture}` model uses {feature}, which cannot be trained yet; generation with it works")]
+    #[error(
+        "this `{architecture}` model uses {feature}, which cannot be trained yet; generation with it works"
+    )]
     Feature {
         /// `general.architecture` of the file.
         architecture: String,
@@ -44,7 +46,9 @@ pub enum ModelError {
         reason: String,
     },
     /// ggml cannot dequantize a weight's type.
-    #[error("model tensor `{name}` has type {ty}, which cannot be trained on: ggml does not dequantize it")]
+    #[error(
+        "model tensor `{name}` has type {ty}, which cannot be trained on: ggml does not dequantize it"
+    )]
     TensorType {
         /// The tensor's name.
         name: String,

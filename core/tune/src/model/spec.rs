@@ -87,8 +87,11 @@ struct Architecture {
     activation: Activation,
 }
 
-const ARCHITECTURES: &[Architecture] =
-    &[Architecture { name: "llama", rope: RopeKind::Interleaved, activation: Activation::SwiGlu }];
+const ARCHITECTURES: &[Architecture] = &[Architecture {
+    name: "llama",
+    rope: RopeKind::Interleaved,
+    activation: Activation::SwiGlu,
+}];
 
 /// Names of the architectures that can be trained.
 pub fn trainable_architectures() -> Vec<&'static str> {
@@ -106,8 +109,13 @@ impl BlockSpec {
         let row = ARCHITECTURES
             .iter()
             .find(|row| row.name == architecture)
-            .ok_or_else(|| ModelError::Architecture { architecture: architecture.clone() })?;
-        let keys = Keys { gguf, architecture: &architecture };
+            .ok_or_else(|| ModelError::Architecture {
+                architecture: architecture.clone(),
+            })?;
+        let keys = Keys {
+            gguf,
+            architecture: &architecture,
+        };
         keys.refuse_unsupported()?;
 
         let n_embd = keys.count("embedding_length")?;
@@ -118,16 +126,24 @@ impl BlockSpec {
             return Err(keys.feature("value heads of another size than key heads"));
         }
         if !n_head.is_multiple_of(n_head_kv) {
-            return Err(keys.impossible("attention.head_count_kv", "must divide attention.head_count"));
+            return Err(keys.impossible(
+                "attention.head_count_kv",
+                "must divide attention.head_count",
+            ));
         }
         let n_rot = keys.count_or("rope.dimension_count", head_dim)?;
         if n_rot > head_dim || !n_rot.is_multiple_of(2) {
-            return Err(keys.impossible("rope.dimension_count", "must be even and at most the head size"));
+            return Err(keys.impossible(
+                "rope.dimension_count",
+                "must be even and at most the head size",
+            ));
         }
-        let embedding = gguf.tensor("token_embd.weight").ok_or_else(|| ModelError::Tensor {
-            name: "token_embd.weight".to_owned(),
-            reason: "missing".to_owned(),
-        })?;
+        let embedding = gguf
+            .tensor("token_embd.weight")
+            .ok_or_else(|| ModelError::Tensor {
+                name: "token_embd.weight".to_owned(),
+                reason: "missing".to_owned(),
+            })?;
         Ok(Self {
             n_layer: keys.count("block_count")?,
             n_embd,
@@ -137,7 +153,9 @@ impl BlockSpec {
             n_ff: keys.count("feed_forward_length")?,
             n_vocab: embedding.dims[1] as usize,
             n_ctx_train: keys.count("context_length")?,
-            norm: Norm::Rms { eps: keys.float("attention.layer_norm_rms_epsilon")? },
+            norm: Norm::Rms {
+                eps: keys.float("attention.layer_norm_rms_epsilon")?,
+            },
             rope: Rope {
                 kind: row.rope,
                 n_dims: n_rot,
@@ -194,17 +212,25 @@ impl Keys<'_> {
         match self.gguf.u32(&name) {
             Ok(0) => Err(self.impossible(key, "must not be 0")),
             Ok(n) => Ok(Some(n as usize)),
-            Err(_) => Err(self.feature(&format!("a value of `{name}` that differs between layers"))),
+            Err(_) => {
+                Err(self.feature(&format!("a value of `{name}` that differs between layers")))
+            }
         }
     }
 
     fn float(&self, key: &str) -> Result<f32, ModelError> {
         let value = self.gguf.f32(&self.name(key)).ok();
-        value.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| self.impossible(key, "missing or not positive"))
+        value
+            .filter(|v| v.is_finite() && *v > 0.0)
+            .ok_or_else(|| self.impossible(key, "missing or not positive"))
     }
 
     fn float_or(&self, key: &str, default: f32) -> Result<f32, ModelError> {
-        if self.gguf.get(&self.name(key)).is_none() { Ok(default) } else { self.float(key) }
+        if self.gguf.get(&self.name(key)).is_none() {
+            Ok(default)
+        } else {
+            self.float(key)
+        }
     }
 
     /// Linear scaling of positions; other kinds are refused.
@@ -213,7 +239,9 @@ impl Keys<'_> {
         let key = self.name("rope.scaling.type");
         match self.gguf.str_or(&key, "linear")? {
             "none" => Ok(1.0),
-            "linear" if self.gguf.get(&self.name("rope.scaling.factor")).is_some() => self.float("rope.scaling.factor"),
+            "linear" if self.gguf.get(&self.name("rope.scaling.factor")).is_some() => {
+                self.float("rope.scaling.factor")
+            }
             // The key's name in older files, which llama.cpp still reads.
             "linear" => self.float_or("rope.scale_linear", 1.0),
             other => Err(self.feature(&format!("rope scaling `{other}`"))),
@@ -224,17 +252,27 @@ impl Keys<'_> {
         if self.gguf.u32_or(&self.name("expert_count"), 0)? > 0 {
             return Err(self.feature("a mixture of experts"));
         }
-        if self.gguf.u32_or(&self.name("attention.sliding_window"), 0)? > 0 {
+        if self
+            .gguf
+            .u32_or(&self.name("attention.sliding_window"), 0)?
+            > 0
+        {
             return Err(self.feature("sliding-window attention"));
         }
         Ok(())
     }
 
     fn feature(&self, feature: &str) -> ModelError {
-        ModelError::Feature { architecture: self.architecture.to_owned(), feature: feature.to_owned() }
+        ModelError::Feature {
+            architecture: self.architecture.to_owned(),
+            feature: feature.to_owned(),
+        }
     }
 
     fn impossible(&self, key: &str, reason: &str) -> ModelError {
-        ModelError::Metadata { key: self.name(key), reason: reason.to_owned() }
+        ModelError::Metadata {
+            key: self.name(key),
+            reason: reason.to_owned(),
+        }
     }
 }

@@ -96,8 +96,13 @@ impl Model {
     pub fn from_gguf(gguf: Arc<Gguf>) -> Result<Self, ModelError> {
         let spec = BlockSpec::read(&gguf)?;
         let storage = Storage::map(&gguf)?;
-        let find = Finder { gguf: &gguf, storage: &storage };
-        let layers = (0..spec.n_layer).map(|layer| find.layer(&spec, layer)).collect::<Result<_, _>>()?;
+        let find = Finder {
+            gguf: &gguf,
+            storage: &storage,
+        };
+        let layers = (0..spec.n_layer)
+            .map(|layer| find.layer(&spec, layer))
+            .collect::<Result<_, _>>()?;
         let (_, embedding) = find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?;
         let (head, head_type) = match find.optional("output.weight") {
             Some(_) => find.matrix("output.weight", spec.n_embd, spec.n_vocab)?,
@@ -106,7 +111,16 @@ impl Model {
         debug_assert!(can_dequantize(embedding));
         let output_norm = find.vector("output_norm.weight", spec.n_embd)?;
         let rope_factors = find.rope_factors(&spec)?;
-        Ok(Self { spec, layers, output_norm, head, head_type, rope_factors, storage, gguf })
+        Ok(Self {
+            spec,
+            layers,
+            output_norm,
+            head,
+            head_type,
+            rope_factors,
+            storage,
+            gguf,
+        })
     }
 
     /// The mapped file.
@@ -119,15 +133,23 @@ impl Model {
     /// # Errors
     /// [`ModelError::Metadata`] for a token outside of the vocabulary.
     pub fn embed(&self, tokens: &[i32]) -> Result<Vec<f32>, ModelError> {
-        let info = self.gguf.tensor("token_embd.weight").ok_or_else(|| missing("token_embd.weight"))?;
+        let info = self
+            .gguf
+            .tensor("token_embd.weight")
+            .ok_or_else(|| missing("token_embd.weight"))?;
         let row = info.ty.row_size(self.spec.n_embd);
         let data = self.gguf.data(info);
         let mut out = vec![0.0; tokens.len() * self.spec.n_embd];
         for (&token, to) in tokens.iter().zip(out.chunks_exact_mut(self.spec.n_embd)) {
-            let index = usize::try_from(token).ok().filter(|&t| t < self.spec.n_vocab);
+            let index = usize::try_from(token)
+                .ok()
+                .filter(|&t| t < self.spec.n_vocab);
             let index = index.ok_or_else(|| ModelError::Metadata {
                 key: "token".to_owned(),
-                reason: format!("token {token} is outside of the vocabulary of {}", self.spec.n_vocab),
+                reason: format!(
+                    "token {token} is outside of the vocabulary of {}",
+                    self.spec.n_vocab
+                ),
             })?;
             dequantize_row(info.ty, &data[index * row..(index + 1) * row], to)?;
             if self.spec.embedding_scale != 1.0 {
@@ -140,10 +162,12 @@ impl Model {
     /// Every projection that can be adapted, as `(layer, part, n_in)`, in the file's order of blocks.
     pub fn parts(&self) -> impl Iterator<Item = (usize, &Part, usize)> {
         self.layers.iter().enumerate().flat_map(|(layer, weights)| {
-            weights
-                .fused()
-                .into_iter()
-                .flat_map(move |fused| fused.parts.iter().map(move |part| (layer, part, fused.n_in)))
+            weights.fused().into_iter().flat_map(move |fused| {
+                fused
+                    .parts
+                    .iter()
+                    .map(move |part| (layer, part, fused.n_in))
+            })
         })
     }
 }
@@ -160,15 +184,30 @@ impl Finder<'_> {
         let fused = |n_in, parts: &[(Module, usize)]| self.fused(layer, n_in, parts);
         Ok(LayerWeights {
             attn_norm: self.vector(&format!("blk.{layer}.attn_norm.weight"), spec.n_embd)?,
-            qkv: fused(spec.n_embd, &[(Module::Q, spec.n_attn()), (Module::K, n_kv), (Module::V, n_kv)])?,
+            qkv: fused(
+                spec.n_embd,
+                &[
+                    (Module::Q, spec.n_attn()),
+                    (Module::K, n_kv),
+                    (Module::V, n_kv),
+                ],
+            )?,
             attn_output: fused(spec.n_attn(), &[(Module::O, spec.n_embd)])?,
             ffn_norm: self.vector(&format!("blk.{layer}.ffn_norm.weight"), spec.n_embd)?,
-            gate_up: fused(spec.n_embd, &[(Module::Gate, spec.n_ff), (Module::Up, spec.n_ff)])?,
+            gate_up: fused(
+                spec.n_embd,
+                &[(Module::Gate, spec.n_ff), (Module::Up, spec.n_ff)],
+            )?,
             down: fused(spec.n_ff, &[(Module::Down, spec.n_embd)])?,
         })
     }
 
-    fn fused(&self, layer: usize, n_in: usize, parts: &[(Module, usize)]) -> Result<Fused, ModelError> {
+    fn fused(
+        &self,
+        layer: usize,
+        n_in: usize,
+        parts: &[(Module, usize)],
+    ) -> Result<Fused, ModelError> {
         let parts = parts
             .iter()
             .map(|&(module, n_out)| {
@@ -190,11 +229,19 @@ impl Finder<'_> {
         Ok(Fused { parts, n_in, n_out })
     }
 
-    fn matrix(&self, name: &str, n_in: usize, n_out: usize) -> Result<(TensorId, GgmlType), ModelError> {
+    fn matrix(
+        &self,
+        name: &str,
+        n_in: usize,
+        n_out: usize,
+    ) -> Result<(TensorId, GgmlType), ModelError> {
         let id = self.find(name, [n_in, n_out])?;
         let ty = self.storage.get(id).ty();
         if !can_dequantize(ty) {
-            return Err(ModelError::TensorType { name: name.to_owned(), ty: ty.name() });
+            return Err(ModelError::TensorType {
+                name: name.to_owned(),
+                ty: ty.name(),
+            });
         }
         Ok((id, ty))
     }
@@ -203,20 +250,32 @@ impl Finder<'_> {
         let id = self.find(name, [n, 1])?;
         match self.storage.get(id).ty() {
             GgmlType::F32 => Ok(id),
-            ty => Err(ModelError::TensorType { name: name.to_owned(), ty: ty.name() }),
+            ty => Err(ModelError::TensorType {
+                name: name.to_owned(),
+                ty: ty.name(),
+            }),
         }
     }
 
     fn optional(&self, name: &str) -> Option<usize> {
-        self.gguf.tensors().iter().position(|tensor| tensor.name == name)
+        self.gguf
+            .tensors()
+            .iter()
+            .position(|tensor| tensor.name == name)
     }
 
     fn find(&self, name: &str, expected: [usize; 2]) -> Result<TensorId, ModelError> {
-        let id = self.optional(name).and_then(|index| self.storage.id(index)).ok_or_else(|| missing(name))?;
+        let id = self
+            .optional(name)
+            .and_then(|index| self.storage.id(index))
+            .ok_or_else(|| missing(name))?;
         let ne = self.storage.get(id).ne();
         if ne != [expected[0], expected[1], 1, 1] {
             let reason = format!("shape {ne:?} instead of {expected:?}");
-            return Err(ModelError::Tensor { name: name.to_owned(), reason });
+            return Err(ModelError::Tensor {
+                name: name.to_owned(),
+                reason,
+            });
         }
         Ok(id)
     }
@@ -230,12 +289,18 @@ impl Finder<'_> {
         let factors = self.storage.to_vec::<f32>(id)?;
         if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
             let reason = "factors must be positive".to_owned();
-            return Err(ModelError::Tensor { name: name.to_owned(), reason });
+            return Err(ModelError::Tensor {
+                name: name.to_owned(),
+                reason,
+            });
         }
         Ok(Some(factors))
     }
 }
 
 fn missing(name: &str) -> ModelError {
-    ModelError::Tensor { name: name.to_owned(), reason: "missing".to_owned() }
+    ModelError::Tensor {
+        name: name.to_owned(),
+        reason: "missing".to_owned(),
+    }
 }

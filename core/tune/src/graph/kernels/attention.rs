@@ -44,17 +44,33 @@ pub struct Attention {
 
 impl Attention {
     /// Attention of `n_head` query heads over `n_head_kv` key and value heads. The segments must cover the tokens in order.
-    pub fn new(n_head: usize, n_head_kv: usize, head_dim: usize, scale: f32, segments: &[Segment]) -> Self {
+    pub fn new(
+        n_head: usize,
+        n_head_kv: usize,
+        head_dim: usize,
+        scale: f32,
+        segments: &[Segment],
+    ) -> Self {
         let blocks = segments
             .iter()
             .enumerate()
             .flat_map(|(segment, s)| {
                 let end = s.tokens.end;
                 let starts = s.tokens.clone().step_by(BLOCK);
-                starts.map(move |start| Block { segment, tokens: start..(start + BLOCK).min(end) })
+                starts.map(move |start| Block {
+                    segment,
+                    tokens: start..(start + BLOCK).min(end),
+                })
             })
             .collect();
-        Self { n_head, n_head_kv, head_dim, scale, segments: segments.to_vec(), blocks }
+        Self {
+            n_head,
+            n_head_kv,
+            head_dim,
+            scale,
+            segments: segments.to_vec(),
+            blocks,
+        }
     }
 
     /// Number of units of work.
@@ -70,7 +86,13 @@ impl Attention {
 
     /// Computes unit `unit`: `out` receives its rows of the attention's output `[n_tokens, n_head * head_dim]`, `lse` the
     /// log-sum-exp of its scores `[n_tokens, n_head]`. `qkv` holds a token's queries, keys and values side by side.
-    pub fn forward<T: Element>(&self, unit: usize, qkv: View<'_, T>, out: &mut [f32], lse: &mut [f32]) {
+    pub fn forward<T: Element>(
+        &self,
+        unit: usize,
+        qkv: View<'_, T>,
+        out: &mut [f32],
+        lse: &mut [f32],
+    ) {
         let block = &self.blocks[unit];
         let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
         let (rows, wide) = (group * block.tokens.len(), d.next_multiple_of(LANES));
@@ -80,7 +102,9 @@ impl Attention {
         let mut s = vec![0.0; rows * TILE];
         let mut o = vec![0.0; rows * wide];
         for kv in 0..self.n_head_kv {
-            self.pack_queries(block, kv, self.scale, &mut q, |token, column| &qkv.row(token)[column..column + d]);
+            self.pack_queries(block, kv, self.scale, &mut q, |token, column| {
+                &qkv.row(token)[column..column + d]
+            });
             o.fill(0.0);
             let mut max = vec![f32::NEG_INFINITY; rows];
             let mut sum = vec![0.0f32; rows];
@@ -102,11 +126,21 @@ impl Attention {
                     let shrink = exp(max[row] - new_max);
                     sum[row] = sum[row] * shrink + seen.iter().sum::<f32>();
                     if shrink != 1.0 {
-                        o[row * wide..(row + 1) * wide].iter_mut().for_each(|x| *x *= shrink);
+                        o[row * wide..(row + 1) * wide]
+                            .iter_mut()
+                            .for_each(|x| *x *= shrink);
                     }
                     max[row] = new_max;
                 }
-                gemm(rows, wide, keys.len(), mat(&s, TILE), mat(&v, wide), &mut o, wide);
+                gemm(
+                    rows,
+                    wide,
+                    keys.len(),
+                    mat(&s, TILE),
+                    mat(&v, wide),
+                    &mut o,
+                    wide,
+                );
             }
             for row in 0..rows {
                 let (token, head) = self.place(block, kv, row);
@@ -144,8 +178,12 @@ impl Attention {
         let mut dq = vec![0.0; rows * wide];
         let mut delta = vec![0.0; rows];
         for kv in 0..self.n_head_kv {
-            self.pack_queries(block, kv, self.scale, &mut q, |token, column| &qkv.row(token)[column..column + d]);
-            self.pack_queries(block, kv, 1.0, &mut d_o, |token, column| &d_output.row(token)[column..column + d]);
+            self.pack_queries(block, kv, self.scale, &mut q, |token, column| {
+                &qkv.row(token)[column..column + d]
+            });
+            self.pack_queries(block, kv, 1.0, &mut d_o, |token, column| {
+                &d_output.row(token)[column..column + d]
+            });
             for row in 0..rows {
                 let (token, head) = self.place(block, kv, row);
                 let token = token + block.tokens.start;
@@ -172,7 +210,15 @@ impl Attention {
                     }
                     scores[visible..].fill(0.0);
                 }
-                gemm(rows, wide, keys.len(), mat(&s, TILE), mat(&k, wide), &mut dq, wide);
+                gemm(
+                    rows,
+                    wide,
+                    keys.len(),
+                    mat(&s, TILE),
+                    mat(&k, wide),
+                    &mut dq,
+                    wide,
+                );
             }
             for row in 0..rows {
                 let (token, head) = self.place(block, kv, row);
@@ -229,7 +275,11 @@ impl Attention {
                     gemm(keys, TILE, d, mat(&v, d), mat(&do_t, TILE), &mut dp, TILE);
                     for row in 0..keys {
                         let key = block.tokens.start + row;
-                        let hidden = if causal { key.saturating_sub(queries.start).min(TILE) } else { 0 };
+                        let hidden = if causal {
+                            key.saturating_sub(queries.start).min(TILE)
+                        } else {
+                            0
+                        };
                         let s = &mut s[row * TILE..(row + 1) * TILE];
                         let dp = &mut dp[row * TILE..(row + 1) * TILE];
                         for i in 0..TILE {
@@ -242,8 +292,24 @@ impl Attention {
                             row[queries.len()..].fill(0.0);
                         }
                     }
-                    gemm(keys, wide, queries.len(), mat(&s, TILE), mat(&d_o, wide), &mut dv, wide);
-                    gemm(keys, wide, queries.len(), mat(&dp, TILE), mat(&q, wide), &mut dk, wide);
+                    gemm(
+                        keys,
+                        wide,
+                        queries.len(),
+                        mat(&s, TILE),
+                        mat(&d_o, wide),
+                        &mut dv,
+                        wide,
+                    );
+                    gemm(
+                        keys,
+                        wide,
+                        queries.len(),
+                        mat(&dp, TILE),
+                        mat(&q, wide),
+                        &mut dk,
+                        wide,
+                    );
                 }
             }
             let width = 2 * self.n_head_kv * d;
@@ -267,7 +333,10 @@ impl Attention {
     /// A tile's row as a token of the block and a query head: the heads of a group lie one after another.
     fn place(&self, block: &Block, kv: usize, row: usize) -> (usize, usize) {
         let tokens = block.tokens.len();
-        (row % tokens, kv * (self.n_head / self.n_head_kv) + row / tokens)
+        (
+            row % tokens,
+            kv * (self.n_head / self.n_head_kv) + row / tokens,
+        )
     }
 
     /// How many of `keys`, from the first on, a tile's row sees.
@@ -286,9 +355,15 @@ impl Attention {
     /// Tiles of queries that see keys of the block, and whether they see them causally.
     fn queries_of(&self, block: &Block) -> Vec<(Range<usize>, bool)> {
         let own = block.tokens.start..self.segments[block.segment].tokens.end;
-        let after = self.segments.iter().filter(|other| other.prefix.contains(&block.tokens.start));
+        let after = self
+            .segments
+            .iter()
+            .filter(|other| other.prefix.contains(&block.tokens.start));
         let after = after.flat_map(|other| tiles(&other.tokens));
-        tiles(&own).map(|tile| (tile, true)).chain(after.map(|tile| (tile, false))).collect()
+        tiles(&own)
+            .map(|tile| (tile, true))
+            .chain(after.map(|tile| (tile, false)))
+            .collect()
     }
 
     fn pack_queries<'a, T: Element + 'a>(
@@ -312,7 +387,9 @@ impl Attention {
 
 fn tiles(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
     let (start, end) = (range.start, range.end);
-    (start..end).step_by(TILE).map(move |at| at..(at + TILE).min(end))
+    (start..end)
+        .step_by(TILE)
+        .map(move |at| at..(at + TILE).min(end))
 }
 
 fn mat(data: &[f32], stride: usize) -> Mat<'_> {
@@ -350,7 +427,10 @@ fn pack_transposed<T: Element>(
             let width = (d - start).min(STEP);
             for (i, line) in lines.iter_mut().enumerate().take(n) {
                 let from = column + start;
-                T::widen(&source.row(rows.start + first + i)[from..from + width], &mut line[..width]);
+                T::widen(
+                    &source.row(rows.start + first + i)[from..from + width],
+                    &mut line[..width],
+                );
             }
             for c in 0..width {
                 let to = &mut tile[(start + c) * stride + first..][..n];

@@ -26,7 +26,12 @@ impl Weight<'_> {
 }
 
 /// Converts rows `first_row ..` of a weight to type `to`, as many as `out` holds.
-pub fn rows(weight: Weight<'_>, first_row: usize, to: GgmlType, out: &mut [u8]) -> Result<(), GgmlError> {
+pub fn rows(
+    weight: Weight<'_>,
+    first_row: usize,
+    to: GgmlType,
+    out: &mut [u8],
+) -> Result<(), GgmlError> {
     let n_in = weight.view.ne[0];
     let mut wide = vec![0.0; n_in];
     for (i, out) in out.chunks_exact_mut(to.row_size(n_in)).enumerate() {
@@ -59,7 +64,11 @@ pub fn transposed(
         for first in (0..n_rows).step_by(TILE) {
             let n = (n_rows - first).min(TILE);
             for (row, wide) in tile.chunks_exact_mut(columns).enumerate().take(n) {
-                dequantize_row(weight.ty, weight.row(first + row, first_column, columns), wide)?;
+                dequantize_row(
+                    weight.ty,
+                    weight.row(first + row, first_column, columns),
+                    wide,
+                )?;
             }
             let (start, end) = (to.row_size(at + first), to.row_size(at + first + n));
             for column in 0..columns {

@@ -12,7 +12,10 @@ pub struct Dropout {
 impl Dropout {
     /// The same dropout for another operation.
     pub fn derive(self, salt: u64) -> Self {
-        Self { key: mix(self.key ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)), ..self }
+        Self {
+            key: mix(self.key ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ..self
+        }
     }
 
     /// Multiplies row `row` by its mask: 0 where dropped, `1 / (1 - probability)` elsewhere.
@@ -40,7 +43,10 @@ mod tests {
 
     #[test]
     fn the_share_of_dropped_elements_is_the_probability_and_the_mean_is_kept() {
-        let dropout = Dropout { probability: 0.3, key: 7 };
+        let dropout = Dropout {
+            probability: 0.3,
+            key: 7,
+        };
         let mut sum = 0.0;
         let mut dropped = 0;
         for row in 0..200 {
@@ -56,7 +62,10 @@ mod tests {
 
     #[test]
     fn the_same_place_draws_the_same_mask_and_another_operation_another() {
-        let dropout = Dropout { probability: 0.5, key: 7 };
+        let dropout = Dropout {
+            probability: 0.5,
+            key: 7,
+        };
         let mask = |dropout: Dropout| {
             let mut values = vec![1.0; 64];
             dropout.apply(3, &mut values);

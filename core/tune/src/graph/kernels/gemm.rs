@@ -8,7 +8,11 @@ pub const LANES: usize = 16;
 /// `a * b + c`, fused where the CPU does it in one instruction (elsewhere `mul_add` would call a library function).
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
 }
 
 /// A row-major matrix inside a larger slice.
@@ -30,7 +34,10 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Mat<'_>, b: Mat<'_>, c: &mut [f32],
     let mut row = 0;
     while row < m {
         let rows = (m - row).min(MR);
-        let a = Mat { data: &a.data[row * a.stride..], stride: a.stride };
+        let a = Mat {
+            data: &a.data[row * a.stride..],
+            stride: a.stride,
+        };
         let c = &mut c[row * c_stride..];
         match rows {
             6 => row_block::<6>(n, k, a, b, c, c_stride),
@@ -48,7 +55,14 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Mat<'_>, b: Mat<'_>, c: &mut [f32],
 const MR: usize = 6;
 
 #[inline(always)]
-fn row_block<const M: usize>(n: usize, k: usize, a: Mat<'_>, b: Mat<'_>, c: &mut [f32], c_stride: usize) {
+fn row_block<const M: usize>(
+    n: usize,
+    k: usize,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    c: &mut [f32],
+    c_stride: usize,
+) {
     let mut column = 0;
     while column + 4 * LANES <= n {
         micro::<M, 4>(k, a, b, column, c, c_stride);
@@ -136,7 +150,13 @@ pub fn exp(x: f32) -> f32 {
     let r = fma(-n, LN2_LO, fma(-n, LN2_HI, clamped));
     // Coefficients of Cephes' expf.
     let mut p = 1.987_569_1e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_5e-2, 1.666_666_5e-1, 0.5] {
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_5e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
         p = fma(p, r, c);
     }
     let y = fma(p, r * r, r) + 1.0;

@@ -20,7 +20,11 @@ pub fn accumulate(logits: &[f32], first: usize, label: usize, stats: &mut [f32])
     }
     let sum: f64 = lanes.iter().map(|x| f64::from(*x)).sum::<f64>()
         + rest.iter().map(|x| f64::from(exp(x - max))).sum::<f64>();
-    let before = if stats[1] == 0.0 { 0.0 } else { f64::from(stats[1]) * f64::from(exp(stats[0] - max)) };
+    let before = if stats[1] == 0.0 {
+        0.0
+    } else {
+        f64::from(stats[1]) * f64::from(exp(stats[0] - max))
+    };
     stats[0] = max;
     stats[1] = (before + sum) as f32;
     if (first..first + logits.len()).contains(&label) {

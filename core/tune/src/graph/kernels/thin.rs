@@ -44,7 +44,15 @@ pub fn expand(t: &[f32], factors: &[f32], spans: &[Span], y: &mut [f32]) {
         while r + 4 <= t.len() {
             let (f0, f1, f2, f3) = (factor(r), factor(r + 1), factor(r + 2), factor(r + 3));
             for (i, y) in y.iter_mut().enumerate() {
-                *y = fma(t[r], f0[i], fma(t[r + 1], f1[i], fma(t[r + 2], f2[i], fma(t[r + 3], f3[i], *y))));
+                *y = fma(
+                    t[r],
+                    f0[i],
+                    fma(
+                        t[r + 1],
+                        f1[i],
+                        fma(t[r + 2], f2[i], fma(t[r + 3], f3[i], *y)),
+                    ),
+                );
             }
             r += 4;
         }
@@ -80,7 +88,8 @@ pub fn outer(
             for token in 0..n_tokens {
                 let x = &x[token * x_stride..][..OUTER_COLUMNS];
                 let t = &t[token * t_stride + r..][..4];
-                let x: [f32x16; OUTER_COLUMNS / LANES] = std::array::from_fn(|v| load(&x[v * LANES..]));
+                let x: [f32x16; OUTER_COLUMNS / LANES] =
+                    std::array::from_fn(|v| load(&x[v * LANES..]));
                 for (t, wide) in t.iter().zip(&mut wide) {
                     for (x, wide) in x.iter().zip(wide) {
                         *wide = f32x16::splat(*t).mul_add(*x, *wide);
