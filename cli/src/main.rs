@@ -11,6 +11,7 @@ mod options;
 mod output;
 mod pairs;
 mod paths;
+mod session;
 
 use std::process::ExitCode;
 

@@ -37,7 +37,7 @@ impl ModelOption {
 #[derive(Args, Debug, Clone)]
 pub struct DataDirOption {
     /// The data folder [default: $XDG_DATA_HOME/thumbprint, else ~/.local/share/thumbprint]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     data_dir: Option<PathBuf>,
 }
 

@@ -37,6 +37,12 @@ impl Output {
             .map_err(CliError::Output)
     }
 
+    /// A piece of text, without an end of line.
+    pub fn text(&self, text: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        write!(out, "{text}").and_then(|()| out.flush()).map_err(CliError::Output)
+    }
+
     /// An object on a line of its own.
     pub fn object(&self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|e| CliError::Failed(e.to_string()))?;

@@ -1,9 +1,15 @@
 //! One file a command.
 
+mod adapters;
 mod bench;
+mod chat;
 mod demo;
 mod doctor;
+mod feedback;
+mod forget;
+mod personalize;
 mod score;
+mod send;
 mod train;
 
 use clap::Subcommand;
@@ -14,6 +20,18 @@ use crate::output::Output;
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Talk at a terminal, and say what you think of the replies
+    Chat(chat::Options),
+    /// One prompt, one reply
+    Send(send::Options),
+    /// Say what you think of a reply
+    Feedback(feedback::Options),
+    /// Learn from the feedback, check the result, and use it
+    Personalize(personalize::Options),
+    /// What was learned: list, show, activate, deactivate, roll back, export
+    Adapters(adapters::Options),
+    /// Erase something for good, and everything that was learned from it
+    Forget(forget::Options),
     /// A simulated person teaches the demo model a taste with thumbs, and votes on the result
     Demo(demo::Options),
     /// Devices, CPU features, facts of the model, what would run where, memory estimates
@@ -32,6 +50,12 @@ impl Command {
     /// Does it.
     pub fn run(&self, out: &Output) -> Result<()> {
         match self {
+            Command::Chat(options) => chat::run(options, out),
+            Command::Send(options) => send::run(options, out),
+            Command::Feedback(options) => feedback::run(options, out),
+            Command::Personalize(options) => personalize::run(options, out),
+            Command::Adapters(options) => adapters::run(options, out),
+            Command::Forget(options) => forget::run(options, out),
             Command::Demo(options) => demo::run(options, out),
             Command::Doctor(options) => doctor::run(options, out),
             Command::Bench(options) => bench::run(options, out),

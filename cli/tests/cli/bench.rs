@@ -18,7 +18,7 @@ fn every_figure_is_there_and_nothing_is_left_behind() {
             "--rows",
             "500",
             "--threads",
-            "2",
+            "1",
             "--model",
         ])
         .arg(model);

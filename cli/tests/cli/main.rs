@@ -1,6 +1,7 @@
 //! The command as a user runs it: what it prints, its exit codes, what it leaves on the disk.
 #![allow(clippy::unwrap_used)]
 
+mod app;
 mod bad_input;
 mod bench;
 mod doctor;

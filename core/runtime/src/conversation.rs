@@ -1,11 +1,11 @@
 //! Stored chats: a thin layer over [`Thumbprint::generate`](crate::Thumbprint::generate).
 
-use crate::engine::GenerateOptions;
+use crate::engine::{EngineError, GenerateOptions};
 use crate::error::{Error, Result};
 use crate::facade::Thumbprint;
 use crate::generation::{By, Generation, Request};
 use crate::store::{self, Prompt, StoredMessage};
-use crate::types::{ConversationId, Feedback, Message, MessageId, ReplyId, Role};
+use crate::types::{ConversationId, Feedback, FeedbackId, Message, MessageId, ReplyId, Role};
 
 /// A stored chat.
 #[derive(Clone)]
@@ -32,28 +32,65 @@ impl Conversation {
         Ok(self.store().messages(self.id)?)
     }
 
-    /// Says something and starts the reply to it.
+    /// Adds a turn that is not answered: instructions at the beginning, say.
     ///
     /// # Errors
-    /// Of the engine, or of the store. What was said is stored even then.
+    /// Of the store.
+    pub fn append(&self, message: &Message) -> Result<MessageId> {
+        Ok(self.store().append_message(self.id, message)?)
+    }
+
+    /// Says something and starts the reply to it. What was said before and never answered (it was too long, or the process
+    /// ended) is left out of the chat from now on: most models know no two turns of the user in a row.
+    ///
+    /// # Errors
+    /// [`EngineError::EmptyPrompt`] for blank text; of the engine, or of the store. What was said is stored even then, except
+    /// when it is blank.
     pub fn send(&self, text: &str, options: GenerateOptions) -> Result<Generation> {
-        let parent = self.store().append_message(self.id, &Message::user(text))?;
+        if text.trim().is_empty() {
+            return Err(EngineError::EmptyPrompt.into());
+        }
+        let messages = self.messages()?;
+        if let Some(unanswered) = messages.last().filter(|last| last.message.role == Role::User) {
+            self.store().rewind_conversation(self.id, unanswered.parent)?;
+        }
+        let parent = self.append(&Message::user(text))?;
         self.reply_to(parent, None, options)
     }
 
-    /// Takes the last reply back and answers again. The old reply stays in the log, with a [`Feedback::Retry`] on it.
+    /// Takes the last reply back and answers again. The old reply stays in the log, with a [`Feedback::Retry`] on it. A last
+    /// message that was never answered is answered now.
     ///
     /// # Errors
-    /// [`Error::NothingToRegenerate`] without a reply; else as [`send`](Self::send).
+    /// [`Error::NothingToRegenerate`] without a reply of this library's or a message; else as [`send`](Self::send).
     pub fn regenerate(&self, options: GenerateOptions) -> Result<Generation> {
         let messages = self.messages()?;
-        let last = messages.last().filter(|message| message.message.role == Role::Assistant);
-        let (Some(old), Some(parent)) = (last.and_then(|m| m.reply), last.and_then(|m| m.parent)) else {
+        let last = messages.last().ok_or(Error::NothingToRegenerate)?;
+        if last.message.role == Role::User {
+            return self.reply_to(last.id, None, options);
+        }
+        let (Some(old), Some(parent)) = (last.reply, last.parent) else {
             return Err(Error::NothingToRegenerate);
         };
         self.thumbprint.record(old, &Feedback::Retry)?;
         self.store().rewind_conversation(self.id, Some(parent))?;
         self.reply_to(parent, Some(old), options)
+    }
+
+    /// Records what the person wants instead of the last reply, and goes on from that.
+    ///
+    /// # Errors
+    /// [`Error::NothingToEdit`] without a reply; of the store when `text` is blank.
+    pub fn edit(&self, text: &str) -> Result<FeedbackId> {
+        let messages = self.messages()?;
+        let last = messages.last().ok_or(Error::NothingToEdit)?;
+        let (Some(reply), Some(parent)) = (last.reply, last.parent) else {
+            return Err(Error::NothingToEdit);
+        };
+        let feedback = self.thumbprint.record(reply, &Feedback::Edit(text.to_owned()))?;
+        self.store().rewind_conversation(self.id, Some(parent))?;
+        self.append(&Message::assistant(text))?;
+        Ok(feedback)
     }
 
     /// A new conversation that shares the turns up to and including `upto`.

@@ -73,6 +73,9 @@ pub enum Error {
     /// There is nothing to be answered again.
     #[error("the conversation has no reply to take back")]
     NothingToRegenerate,
+    /// There is no reply to be corrected.
+    #[error("the conversation has no reply to correct")]
+    NothingToEdit,
     /// A job's thread ended without an outcome.
     #[error("the job failed: {0}")]
     Job(String),

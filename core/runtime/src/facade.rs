@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use thumbprint_tune::adapter::AdapterFile;
 
 use crate::conversation::Conversation;
+use crate::curation::{self, Readiness, curate};
 use crate::engine::{AdapterSource, Demand, Engine, EngineOptions, LoadedAdapter, ModelSource, With};
 use crate::error::{Error, Result};
 use crate::gate::{self, AdapterState, Verdict};
@@ -23,6 +24,9 @@ use crate::store::{
     AdapterRow, Decision, Forgotten, NewDecision, NewVote, OpenReport, Outcome as VoteOutcome, Prompt, Store, Target,
 };
 use crate::types::{AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId};
+
+/// Folder of adapters within the data folder.
+pub(crate) const ADAPTERS: &str = "adapters";
 
 /// How to open a data folder.
 #[derive(Debug, Clone)]
@@ -129,6 +133,7 @@ impl Thumbprint {
         instances.insert(inner.store.dir().to_owned(), Arc::downgrade(&inner));
         let this = Self(inner);
         this.delete_pending()?;
+        this.delete_leftovers()?;
         Ok(this)
     }
 
@@ -157,11 +162,19 @@ impl Thumbprint {
 
     /// Unloads the model; it is loaded again at the next use. A running job is paused.
     pub fn unload(&self) {
-        if let Some(job) = self.current_job() {
+        let job = self.current_job();
+        if let Some(job) = &job {
             job.pause();
         }
         if let Some(loaded) = lock(&self.0.loaded).take() {
             loaded.engine.shutdown();
+        }
+        if let Some(job) = job {
+            // How it ended is told to whoever waits for it. It may have loaded the model just now.
+            job.wait_until_at_rest();
+            if let Some(loaded) = lock(&self.0.loaded).take() {
+                loaded.engine.shutdown();
+            }
         }
     }
 
@@ -175,6 +188,14 @@ impl Thumbprint {
 
     pub(crate) fn loaded(&self) -> Result<Arc<Loaded>> {
         self.ensure_loaded(&mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same where the active adapter's file is damaged or gone: the base is served then, which is enough to learn again.
+    pub(crate) fn loaded_whatever_its_adapter(&self) -> Result<Arc<Loaded>> {
+        match self.loaded() {
+            Err(error) => lock(&self.0.loaded).clone().ok_or(error),
+            loaded => loaded,
+        }
     }
 
     fn ensure_loaded(&self, on_progress: &mut dyn FnMut(f32) -> ControlFlow<()>) -> Result<Arc<Loaded>> {
@@ -328,7 +349,7 @@ impl Thumbprint {
     /// # Errors
     /// Of the store: no such adapter or reply.
     pub fn record_vote(&self, vote: &NewVote) -> Result<Verdict> {
-        self.0.store.record_vote(vote)?;
+        let vote_id = self.0.store.record_vote(vote)?;
         let row = self.0.store.adapter(vote.adapter)?;
         let verdict = self.verdict(&row)?;
         let new_state = match verdict.decision {
@@ -340,7 +361,7 @@ impl Thumbprint {
             adapter: Some(row.id),
             run: row.run,
             kind: format!("votes: {}", new_state.as_str()),
-            numbers: json!({ "verdict": verdict, "explanation": verdict.explain() }),
+            numbers: json!({ "last_vote": vote_id, "verdict": verdict, "explanation": verdict.explain() }),
         })?;
         let is_active = self.0.store.active_adapter(&row.base_hash)?.is_some_and(|active| active.id == row.id);
         if new_state == AdapterState::RolledBack && is_active {
@@ -353,12 +374,18 @@ impl Thumbprint {
     }
 
     fn verdict(&self, row: &AdapterRow) -> Result<Verdict> {
-        // For a promoted adapter only votes since the promotion count.
-        let since = self.0.store.decisions(Some(row.id))?;
-        let since = since.iter().rev().find(|d| d.decision.kind == "votes: promoted").map_or(i64::MIN, |d| d.at);
+        // Only votes since the promotion count for a promoted adapter, and since the last trial began for any.
+        let decisions = self.0.store.decisions(Some(row.id))?;
+        let starts_anew = |decision: &&Decision| match decision.decision.kind.as_str() {
+            "votes: promoted" => row.state == AdapterState::Promoted,
+            kind => kind == NEW_TRIAL,
+        };
+        let start = decisions.iter().rev().find(starts_anew);
+        let since = start.and_then(|d| d.decision.numbers["last_vote"].as_i64()).unwrap_or(0);
         let votes = self.0.store.votes(row.id)?;
-        let counted = votes.iter().filter(|v| row.state != AdapterState::Promoted || v.at > since);
-        let votes: Vec<_> = counted
+        let votes: Vec<_> = votes
+            .iter()
+            .filter(|v| v.id.0 > since)
             .map(|v| match v.vote.outcome {
                 VoteOutcome::Win => gate::Vote::Win,
                 VoteOutcome::Loss => gate::Vote::Loss,
@@ -368,20 +395,24 @@ impl Thumbprint {
         let tried = self.0.store.adapters()?;
         let untried = |state| matches!(state, AdapterState::Candidate | AdapterState::Rejected);
         let k = tried.iter().filter(|other| other.id <= row.id && !untried(other.state)).count().max(1);
-        let days = (now_ms() - row.created_at) as f64 / 86_400_000.0;
+        // A trial that is held again is one more look at the same question.
+        let held_again = decisions.iter().filter(|d| d.decision.kind == NEW_TRIAL).count();
+        let k = k + held_again;
+        let began = decisions.iter().rev().find(|d| d.decision.kind == NEW_TRIAL).map_or(row.created_at, |d| d.at);
+        let days = (now_ms() - began) as f64 / 86_400_000.0;
         Ok(gate::decide(row.state, &votes, k, days))
     }
 
     // ---- learning ----
 
-    /// Starts to learn from the log, or attaches to the job that runs or is paused.
+    /// Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests (under the new budget).
     ///
     /// # Errors
     /// What keeps it from starting; later failures come from [`Job::wait`].
     pub fn personalize(&self, budget: Budget) -> Result<Job> {
         let mut slot = lock(&self.0.job);
         if let Some(job) = slot.as_ref().filter(|job| !job.is_finished()) {
-            job.resume()?;
+            job.resume_with(budget)?;
             return Ok(job.clone());
         }
         let job = Job::start(self, budget)?;
@@ -439,8 +470,21 @@ impl Thumbprint {
             let state = row.state.after(gate::Event::ReinstatedByHand);
             Some(state.map_err(|source| Error::State { adapter: id, source })?)
         };
+        let last_vote = self.0.store.votes(id)?.last().map(|vote| vote.id);
+        if new_state.is_some() {
+            let explanation = "Put on trial again by hand; the votes of its earlier trial no longer count.";
+            self.decide_by_hand(&row, NEW_TRIAL, json!({ "last_vote": last_vote, "explanation": explanation }))?;
+        }
         self.0.store.activate(&row.base_hash, Some(id), new_state, "by hand")?;
+        if new_state.is_none() {
+            self.decide_by_hand(&row, "by hand: activated", json!({ "explanation": "Put in use by hand." }))?;
+        }
         self.swap_if_loaded()
+    }
+
+    fn decide_by_hand(&self, row: &AdapterRow, kind: &str, numbers: serde_json::Value) -> Result<()> {
+        let decision = NewDecision { adapter: Some(row.id), run: row.run, kind: kind.to_owned(), numbers };
+        Ok(self.0.store.record_decision(&decision).map(drop)?)
     }
 
     /// Serves the base model alone, keeping the adapter as it is.
@@ -449,7 +493,11 @@ impl Thumbprint {
     /// Of the store.
     pub fn deactivate(&self) -> Result<()> {
         let base = self.base_hash()?;
+        let active = self.0.store.active_adapter(&base)?;
         self.0.store.activate(&base, None, None, "by hand")?;
+        if let Some(row) = active {
+            self.decide_by_hand(&row, "by hand: deactivated", json!({ "explanation": "Put out of use by hand." }))?;
+        }
         self.swap_if_loaded()
     }
 
@@ -459,10 +507,13 @@ impl Thumbprint {
     /// [`Error::NoActiveAdapter`].
     pub fn rollback(&self) -> Result<Option<AdapterId>> {
         let base = self.base_hash()?;
-        if self.0.store.active_adapter(&base)?.is_none() {
-            return Err(Error::NoActiveAdapter);
-        }
+        let active = self.0.store.active_adapter(&base)?.ok_or(Error::NoActiveAdapter)?;
         let now = self.0.store.roll_back(&base, "by hand")?;
+        let explanation = match now {
+            Some(now) => format!("Rolled back by hand; adapter {now} is in use again."),
+            None => "Rolled back by hand; the base model is in use.".to_owned(),
+        };
+        self.decide_by_hand(&active, "by hand: rolled_back", json!({ "explanation": explanation, "now": now }))?;
         self.swap_if_loaded()?;
         Ok(now)
     }
@@ -487,6 +538,11 @@ impl Thumbprint {
         let path = self.0.store.dir().join(&row.file);
         let bytes = std::fs::read(&path).map_err(|source| Error::File { path, source })?;
         if hex(Sha256::digest(&bytes)) == row.file_hash { Ok(bytes) } else { Err(Error::AdapterChanged { adapter: row.id }) }
+    }
+
+    /// Whether the adapter's file is what was recorded.
+    pub(crate) fn is_intact(&self, row: &AdapterRow) -> bool {
+        self.adapter_bytes(row).is_ok()
     }
 
     /// Loads an adapter into the engine without putting it in force.
@@ -514,6 +570,15 @@ impl Thumbprint {
 
     // ---- forgetting and sleeping ----
 
+    /// Whether there is enough feedback to learn from, and how much is missing. Never loads a model.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn readiness(&self) -> Result<Readiness> {
+        let log = self.0.store.effective_feedback()?;
+        Ok(curate(&log, &curation::Options::default()).readiness)
+    }
+
     /// Erases an item, what quotes it and everything that was made of it: adapters that learned from it are gone, and the base, or
     /// the last adapter that never saw it, is served until the next personalization.
     ///
@@ -522,7 +587,7 @@ impl Thumbprint {
     pub fn forget(&self, target: Target) -> Result<Forgotten> {
         if let Some(job) = self.current_job() {
             job.cancel();
-            let _ = job.wait();
+            job.wait_until_at_rest();
         }
         let forgotten = self.0.store.forget(target)?;
         self.delete_pending()?;
@@ -544,15 +609,26 @@ impl Thumbprint {
         Ok(())
     }
 
+    /// Removes what a killed process left half written: it was made of what the user said, and nothing refers to it.
+    fn delete_leftovers(&self) -> Result<()> {
+        let folder = self.0.store.dir().join(ADAPTERS);
+        let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                let path = entry.path();
+                std::fs::remove_file(&path).map_err(|source| Error::File { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Pauses a job, unloads the model and releases every lock on the data folder. The next call takes them again.
     ///
     /// # Errors
     /// Of the store.
     pub fn suspend(&self) -> Result<()> {
-        if let Some(job) = self.current_job() {
-            job.pause();
-            let _ = job.wait();
-        }
         self.unload();
         Ok(self.0.store.suspend()?)
     }
@@ -587,6 +663,9 @@ pub fn verify_model(path: &Path, sha256: &str) -> Result<()> {
         Err(Error::WrongHash { path: path.to_owned(), expected: sha256.to_owned(), found })
     }
 }
+
+/// Decision with which a trial begins again; votes before it do not count.
+const NEW_TRIAL: &str = "by hand: trial";
 
 pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{self, Completed, GenerateOptions, With};
+use crate::engine::{self, Canceller, Completed, GenerateOptions, With};
 use crate::error::Result;
 use crate::facade::Loaded;
 use crate::store::{self, NewReply, Prompt, Store};
@@ -120,6 +120,11 @@ impl Generation {
     /// Stops within one token. [`Event::Done`] still comes, with what there is.
     pub fn cancel(&self) {
         self.inner.cancel();
+    }
+
+    /// A handle that cancels from elsewhere, while this thread waits for the next event.
+    pub fn canceller(&self) -> Canceller {
+        self.inner.canceller()
     }
 }
 

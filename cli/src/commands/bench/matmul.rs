@@ -68,7 +68,7 @@ impl MulMats {
                 let graph = Graph::new(8)?;
                 let weight = graph.load(&product.storage, product.weight)?;
                 let input = graph.load(&product.storage, product.input)?;
-                graph.expand(graph.mul_mat(weight, input)?);
+                graph.expand(graph.mul_mat(weight, input)?)?;
                 let started = Instant::now();
                 self.workspace.compute(&mut self.backend, &graph)?;
                 best = best.min(started.elapsed().as_secs_f64());

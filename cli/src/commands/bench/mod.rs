@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use thumbprint::store::bench::{RecordLatency, bench_record};
+use thumbprint_ggml::ggml::{cpu_features, devices};
 
 use crate::base_model;
 use crate::error::{CliError, Result};
@@ -24,7 +25,7 @@ use crate::output::Output;
 use batch::BenchBatch;
 use inference::Inference;
 use matmul::MulMats;
-use report::Figures;
+use report::{Figures, Setting};
 use training::Training;
 
 pub use memory::{MEMORY_COMMAND, MemoryOptions, run_memory};
@@ -92,9 +93,20 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         &mul_mats,
         [full, low],
         record,
-        inference.description(),
+        Setting {
+            model: inference.description(),
+            products_in: training.products_in(),
+            threads: n_threads,
+            rounds: options.rounds,
+            cpu: devices()
+                .into_iter()
+                .next()
+                .map(|device| device.description)
+                .unwrap_or_default(),
+            cpu_features: cpu_features(),
+        },
     );
-    figures.print(out, options)
+    figures.print(out)
 }
 
 /// Seconds, or rates where the name says so, by name and in the order of measuring.
@@ -108,14 +120,20 @@ impl Times {
 
     /// The median; none where nothing was measured.
     fn median(&self, name: &str) -> Option<f64> {
-        let mut values = self.0.get(name)?.clone();
-        values.sort_by(f64::total_cmp);
-        let (low, high) = (
-            values.get((values.len() - 1) / 2)?,
-            values.get(values.len() / 2)?,
-        );
-        Some((low + high) / 2.0)
+        middle(self.0.get(name)?.clone())
     }
+
+    /// The median over rounds of `over` by `under`: a machine that is slower in some rounds is so to both.
+    fn ratio(&self, over: &str, under: &str) -> Option<f64> {
+        let (over, under) = (self.0.get(over)?, self.0.get(under)?);
+        middle(over.iter().zip(under).map(|(a, b)| a / b).collect())
+    }
+}
+
+fn middle(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    Some((values[last / 2] + values[values.len() / 2]) / 2.0)
 }
 
 /// Times thumbs in a database of its own within the data folder.
@@ -144,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_between_the_middle_two() {
+    fn medians_are_between_the_middle_two_and_ratios_are_taken_round_by_round() {
         let mut times = Times::default();
         for value in [4.0, 1.0, 3.0] {
             times.add("a", value);
@@ -153,5 +171,9 @@ mod tests {
         times.add("a", 10.0);
         assert_eq!(times.median("a"), Some(3.5));
         assert_eq!(times.median("b"), None);
+        for value in [2.0, 1.0, 1.0, 2.0] {
+            times.add("c", value);
+        }
+        assert_eq!(times.ratio("a", "c"), Some(2.5));
     }
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use thumbprint::store::bench::RecordLatency;
-use thumbprint_ggml::ggml::{cpu_features, devices};
 
+use super::Times;
 use super::batch::{BenchBatch, UBATCH};
 use super::flops::Work;
 use super::matmul::MulMats;
 use super::memory::Memory;
-use super::{Options, Times};
 use crate::error::Result;
 use crate::output::{Output, columns};
 
@@ -37,11 +36,25 @@ pub struct Figures {
     fsync_p99_ms: f64,
     rows: u64,
     swap_ms: Option<f64>,
-    rounds: u32,
-    threads: usize,
-    model: String,
-    cpu: String,
-    cpu_features: Vec<&'static str>,
+    #[serde(flatten)]
+    setting: Setting,
+}
+
+/// What was measured on.
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    /// The model in words.
+    pub model: String,
+    /// The format that the trainer computes products in.
+    pub products_in: &'static str,
+    /// Compute threads.
+    pub threads: usize,
+    /// Rounds that medians are over.
+    pub rounds: u32,
+    /// The processor in words.
+    pub cpu: String,
+    /// Its instruction sets.
+    pub cpu_features: Vec<&'static str>,
 }
 
 /// The engine's time over the bare loop's, for the same work.
@@ -60,27 +73,24 @@ impl Figures {
         mul_mats: &MulMats,
         [full, low]: [Memory; 2],
         record: RecordLatency,
-        model: String,
+        setting: Setting,
     ) -> Self {
         let median = |name| times.median(name);
-        let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
         let rows = batch.n_rows() as f64;
         let rate = |tokens: f64, seconds: Option<f64>| seconds.map(|seconds| tokens / seconds);
         let (step, pp) = (median("step"), median("bare pp"));
         let mul_mat_gflops = mul_mats.by_type(times);
         let best = mul_mat_gflops.values().copied().fold(0.0, f64::max);
-        let cpu = devices()
-            .into_iter()
-            .next()
-            .map(|device| device.description);
         Self {
             // Per token, in case the ubatch is not quite full.
-            step_over_pp: ratio(step, pp).map(|ratio| ratio * UBATCH as f64 / rows),
+            step_over_pp: times
+                .ratio("step", "bare pp")
+                .map(|ratio| ratio * UBATCH as f64 / rows),
             utilisation: step.map(|seconds| work.total() / seconds / (best * 1e9)),
             engine_over_bare: EngineOverBare {
-                pp: ratio(median("engine pp"), pp),
+                pp: times.ratio("engine pp", "bare pp"),
                 // Rates, not times.
-                tg: ratio(median("bare tg"), median("engine tg")),
+                tg: times.ratio("bare tg", "engine tg"),
             },
             pair_tok_s: step
                 .zip(median("reference"))
@@ -101,30 +111,25 @@ impl Figures {
             fsync_p99_ms: record.fsync_p99_ms,
             rows: record.rows,
             swap_ms: median("swap").map(|seconds| seconds * 1e3),
-            rounds: 0,
-            threads: 0,
-            model,
-            cpu: cpu.unwrap_or_default(),
-            cpu_features: cpu_features(),
+            setting,
         }
     }
 
     /// One object, or a table.
-    pub fn print(mut self, out: &Output, options: &Options) -> Result<()> {
-        self.rounds = options.rounds;
-        self.threads = options.threads.count();
+    pub fn print(&self, out: &Output) -> Result<()> {
         if out.is_json() {
-            return out.object(&self);
+            return out.object(self);
         }
-        let Self {
+        let Setting {
             model,
             cpu,
             threads,
             rounds,
+            products_in,
             ..
-        } = &self;
+        } = &self.setting;
         out.line(format!(
-            "{model} on {cpu}, {threads} threads, medians of {rounds} rounds"
+            "{model} on {cpu}, {threads} threads, training in {products_in}, medians of {rounds} rounds"
         ))?;
         let mut lines = columns(&self.rows()).into_iter();
         if let Some(header) = lines.next() {

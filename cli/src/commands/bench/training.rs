@@ -88,6 +88,11 @@ impl Training {
         .to_bytes()?)
     }
 
+    /// The format of products.
+    pub fn products_in(&self) -> &'static str {
+        self.trainer.network().options().kernels.scratch.name()
+    }
+
     /// One step: forward, backward and AdamW.
     ///
     /// # Errors

@@ -320,7 +320,8 @@ impl<'a> Candidates<'a> {
                 rejected: Completion::of_reply(pair.rejected, group.options),
                 weight: pair.strength.0 * group.discount(similarity),
                 label_smoothing: pair.strength.1,
-                nll: pair.nll,
+                // Raising the likelihood of a reply without its end teaches not to end.
+                nll: pair.nll && pair.chosen.finished,
             };
             ranked.push((pair, similarity, group.example(kind, pair.items.clone())));
         }
@@ -329,6 +330,8 @@ impl<'a> Candidates<'a> {
                 b.strength
                     .0
                     .total_cmp(&a.strength.0)
+                    // Where a reply cut off by a limit would have ended is not known: a poor model to follow.
+                    .then(b.chosen.finished.cmp(&a.chosen.finished))
                     .then(a_similarity.total_cmp(b_similarity))
                     .then(a_example.key.cmp(&b_example.key))
                     // The same texts twice over: rather the 👍, and rather what was said last.

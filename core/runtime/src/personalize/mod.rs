@@ -6,7 +6,7 @@ mod recipe;
 mod run;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -112,7 +112,6 @@ pub(crate) struct Shared {
     changed: Condvar,
     /// The folder that it learns for; weak, since the folder's instance holds the job.
     owner: WeakThumbprint,
-    budget: Budget,
     /// Raised to make a training step stop within one layer.
     interrupt: Arc<AtomicBool>,
     /// Stops what the engine computes for the job.
@@ -121,7 +120,10 @@ pub(crate) struct Shared {
 
 struct State {
     progress: Progress,
+    budget: Budget,
     wish: Wish,
+    /// How often it was asked to go on.
+    resumed: u64,
     /// Whether a thread works on it.
     running: bool,
     outcome: Option<std::result::Result<Outcome, String>>,
@@ -140,14 +142,15 @@ impl Job {
         let job = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 progress: Progress::default(),
+                budget,
                 wish: Wish::Run,
+                resumed: 0,
                 running: false,
                 outcome: None,
                 error: None,
             }),
             changed: Condvar::new(),
             owner: thumbprint.downgrade(),
-            budget,
             interrupt: Arc::new(AtomicBool::new(false)),
             canceller: Mutex::default(),
         }));
@@ -158,13 +161,27 @@ impl Job {
     /// Starts a thread that goes on from what is kept of the run.
     fn spawn(&self) -> Result<()> {
         let thumbprint = self.0.owner.upgrade().ok_or_else(|| Error::Job("its data folder was closed".to_owned()))?;
-        lock(&self.0.state).running = true;
+        {
+            let mut state = lock(&self.0.state);
+            if state.running {
+                return Ok(());
+            }
+            state.running = true;
+        }
         let shared = Arc::clone(&self.0);
         let body = move || {
-            let run = || run::run(&thumbprint, &shared, shared.budget);
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-            let bug = || Err(Error::Job("a bug: its thread panicked".to_owned()));
-            shared.finish(ended.unwrap_or_else(|_| bug()));
+            loop {
+                let (budget, resumed) = {
+                    let state = lock(&shared.state);
+                    (state.budget, state.resumed)
+                };
+                let run = || run::run(&thumbprint, &shared, budget);
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+                let bug = || Err(Error::Job("a bug: its thread panicked".to_owned()));
+                if shared.finish(ended.unwrap_or_else(|_| bug()), resumed) {
+                    break;
+                }
+            }
         };
         let thread = std::thread::Builder::new().name("thumbprint-personalize".to_owned()).spawn(body);
         thread.map(drop).map_err(|e| {
@@ -189,26 +206,43 @@ impl Job {
     /// [`Error::Job`] when no thread can be started.
     pub fn resume(&self) -> Result<()> {
         self.0.set_wish(Wish::Run);
-        let rests = {
-            let state = lock(&self.0.state);
-            !state.running && state.outcome.is_none()
-        };
-        if rests { self.spawn() } else { Ok(()) }
+        if self.rests() { self.spawn() } else { Ok(()) }
+    }
+
+    /// The same under another budget, if it rests; a running one keeps its own.
+    pub(crate) fn resume_with(&self, budget: Budget) -> Result<()> {
+        if self.rests() {
+            lock(&self.0.state).budget = budget;
+        }
+        self.resume()
+    }
+
+    fn rests(&self) -> bool {
+        let state = lock(&self.0.state);
+        !state.running && state.outcome.is_none()
     }
 
     /// Gives up and cleans up.
     pub fn cancel(&self) {
         self.0.set_wish(Wish::Cancel);
-        let mut state = lock(&self.0.state);
-        if !state.running && state.outcome.is_none() {
-            state.outcome = Some(Ok(Outcome::Cancelled));
-            self.0.changed.notify_all();
+        if self.rests() {
+            // A run that rests has no thread to clean up after it.
+            let cleaned = self.0.owner.upgrade().map_or(Ok(()), |thumbprint| run::give_up_all(&thumbprint));
+            self.0.finish(cleaned.map(|()| Outcome::Cancelled), 0);
         }
     }
 
     /// Whether it is over for good.
     pub fn is_finished(&self) -> bool {
         lock(&self.0.state).outcome.is_some()
+    }
+
+    /// Waits until it is over or rests, leaving the outcome to others.
+    pub(crate) fn wait_until_at_rest(&self) {
+        let mut state = lock(&self.0.state);
+        while state.running {
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Waits until it is over or rests.
@@ -254,6 +288,7 @@ impl Shared {
         if state.wish != Wish::Cancel {
             state.wish = wish;
         }
+        state.resumed += u64::from(wish == Wish::Run);
         let stop = state.wish != Wish::Run;
         self.interrupt.store(stop, Ordering::Relaxed);
         if stop {
@@ -281,8 +316,12 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn finish(&self, ended: Result<Outcome>) {
+    /// Notes how a thread's work ended. False: it was asked to go on while it came to rest, and has to.
+    fn finish(&self, ended: Result<Outcome>, resumed: u64) -> bool {
         let mut state = lock(&self.state);
+        if matches!(ended, Ok(Outcome::Paused)) && state.wish == Wish::Run && state.resumed > resumed {
+            return false;
+        }
         state.running = false;
         if !matches!(ended, Ok(Outcome::Paused)) {
             state.progress.phase = Phase::Done;
@@ -290,5 +329,6 @@ impl Shared {
             state.error = ended.err();
         }
         self.changed.notify_all();
+        true
     }
 }

@@ -33,11 +33,11 @@ use crate::engine::{
     EngineError, GenerateOptions, Overflow, Prompt, Request, ScoreText, With,
 };
 use crate::error::{Error, Result};
-use crate::facade::{Loaded, Thumbprint, hex};
+use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
 use crate::gate::{
     self, AdapterState, Event, FoldResults, LengthTaste, Limits, Measurements, Offline, PairFold, ThumbFold, replay,
 };
-use crate::store::{AdapterRow, NewAdapter, NewDecision, NewRun, Run, RunProgress, RunState, RunStep};
+use crate::store::{AdapterRow, NewAdapter, NewDecision, NewRun, Run, RunProgress, RunState, RunStep, Store};
 use crate::types::{AdapterId, LoggedFeedback, Message, ReplyId, RunId, Sampling, completion_key};
 
 /// Folds of the held-out ranking.
@@ -58,7 +58,11 @@ enum Stop {
 
 impl<E: Into<Error>> From<E> for Stop {
     fn from(error: E) -> Self {
-        Self::Failed(error.into())
+        match error.into() {
+            // The model was unloaded, or another one loaded, while the run used it.
+            Error::Engine(EngineError::Stopped | EngineError::Cancelled) => Self::Paused,
+            error => Self::Failed(error),
+        }
     }
 }
 
@@ -66,22 +70,39 @@ type Step<T> = std::result::Result<T, Stop>;
 
 /// Runs until the end, a pause, or a failure. In the last case the run is given up; the adapter in use stays.
 pub fn run(thumbprint: &Thumbprint, shared: &Shared, budget: Budget) -> Result<Outcome> {
-    let loaded = thumbprint.loaded()?;
-    let mut context = Context { thumbprint, shared, budget, loaded, started: Instant::now(), run: None };
-    let ended = context.run();
-    let state = match &ended {
-        Ok(_) => RunState::Finished,
-        Err(Stop::Paused) => RunState::Paused,
-        Err(Stop::Cancelled) => RunState::Cancelled,
-        Err(Stop::Failed(_)) => RunState::Failed,
-    };
-    context.end(state)?;
-    match ended {
-        Ok(outcome) => Ok(outcome),
-        Err(Stop::Paused) => Ok(Outcome::Paused),
-        Err(Stop::Cancelled) => Ok(Outcome::Cancelled),
-        Err(Stop::Failed(error)) => Err(error),
+    let started = Instant::now();
+    if shared.wish() == Wish::Pause {
+        return Ok(Outcome::Paused);
     }
+    let loaded = thumbprint.loaded_whatever_its_adapter()?;
+    let mut context = Context { thumbprint, shared, budget, loaded, started, run: None };
+    let ended = match context.run() {
+        Err(Stop::Paused) if shared.wish() == Wish::Cancel => Err(Stop::Cancelled),
+        ended => ended,
+    };
+    let (state, ended) = match ended {
+        Ok(outcome) => (RunState::Finished, Ok(outcome)),
+        Err(Stop::Paused) => (RunState::Paused, Ok(Outcome::Paused)),
+        Err(Stop::Cancelled) => (RunState::Cancelled, Ok(Outcome::Cancelled)),
+        Err(Stop::Failed(error)) => (RunState::Failed, Err(error)),
+    };
+    // What stopped the run says more than what then kept its record from being written.
+    let noted = context.end(state);
+    let outcome = ended?;
+    noted?;
+    Ok(outcome)
+}
+
+/// Cleans up after runs that nobody works on.
+pub fn give_up_all(thumbprint: &Thumbprint) -> Result<()> {
+    let store = thumbprint.store();
+    store.unfinished_runs()?.iter().try_for_each(|run| give_up(store, run))
+}
+
+fn give_up(store: &Store, run: &Run) -> Result<()> {
+    remove_folder(&store.dir().join(run_folder(run.id)))?;
+    let progress = RunProgress { state: RunState::Cancelled, checkpoint: None, ..run.progress.clone() };
+    Ok(store.update_run(run.id, &progress)?)
 }
 
 struct Context<'a> {
@@ -112,6 +133,7 @@ struct Material {
 impl Context<'_> {
     fn run(&mut self) -> Step<Outcome> {
         self.progress(Phase::Curate, 0, 1);
+        self.finish_judged_runs()?;
         if let Some(trial) = self.undecided_trial()? {
             return Ok(Outcome::TrialRunning(trial));
         }
@@ -148,11 +170,29 @@ impl Context<'_> {
 
     // ---- before training ----
 
+    /// Cleans up after runs that were killed between their verdict and their end.
+    fn finish_judged_runs(&self) -> Step<()> {
+        let store = self.thumbprint.store();
+        let adapters = store.adapters()?;
+        for run in store.unfinished_runs()? {
+            if adapters.iter().any(|row| row.run == Some(run.id) && row.state != AdapterState::Candidate) {
+                remove_folder(&store.dir().join(run_folder(run.id)))?;
+                let progress = RunProgress { state: RunState::Finished, checkpoint: None, ..run.progress };
+                store.update_run(run.id, &progress)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The active adapter, if its trial must not be disturbed.
     fn undecided_trial(&self) -> Step<Option<AdapterId>> {
         let store = self.thumbprint.store();
         let Some(active) = store.active_adapter(&self.loaded.sha256)? else { return Ok(None) };
         if active.state != AdapterState::Trial || self.budget.replace_trial {
+            return Ok(None);
+        }
+        if !self.thumbprint.is_intact(&active) {
+            // It answers nothing, so no vote will ever decide its trial.
             return Ok(None);
         }
         let verdict = self.thumbprint.adapter(active.id)?.verdict;
@@ -217,7 +257,7 @@ impl Context<'_> {
             if same && taken.is_none() {
                 taken = Some(run.id);
             } else {
-                self.give_up(&run)?;
+                give_up(store, &run)?;
             }
         }
         let total_steps = resolved.train.max_steps as u32 * resolved.folds;
@@ -236,13 +276,6 @@ impl Context<'_> {
         self.run = Some((id, dir.clone()));
         self.note(RunState::Running, Phase::Curate, 0, total_steps)?;
         Ok(dir)
-    }
-
-    fn give_up(&self, run: &Run) -> Step<()> {
-        let store = self.thumbprint.store();
-        remove_folder(&store.dir().join(run_folder(run.id)))?;
-        let progress = RunProgress { state: RunState::Cancelled, checkpoint: None, ..run.progress.clone() };
-        Ok(store.update_run(run.id, &progress)?)
     }
 
     /// The base's own answers to neutral prompts, in tokens.
@@ -484,7 +517,7 @@ impl Context<'_> {
         if let Some(row) = store.adapters()?.into_iter().find(|row| run.is_some() && row.run == run) {
             return Ok(row);
         }
-        let file = PathBuf::from("adapters").join(format!("run-{}.gguf", run.map_or(0, |run| run.0)));
+        let file = PathBuf::from(ADAPTERS).join(format!("run-{}.gguf", run.map_or(0, |run| run.0)));
         let path = store.dir().join(&file);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|source| Error::File { path: parent.to_owned(), source })?;
