@@ -90,6 +90,7 @@ fn micro<const M: usize, const N: usize>(
         }
     }
     let a_rows: [&[f32]; M] = std::array::from_fn(|i| &a.data[i * a.stride..i * a.stride + k]);
+    #[allow(clippy::needless_range_loop)] // several rows are read at the same step
     for step in 0..k {
         let start = step * b.stride + column;
         let b_row = &b.data[start..start + N * LANES];

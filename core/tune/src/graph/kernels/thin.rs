@@ -56,10 +56,9 @@ pub fn expand(t: &[f32], factors: &[f32], spans: &[Span], y: &mut [f32]) {
             }
             r += 4;
         }
-        for r in r..t.len() {
-            let f = factor(r);
-            for (y, f) in y.iter_mut().zip(f) {
-                *y = fma(t[r], *f, *y);
+        for (t, r) in t[r..].iter().zip(r..) {
+            for (y, f) in y.iter_mut().zip(factor(r)) {
+                *y = fma(*t, *f, *y);
             }
         }
     }
