@@ -53,8 +53,9 @@ impl Work {
                     spans.push((start, end));
                 }
                 _ => {
-                    return Err(self
-                        .refuse("a region's offsets are not rising, whole or complete".to_owned()));
+                    return Err(self.refuse(
+                        "a region's offsets are not rising, whole or complete".to_owned(),
+                    ));
                 }
             }
         }

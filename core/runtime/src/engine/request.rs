@@ -70,7 +70,7 @@ pub struct GenerateOptions {
     /// Tokens to generate at most, 1 or more.
     pub max_tokens: u32,
     /// How tokens are chosen. The same seed gives the same reply: take another
-    /// ([`fresh_seed`]) for another reply.
+    /// (`GenerateOptions::default` draws one) for another reply.
     pub sampling: Sampling,
     /// Strings that end the reply; they are not part of its text.
     pub stop: Vec<String>,

@@ -1,7 +1,7 @@
 //! Forward and hand-written backward passes over a frozen model with a LoRA adapter, layer by layer.
 //!
-//! [`Network`] owns the memory and walks the layers; [`layer`] builds one block's graphs, [`linear`] the projections in them,
-//! [`head`] the log-probabilities; [`kernels`] holds what custom operations compute.
+//! [`Network`] owns the memory and walks the layers; `layer` builds one block's graphs out of `builder`'s fragments, `head` the
+//! log-probabilities; [`kernels`] holds what custom operations compute.
 
 mod adapter;
 mod builder;
