@@ -246,7 +246,7 @@ fn a_copied_and_a_truncated_sequence_give_the_logits_of_one_computed_afresh() {
         batch.push(*tokens(&model).last().unwrap(), last, sequence, true);
         context.decode(&batch, None).unwrap();
         let difference = max_difference(context.logits(0).unwrap(), &expected);
-        // Observed 0.13: llama.cpp computes one token and many tokens with different kernels.
+        // llama.cpp computes one token and many tokens with different kernels.
         assert!(difference < 0.05, "sequence {sequence}: {difference}");
     }
 }

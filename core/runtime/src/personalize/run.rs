@@ -3,11 +3,12 @@
 //! A run keeps what it has in a folder of its own, so that a killed process continues where it was: every phase either finds its
 //! result there or makes it. All of it is a function of base model, feedback, settings and seed.
 
-use std::collections::HashMap;
+mod cache_keys;
+mod watch;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -24,6 +25,9 @@ use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{References, TrainError, Trainer, lora_shapes};
 
+use cache_keys::CacheKeys;
+use watch::Watch;
+
 use super::examples::{Tokenized, classes, tokenize};
 use super::measure::{self, Bench};
 use super::recipe::{PAIRS_PER_PROMPT, fold_steps, replay_examples, train_config};
@@ -39,7 +43,7 @@ use crate::gate::{
 use crate::store::{
     AdapterRow, NewAdapter, NewDecision, NewRun, Run, RunProgress, RunState, RunStep, Store,
 };
-use crate::types::{AdapterId, LoggedFeedback, Message, ReplyId, RunId, Sampling, completion_key};
+use crate::types::{AdapterId, LoggedFeedback, Message, RunId, Sampling};
 
 /// Folds of the held-out ranking.
 const FOLDS: u32 = 2;
@@ -957,131 +961,6 @@ fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
         LengthTaste::from_pairs(&pairs)
     } else {
         LengthTaste::from_thumbs(&up, &down)
-    }
-}
-
-/// Where the reference's log-probabilities of an example are cached.
-struct CacheKeys<'a> {
-    material: &'a Material,
-    replies: HashMap<[u8; 32], ReplyId>,
-    by_item: HashMap<i64, ReplyId>,
-    context: String,
-}
-
-impl<'a> CacheKeys<'a> {
-    fn new(context: &Context<'_>, material: &'a Material, resolved: &Resolved) -> Self {
-        let mut replies = HashMap::new();
-        let mut by_item = HashMap::new();
-        for event in &material.log {
-            by_item.insert(event.id.0, event.reply.id);
-            for reply in std::iter::once(&event.reply).chain(&event.other) {
-                let key = completion_key(&crate::types::prompt_key(&reply.prompt), &reply.text);
-                replies.insert(key, reply.id);
-            }
-        }
-        let info = context.loaded.engine.info();
-        let kernels = serde_json::to_string(&resolved.plan.kernels).unwrap_or_default();
-        let context = format!("{} {} {kernels}", context.loaded.sha256, info.template_hash);
-        Self {
-            material,
-            replies,
-            by_item,
-            context,
-        }
-    }
-
-    /// Key, context and reply of each of the example's completions.
-    fn of(&self, index: usize) -> impl Iterator<Item = ([u8; 32], String, Option<ReplyId>)> {
-        let curated = &self.material.curated.examples[self.material.tokenized.sources[index]];
-        let texts: Vec<&str> = match &curated.kind {
-            curation::Kind::Pair {
-                chosen, rejected, ..
-            } => vec![&chosen.text, &rejected.text],
-            curation::Kind::Unpaired { completion, .. }
-            | curation::Kind::Demonstration { completion, .. } => {
-                vec![&completion.text]
-            }
-        };
-        let example = &self.material.tokenized.examples[index];
-        let entries: Vec<_> = texts
-            .into_iter()
-            .zip(example.completions())
-            .map(|(text, tokens)| {
-                let key = completion_key(&curated.prompt_key, text);
-                let mut hash = Sha256::new();
-                example
-                    .prompt
-                    .iter()
-                    .chain(tokens)
-                    .for_each(|token| hash.update(token.to_le_bytes()));
-                let of_item = || {
-                    curated
-                        .items
-                        .first()
-                        .and_then(|item| self.by_item.get(&item.0))
-                };
-                let reply = self.replies.get(&key).or_else(of_item).copied();
-                (
-                    key,
-                    format!("{} {}", self.context, hex(hash.finalize())),
-                    reply,
-                )
-            })
-            .collect();
-        entries.into_iter()
-    }
-}
-
-/// Watches for the user and for the job's interruption while a piece of training runs.
-struct Watch {
-    over: Arc<AtomicBool>,
-    abort: Arc<AtomicBool>,
-    demand: Option<crate::engine::Demand>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(thumbprint: &Thumbprint, shared: &Shared, abort: Arc<AtomicBool>) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let demand = thumbprint.demand();
-        let (watch_over, watch_abort, watch_demand) =
-            (Arc::clone(&over), Arc::clone(&abort), demand.clone());
-        let interrupt = shared.interrupt_flag();
-        let thread = std::thread::Builder::new()
-            .name("thumbprint-watch".to_owned())
-            .spawn(move || {
-                while !watch_over.load(Ordering::Relaxed) {
-                    let user = watch_demand
-                        .as_ref()
-                        .is_some_and(crate::engine::Demand::is_waiting);
-                    watch_abort.store(user || interrupt.load(Ordering::Relaxed), Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                watch_abort.store(false, Ordering::Relaxed);
-            });
-        Self {
-            over,
-            abort,
-            demand,
-            thread: thread.ok(),
-        }
-    }
-
-    fn user_waits(&self) -> bool {
-        let waits = self
-            .demand
-            .as_ref()
-            .is_some_and(crate::engine::Demand::is_waiting);
-        waits || self.abort.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -1,0 +1,82 @@
+//! Where the reference's log-probabilities of examples are cached.
+
+use std::collections::HashMap;
+
+use sha2::{Digest, Sha256};
+
+use super::{Context, Material, Resolved};
+use crate::curation;
+use crate::facade::hex;
+use crate::types::{ReplyId, completion_key};
+
+/// Where the reference's log-probabilities of an example are cached.
+pub struct CacheKeys<'a> {
+    material: &'a Material,
+    replies: HashMap<[u8; 32], ReplyId>,
+    by_item: HashMap<i64, ReplyId>,
+    context: String,
+}
+
+impl<'a> CacheKeys<'a> {
+    pub fn new(context: &Context<'_>, material: &'a Material, resolved: &Resolved) -> Self {
+        let mut replies = HashMap::new();
+        let mut by_item = HashMap::new();
+        for event in &material.log {
+            by_item.insert(event.id.0, event.reply.id);
+            for reply in std::iter::once(&event.reply).chain(&event.other) {
+                let key = completion_key(&crate::types::prompt_key(&reply.prompt), &reply.text);
+                replies.insert(key, reply.id);
+            }
+        }
+        let info = context.loaded.engine.info();
+        let kernels = serde_json::to_string(&resolved.plan.kernels).unwrap_or_default();
+        let context = format!("{} {} {kernels}", context.loaded.sha256, info.template_hash);
+        Self {
+            material,
+            replies,
+            by_item,
+            context,
+        }
+    }
+
+    /// Key, context and reply of each of the example's completions.
+    pub fn of(&self, index: usize) -> impl Iterator<Item = ([u8; 32], String, Option<ReplyId>)> {
+        let curated = &self.material.curated.examples[self.material.tokenized.sources[index]];
+        let texts: Vec<&str> = match &curated.kind {
+            curation::Kind::Pair {
+                chosen, rejected, ..
+            } => vec![&chosen.text, &rejected.text],
+            curation::Kind::Unpaired { completion, .. }
+            | curation::Kind::Demonstration { completion, .. } => {
+                vec![&completion.text]
+            }
+        };
+        let example = &self.material.tokenized.examples[index];
+        let entries: Vec<_> = texts
+            .into_iter()
+            .zip(example.completions())
+            .map(|(text, tokens)| {
+                let key = completion_key(&curated.prompt_key, text);
+                let mut hash = Sha256::new();
+                example
+                    .prompt
+                    .iter()
+                    .chain(tokens)
+                    .for_each(|token| hash.update(token.to_le_bytes()));
+                let of_item = || {
+                    curated
+                        .items
+                        .first()
+                        .and_then(|item| self.by_item.get(&item.0))
+                };
+                let reply = self.replies.get(&key).or_else(of_item).copied();
+                (
+                    key,
+                    format!("{} {}", self.context, hex(hash.finalize())),
+                    reply,
+                )
+            })
+            .collect();
+        entries.into_iter()
+    }
+}
