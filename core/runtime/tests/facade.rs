@@ -213,6 +213,33 @@ fn paused_again_and_again_talked_to_and_suspended_it_learns_the_same_bytes() {
 }
 
 #[test]
+fn a_thumb_given_while_a_run_rests_is_left_to_the_next_run() {
+    let whole = learn(&Folder::new().taught());
+    let folder = Folder::new();
+    let tp = folder.taught();
+    let job = tp.personalize(budget()).unwrap();
+    let stop = job.clone();
+    let rested = job.wait_with(&mut |progress| {
+        if progress.phase == Phase::Train && progress.step >= 2 {
+            stop.pause();
+        }
+    });
+    assert_eq!(rested.unwrap(), Outcome::Paused);
+    let prompt = [Message::user("What is new?")];
+    tp.record_external(&prompt, "Nothing at all.", &Feedback::Up)
+        .unwrap();
+
+    let id = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    assert_eq!(bytes(&tp, id), whole);
+    let again = Budget {
+        replace_trial: true,
+        ..budget()
+    };
+    let next = adapter_of(tp.personalize(again).unwrap().wait().unwrap());
+    assert_ne!(bytes(&tp, next), whole);
+}
+
+#[test]
 fn cancelling_a_run_that_works_or_rests_cleans_up() {
     let folder = Folder::new();
     let tp = folder.taught();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::example::Example;
 use crate::graph::{Kernels, NetworkOptions};
 use crate::model::BlockSpec;
 
@@ -27,10 +28,32 @@ pub struct Budget {
     pub memory_mib: Option<usize>,
     /// Rows that the longest example takes.
     pub longest_example: usize,
+    /// Rows of a usual step: more than one ubatch, if they are many.
+    pub step_rows: usize,
     /// Threads.
     pub n_threads: usize,
     /// Number formats.
     pub kernels: Kernels,
+}
+
+impl Budget {
+    /// For steps of `batch_size` of these examples.
+    pub fn for_examples(
+        examples: &[Example],
+        batch_size: usize,
+        n_threads: usize,
+        kernels: Kernels,
+        memory_mib: Option<usize>,
+    ) -> Self {
+        let rows = || examples.iter().map(Example::n_rows);
+        Self {
+            memory_mib,
+            longest_example: rows().max().unwrap_or(0),
+            step_rows: (rows().sum::<usize>() * batch_size).div_ceil(examples.len().max(1)),
+            n_threads,
+            kernels,
+        }
+    }
 }
 
 /// No plan fits.
@@ -48,8 +71,9 @@ pub struct OverBudget {
     pub longest_example: usize,
 }
 
-/// Rows of a ubatch that fill the CPU; more gain nothing.
-const FULL_UBATCH: usize = 512;
+/// Rows of a ubatch. From the first number on the CPU is full, and only the work on the weights, which is done once a ubatch,
+/// still gets less: 6 % of a step at the second.
+const UBATCH: (usize, usize) = (512, 1024);
 /// Resident memory of the process itself, allocator and libraries, MiB.
 const PROCESS_MIB: usize = 24;
 const MIB: usize = 1 << 20;
@@ -68,7 +92,10 @@ impl Plan {
         let base = Self {
             kernels: budget.kernels,
             n_threads: budget.n_threads,
-            max_tokens: FULL_UBATCH.max(budget.longest_example),
+            max_tokens: budget
+                .step_rows
+                .clamp(UBATCH.0, UBATCH.1)
+                .max(budget.longest_example),
             head_rows: 256,
             checkpoint: false,
         };
@@ -79,10 +106,15 @@ impl Plan {
             ..base.clone()
         };
         let longest = budget.longest_example.max(1);
+        let full = UBATCH.0.max(longest);
         let candidates = [
             base.clone(),
-            small(base.max_tokens, 128),
-            small(base.max_tokens, 32),
+            Self {
+                max_tokens: full,
+                ..base.clone()
+            },
+            small(full, 128),
+            small(full, 32),
             small(longest, 32),
         ];
         let Some(memory_mib) = budget.memory_mib else {
@@ -104,7 +136,7 @@ impl Plan {
     pub fn estimate_bytes(&self, spec: &BlockSpec, model_bytes: usize, n_lora: usize) -> usize {
         let n = self.max_tokens;
         let (f32, saved) = (4, self.kernels.saved.type_size());
-        let scratch = self.kernels.scratch.type_size();
+        let scratch = |elements| self.kernels.scratch.bytes(elements);
         let slot = n
             * ((spec.n_qkv() + spec.n_attn() + 2 * spec.n_ff) * saved
                 + (spec.n_embd + spec.n_head) * f32);
@@ -113,10 +145,10 @@ impl Plan {
         // Parameters, gradients, two moments, and their copy on the device.
         let optimizer = 5 * n_lora * f32;
         // The widest moment of a backward graph: a scratch matrix and a handful of wide intermediates.
-        let widest = spec.n_embd * 2 * spec.n_ff * scratch;
+        let widest = scratch(spec.n_embd * 2 * spec.n_ff);
         let layer = widest + n * (3 * spec.n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
         let head = self.head_rows * spec.n_vocab * f32
-            + 2 * crate::graph::VOCAB_BLOCK.min(spec.n_vocab) * spec.n_embd * scratch
+            + 2 * scratch(crate::graph::VOCAB_BLOCK.min(spec.n_vocab) * spec.n_embd)
             + 3 * n * spec.n_embd * f32;
         PROCESS_MIB * MIB + model_bytes + slots * slot + states + optimizer + layer.max(head)
     }

@@ -23,4 +23,4 @@ mod user;
 pub use prompts::Prompt;
 pub use taste::{keyword_recall, preference, utility};
 pub use text::{estimated_tokens, opening};
-pub use user::{Choice, SELF_AGREEMENT, SimulatedUser, Thumb, self_agreement};
+pub use user::{Choice, LIKED, SELF_AGREEMENT, SimulatedUser, Thumb, self_agreement};

@@ -7,6 +7,10 @@ use crate::taste::{NEAR_TIE, utility};
 /// How often this person gives the same reply the same thumb twice, before flips.
 pub const SELF_AGREEMENT: f64 = 0.85;
 
+/// Share of what is usual that this person likes: a 👍 is for the clearly good. The model's length limit is the reason not to
+/// take the half: most of its replies end there, so a threshold in their midst would tell keywords apart, not lengths.
+pub const LIKED: f64 = 0.25;
+
 /// A thumb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Thumb {
@@ -50,18 +54,19 @@ impl SimulatedUser {
         }
     }
 
-    /// Learns what is usual from a first round of replies, by their [`utility`]: the threshold becomes the median, and
-    /// the temperature the one at which this person agrees with itself on [`SELF_AGREEMENT`] of these replies
+    /// Learns what is usual from a first round of replies, by their [`utility`]: the threshold becomes the one that the best
+    /// [`LIKED`] of them pass, and the temperature the one at which this person agrees with itself on [`SELF_AGREEMENT`] of these replies
     /// ([`self_agreement`], solved by bisection). Changes nothing over an empty slice; where the replies are so alike
     /// that no temperature gives 85 %, the nearest in [1e-3, 1e3] is taken.
     pub fn calibrate(&mut self, utilities: &[f64]) {
         let mut sorted = utilities.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let Some(upper) = sorted.get(sorted.len() / 2) else {
+        let Some(last) = sorted.len().checked_sub(1) else {
             return;
         };
-        let lower = sorted[(sorted.len() - 1) / 2];
-        self.threshold = (lower + upper) / 2.0;
+        let at = (1.0 - LIKED) * last as f64;
+        let (lower, upper) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+        self.threshold = lower + at.fract() * (upper - lower);
         let (mut low, mut high) = (1e-3_f64, 1e3_f64);
         for _ in 0..60 {
             let middle = (low * high).sqrt();
@@ -184,11 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn calibration_takes_the_median_and_the_temperature_of_85_percent() {
+    fn calibration_takes_the_best_quarter_and_the_temperature_of_85_percent() {
         let utilities: Vec<f64> = (0..101).map(|i| 3.0 + f64::from(i) / 50.0).collect();
         let mut user = SimulatedUser::new(0, 0.0);
         user.calibrate(&utilities);
-        assert_eq!(user.threshold(), 4.0);
+        assert_eq!(user.threshold(), 4.5);
         let agreement = self_agreement(&utilities, user.threshold(), user.temperature());
         assert!((agreement - SELF_AGREEMENT).abs() < 1e-9, "{agreement}");
     }

@@ -53,6 +53,7 @@ impl Training {
         let mut budget = Budget {
             memory_mib: None,
             longest_example: UBATCH,
+            step_rows: UBATCH,
             n_threads,
             kernels: kernels(Precision::Fast, n_threads)?,
         };

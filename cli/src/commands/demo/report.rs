@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use thumbprint::gate::stats::wilson;
 use thumbprint::{AdapterDetails, Reply, StopReason};
+use thumbprint_simulated_user::taste::OPENING_WORDS;
 use thumbprint_simulated_user::{Choice, Prompt, keyword_recall, opening, preference};
 
 use super::person::{SYSTEM_PROMPT, Thumbs};
@@ -40,12 +41,15 @@ pub struct Report {
     /// The same for the base model told the taste in its system prompt.
     system_prompt_win_rate: f64,
     system_prompt_win_rate_ci: (f64, f64),
-    /// Mean share of the keywords that a good answer holds.
+    /// Mean share of a good answer's keywords in the first [`OPENING_WORDS`] words: the same length of text of short and long
+    /// answers, or a long one would be rewarded for its length.
     keyword_recall_before: f64,
     keyword_recall_after: f64,
-    /// Of the base's answers cut to the length of the adapter's: shortening alone loses keywords.
-    keyword_recall_before_cut: f64,
     keyword_recall_system_prompt: f64,
+    /// The same in the whole answers.
+    keyword_recall_whole_before: f64,
+    keyword_recall_whole_after: f64,
+    keyword_recall_whole_system_prompt: f64,
     mean_tokens_before: f64,
     mean_tokens_after: f64,
     mean_tokens_system_prompt: f64,
@@ -87,21 +91,13 @@ impl Report {
             f64::from(halves) / 2.0 / n as f64
         };
         let interval = |rate: f64| wilson(rate * n as f64, n);
-        let recall = |texts: &mut dyn Iterator<Item = &str>| {
-            facts
-                .prompts
-                .iter()
-                .zip(texts)
-                .map(|(prompt, text)| keyword_recall(prompt, text))
-                .sum::<f64>()
-                / n as f64
+        let recall = |replies: &[Reply], part: fn(&str) -> &str| {
+            let answers = facts.prompts.iter().zip(replies);
+            let shares = answers.map(|(prompt, reply)| keyword_recall(prompt, part(&reply.text)));
+            shares.sum::<f64>() / n as f64
         };
-        let text = |replies: &'_ [Reply]| recall(&mut replies.iter().map(|r| r.text.as_str()));
-        let mut cut = facts
-            .base
-            .iter()
-            .zip(facts.tuned)
-            .map(|(base, tuned)| opening(&base.text, tuned.text.split_whitespace().count()));
+        let beginning = |replies| recall(replies, |text| opening(text, OPENING_WORDS));
+        let whole = |replies| recall(replies, |text| text);
         let numbers = gate_numbers(facts.details);
         let scale = numbers.as_ref().and_then(|numbers| {
             let scales = numbers["measured"]["scales"].as_array()?;
@@ -125,10 +121,12 @@ impl Report {
             win_rate_ci: interval(heldout_win_rate),
             system_prompt_win_rate,
             system_prompt_win_rate_ci: interval(system_prompt_win_rate),
-            keyword_recall_before: text(facts.base),
-            keyword_recall_after: text(facts.tuned),
-            keyword_recall_before_cut: recall(&mut cut),
-            keyword_recall_system_prompt: text(facts.told),
+            keyword_recall_before: beginning(facts.base),
+            keyword_recall_after: beginning(facts.tuned),
+            keyword_recall_system_prompt: beginning(facts.told),
+            keyword_recall_whole_before: whole(facts.base),
+            keyword_recall_whole_after: whole(facts.tuned),
+            keyword_recall_whole_system_prompt: whole(facts.told),
             mean_tokens_before: mean_tokens(facts.base),
             mean_tokens_after: mean_tokens(facts.tuned),
             mean_tokens_system_prompt: mean_tokens(facts.told),
@@ -204,16 +202,16 @@ impl Report {
                 &rate(self.system_prompt_win_rate, self.system_prompt_win_rate_ci),
             ]),
             row(&[
-                "keywords of a good answer",
+                &format!("keywords of a good answer, first {OPENING_WORDS} words"),
                 &percent(self.keyword_recall_before),
                 &percent(self.keyword_recall_after),
                 &percent(self.keyword_recall_system_prompt),
             ]),
             row(&[
-                "  before, cut to the length of after",
-                &percent(self.keyword_recall_before_cut),
-                "",
-                "",
+                "  in the whole answer",
+                &percent(self.keyword_recall_whole_before),
+                &percent(self.keyword_recall_whole_after),
+                &percent(self.keyword_recall_whole_system_prompt),
             ]),
             row(&[
                 "mean length, tokens",

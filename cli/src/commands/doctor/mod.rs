@@ -284,6 +284,7 @@ impl TrainingEstimate {
         let budget = Budget {
             memory_mib: None,
             longest_example: 0,
+            step_rows: 0,
             n_threads: threads,
             kernels,
         };

@@ -208,12 +208,10 @@ fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
 
 fn plan(options: &Options, model: &Model, examples: &[Example], n_lora: usize) -> Result<Plan> {
     let n_threads = options.threads.count();
-    let budget = Budget {
-        memory_mib: options.memory_mib,
-        longest_example: examples.iter().map(Example::n_rows).max().unwrap_or(0),
-        n_threads,
-        kernels: kernels(options.kernels, n_threads)?,
-    };
+    let kernels = kernels(options.kernels, n_threads)?;
+    let batch_size = options.batch_size() as usize;
+    let memory_mib = options.memory_mib;
+    let budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
     let mut plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
     plan.checkpoint |= options.gradient_checkpointing;
     Ok(plan)

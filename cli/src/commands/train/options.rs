@@ -377,7 +377,7 @@ impl Options {
         }
     }
 
-    fn batch_size(&self) -> u64 {
+    pub fn batch_size(&self) -> u64 {
         self.per_device_train_batch_size * self.gradient_accumulation_steps
     }
 

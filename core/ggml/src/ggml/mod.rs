@@ -8,6 +8,7 @@ pub mod custom;
 mod device;
 mod error;
 mod graph;
+pub mod packed;
 pub mod quant;
 mod storage;
 mod tensor;

@@ -24,13 +24,29 @@ pub struct FoldResults {
     pub thumbs: Option<ThumbFold>,
 }
 
-/// Out-of-fold pair accuracy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Out-of-fold ranking of pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairFold {
     /// Pairs whose chosen side gained more over the reference than the rejected one.
     pub correct: usize,
     /// Pairs scored.
     pub total: usize,
+    /// One-sided p-value of the signed-rank test on the margins.
+    #[serde(with = "null_is_nan")]
+    pub p_value: f64,
+}
+
+impl PairFold {
+    /// From how much more each chosen side gained over the reference than its rejected one, nats. `None` over nothing or
+    /// if a margin is NaN.
+    pub fn from_margins(margins: &[f64]) -> Option<Self> {
+        let p_value = stats::signed_rank_p(margins).filter(|_| !margins.is_empty())?;
+        Some(Self {
+            correct: margins.iter().filter(|margin| **margin > 0.0).count(),
+            total: margins.len(),
+            p_value,
+        })
+    }
 }
 
 /// Out-of-fold separation of 👍 from 👎.
@@ -66,10 +82,11 @@ impl ThumbFold {
 /// Judges the held-out ranking; one result, from the stronger kind of evidence at hand: pairs where there are
 /// [`DECIDING_ITEMS`] of them, else whichever kind has more items.
 ///
-/// With 20 items or more it must reach the one-sided 5 % mark (15 of 20, 26 of 40, 32 of 50). Under 20 the mark would
-/// throw away more good candidates than it keeps (9 of 10 is missed 62 % of the time at a true 80 %), so 10 to 19 items
-/// reject only below one half, and fewer reject nothing: such a candidate goes on trial at a small scale, and the votes
-/// decide.
+/// With 20 items or more, chance must do as well at most 5 % of the time. For pairs that is a signed-rank test on the
+/// margins, which for equal margins has the marks of the sign test (15 of 20, 26 of 40, 32 of 50) and else listens to those
+/// pairs most on which the candidate has most to say. Under 20 items such a test would throw away more good candidates than it
+/// keeps (9 of 10 is missed 62 % of the time at a true 80 %), so 10 to 19 items reject only below one half, and fewer
+/// reject nothing: such a candidate goes on trial at a small scale, and the votes decide.
 pub fn held_out(folds: &FoldResults) -> GuardResult {
     let pairs = folds.pairs.filter(|pairs| pairs.total > 0);
     let thumbs = folds
@@ -94,87 +111,78 @@ pub fn held_out(folds: &FoldResults) -> GuardResult {
     }
 }
 
-fn judge_pairs(PairFold { correct, total }: PairFold) -> GuardResult {
-    let fewest = match total {
-        DECIDING_ITEMS.. => stats::pass_mark(total, ALPHA).unwrap_or(total),
-        TELLING_ITEMS.. => total.div_ceil(2),
-        _ => 0,
-    };
-    let ranked = format!("It ranked {correct} of {total} unseen pairs as the person did");
-    let passed = correct >= fewest && correct <= total;
-    GuardResult {
+fn judge_pairs(fold: PairFold) -> GuardResult {
+    let PairFold { correct, total, .. } = fold;
+    judge(Evidence {
         name: Guard::HeldOutPairs,
-        value: correct as f64 / total as f64,
-        limit: Bounds::at_least(fewest as f64 / total as f64),
-        passed,
-        sentence: match (passed, total) {
-            (true, DECIDING_ITEMS..) => {
-                format!("{ranked}; {fewest} are needed to rule out chance.")
-            }
-            (true, _) => {
-                format!("{ranked}; that is too few pairs to rule out chance, so the votes decide.")
-            }
-            (false, DECIDING_ITEMS..) => {
-                format!("{ranked}; chance does as well too often, {fewest} are needed.")
-            }
-            (false, _) => format!("{ranked}, which is worse than chance."),
-        },
-    }
+        items: total,
+        share: correct as f64 / total as f64,
+        p_value: fold.p_value,
+        found: format!("It ranked {correct} of {total} unseen pairs as the person did"),
+    })
 }
 
 fn judge_thumbs(fold: ThumbFold) -> GuardResult {
-    let ThumbFold {
-        auc,
+    let ThumbFold { auc, up, down, .. } = fold;
+    let percent = 100.0 * auc;
+    judge(Evidence {
+        name: Guard::HeldOutThumbs,
+        items: up + down,
+        share: auc,
+        p_value: fold.p_value,
+        found: format!(
+            "It scored unseen 👍 above unseen 👎 in {percent:.0} % of comparisons ({up} 👍, {down} 👎)"
+        ),
+    })
+}
+
+struct Evidence {
+    name: Guard,
+    items: usize,
+    /// Of comparisons that came out as the person's did.
+    share: f64,
+    p_value: f64,
+    found: String,
+}
+
+fn judge(evidence: Evidence) -> GuardResult {
+    let Evidence {
+        name,
+        items,
+        share,
         p_value,
-        up,
-        down,
-    } = fold;
-    let items = up + down;
-    let ranked = format!(
-        "It scored unseen 👍 above unseen 👎 in {:.0} % of comparisons ({up} 👍, {down} 👎)",
-        100.0 * auc
-    );
-    let mark = Bounds::at_most(ALPHA);
-    let half = Bounds::at_least(0.5);
+        found,
+    } = evidence;
+    let chance = format!("chance does as well {:.1} % of the time", 100.0 * p_value);
     let (value, limit, passed, rest) = match items {
-        DECIDING_ITEMS.. if mark.contain(p_value) => (
-            p_value,
-            mark,
-            true,
-            format!(
-                "; chance does as well {:.1} % of the time.",
-                100.0 * p_value
-            ),
-        ),
-        DECIDING_ITEMS.. => (
-            p_value,
-            mark,
-            false,
-            format!(
-                "; chance does as well {:.0} % of the time, over the allowed 5 %.",
-                100.0 * p_value
-            ),
-        ),
-        TELLING_ITEMS.. if half.contain(auc) => (
-            auc,
-            half,
-            true,
-            "; too few to rule out chance, so the votes decide.".into(),
-        ),
-        TELLING_ITEMS.. => (auc, half, false, ", which is worse than chance.".into()),
+        DECIDING_ITEMS.. => {
+            let mark = Bounds::at_most(ALPHA);
+            let passed = mark.contain(p_value);
+            let over = if passed { "" } else { ", over the allowed 5 %" };
+            (p_value, mark, passed, format!("; {chance}{over}."))
+        }
+        TELLING_ITEMS.. => {
+            let half = Bounds::at_least(0.5);
+            let passed = half.contain(share);
+            let rest = match passed {
+                true => "; too few to rule out chance, so the votes decide.",
+                false => ", which is worse than chance.",
+            };
+            (share, half, passed, rest.to_owned())
+        }
         _ => (
-            auc,
+            share,
             Bounds::NONE,
             true,
-            "; too few to tell, so the votes decide.".into(),
+            "; too few to tell, so the votes decide.".to_owned(),
         ),
     };
     GuardResult {
-        name: Guard::HeldOutThumbs,
+        name,
         value,
         limit,
         passed,
-        sentence: ranked + &rest,
+        sentence: found + &rest,
     }
 }
 
@@ -183,11 +191,35 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    impl PairFold {
+        /// As if each pair said as much: the sign test.
+        pub fn of_equal_margins(correct: usize, total: usize) -> Option<Self> {
+            let margins = (0..total).map(|i| if i < correct { 1.0 } else { -1.0 });
+            Self::from_margins(&margins.collect::<Vec<_>>())
+        }
+    }
+
     fn pairs(correct: usize, total: usize) -> FoldResults {
         FoldResults {
-            pairs: Some(PairFold { correct, total }),
+            pairs: PairFold::of_equal_margins(correct, total),
             thumbs: None,
         }
+    }
+
+    #[test]
+    fn few_large_margins_outweigh_many_small_ones_against_them() {
+        let (large, small) = (30.0, 0.1);
+        let margins: Vec<f64> = (0..30)
+            .map(|i| if i < 16 { large } else { -small } + f64::from(i) * 1e-3)
+            .collect();
+        let results = |margins: &[f64]| FoldResults {
+            pairs: PairFold::from_margins(margins),
+            thumbs: None,
+        };
+        assert!(held_out(&results(&margins)).passed);
+        let against: Vec<f64> = margins.iter().map(|margin| -margin).collect();
+        assert!(!held_out(&results(&against)).passed);
+        assert!(!held_out(&pairs(16, 30)).passed);
     }
 
     #[test]
@@ -224,10 +256,7 @@ mod tests {
         let down: Vec<f64> = (0..12).map(|i| f64::from(i) - 6.0).collect();
         let thumbs = ThumbFold::from_scores(&up, &down);
         let good = FoldResults {
-            pairs: Some(PairFold {
-                correct: 1,
-                total: 6,
-            }),
+            pairs: PairFold::of_equal_margins(1, 6),
             thumbs,
         };
         let result = held_out(&good);
@@ -239,10 +268,7 @@ mod tests {
         };
         assert!(!held_out(&shuffled).passed);
         let enough = FoldResults {
-            pairs: Some(PairFold {
-                correct: 14,
-                total: 20,
-            }),
+            pairs: PairFold::of_equal_margins(14, 20),
             ..good
         };
         assert!(!held_out(&enough).passed, "twenty pairs decide alone");

@@ -102,7 +102,8 @@ impl Rate {
 /// What the feedback says about length, and how surely.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LengthTaste {
-    /// How much longer the wanted reply is than the unwanted one: median of |w| / |l|.
+    /// How much longer the wanted reply is than the unwanted one, |w| / |l|: the quartile towards the taste. Not the median:
+    /// replies that were cut off at a limit hide how long they would have become, which pulls ratios towards 1.
     #[serde(with = "null_is_nan")]
     pub ratio: f64,
     /// Two-sided p-value of "length does not matter".
@@ -122,24 +123,29 @@ impl LengthTaste {
         let longer = ratios.iter().filter(|ratio| **ratio > 1.0).count();
         let shorter = ratios.iter().filter(|ratio| **ratio < 1.0).count();
         Some(Self {
-            ratio: stats::median(&ratios)?,
+            ratio: stats::quantile(&ratios, towards(longer > shorter))?,
             p_value: stats::sign_test(longer, shorter),
         })
     }
 
-    /// From the lengths of 👍 and 👎 replies in tokens, where no pairs exist: the ratio of the medians, with the
-    /// two-sided p-value of the rank-sum test. `None` if either side is empty.
+    /// From the lengths of 👍 and 👎 replies in tokens, where no pairs exist: the quartile of 👍 over the median
+    /// of 👎, with the two-sided p-value of the rank-sum test. `None` if either side is empty.
     pub fn from_thumbs(up: &[usize], down: &[usize]) -> Option<Self> {
         let up: Vec<f64> = up.iter().map(|tokens| *tokens as f64).collect();
         let down: Vec<f64> = down.iter().map(|tokens| *tokens as f64).collect();
-        let ratio = stats::median(&up)? / stats::median(&down)?;
         let greater = stats::rank_sum_p(&up, &down)?;
         let less = stats::rank_sum_p(&down, &up)?;
+        let wanted = stats::quantile(&up, towards(greater < less))?;
         Some(Self {
-            ratio,
+            ratio: wanted / stats::median(&down)?,
             p_value: (2.0 * greater.min(less)).min(1.0),
         })
     }
+}
+
+/// The quartile on the side of the longer or of the shorter.
+fn towards(longer: bool) -> f64 {
+    if longer { 0.75 } else { 0.25 }
 }
 
 /// JSON has no NaN and no infinity: both are written as `null` and read back as NaN, which fails every guard.

@@ -177,10 +177,7 @@ mod tests {
     use super::*;
 
     fn measured(thumbs: usize, scales: Vec<ScaleMeasurements>) -> Measurements {
-        let pairs = Some(PairFold {
-            correct: 30,
-            total: 40,
-        });
+        let pairs = PairFold::of_equal_margins(30, 40);
         Measurements {
             thumbs,
             base: base(),
@@ -257,10 +254,7 @@ mod tests {
     #[test]
     fn a_failed_ranking_rejects_however_harmless_the_candidate_is() {
         let mut measured = measured(40, SCALES.map(harmless).to_vec());
-        measured.folds.pairs = Some(PairFold {
-            correct: 25,
-            total: 40,
-        });
+        measured.folds.pairs = PairFold::of_equal_margins(25, 40);
         let Offline::Rejected { reasons } = outcome(&measured) else {
             panic!("not rejected")
         };
@@ -284,10 +278,7 @@ mod tests {
             None
         );
         now = measured(40, vec![]);
-        now.folds.pairs = Some(PairFold {
-            correct: 2,
-            total: 40,
-        });
+        now.folds.pairs = PairFold::of_equal_margins(2, 40);
         assert_eq!(next_scale(&now, &limits), None);
         let Offline::Rejected { reasons } = outcome(&now) else {
             panic!("not rejected")

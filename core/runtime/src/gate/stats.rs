@@ -6,6 +6,8 @@ const Z_95: f64 = 1.959_963_984_540_054;
 const EXACT_RANK_SUM: usize = 80;
 /// Ridge on the length coefficient of [`length_controlled_win_rate`]: weak, so that it only keeps the estimate finite.
 pub const LENGTH_RIDGE: f64 = 0.1;
+/// Differences up to which the signed-rank test is exact.
+const EXACT_SIGNED_RANK: usize = 200;
 /// Ridge on the intercept, only so that a record without a single loss has a finite estimate.
 const INTERCEPT_RIDGE: f64 = 1e-3;
 
@@ -46,7 +48,7 @@ pub fn sign_test(plus: usize, minus: usize) -> f64 {
 
 /// P(a positive scores above a negative), ties counted half. `None` if either side is empty or a score is NaN.
 pub fn auc(positive: &[f64], negative: &[f64]) -> Option<f64> {
-    let ranks = doubled_ranks(positive, negative)?;
+    let ranks = ranks_of_classes(positive, negative)?;
     let (m, n) = (positive.len() as f64, negative.len() as f64);
     let rank_sum = ranks[..positive.len()].iter().sum::<usize>() as f64 / 2.0;
     Some((rank_sum - m * (m + 1.0) / 2.0) / (m * n))
@@ -55,7 +57,7 @@ pub fn auc(positive: &[f64], negative: &[f64]) -> Option<f64> {
 /// One-sided p-value of the Wilcoxon-Mann-Whitney test that positives do not score above negatives. Exact over all
 /// relabellings, with ties, up to 80 observations; beyond, normal with tie and continuity correction. `None` as [`auc`].
 pub fn rank_sum_p(positive: &[f64], negative: &[f64]) -> Option<f64> {
-    let ranks = doubled_ranks(positive, negative)?;
+    let ranks = ranks_of_classes(positive, negative)?;
     let observed: usize = ranks[..positive.len()].iter().sum();
     match ranks.len() <= EXACT_RANK_SUM {
         true => Some(exact_rank_sum(&ranks, positive.len(), observed)),
@@ -63,18 +65,42 @@ pub fn rank_sum_p(positive: &[f64], negative: &[f64]) -> Option<f64> {
     }
 }
 
+/// One-sided p-value of Wilcoxon's signed-rank test that differences are not above zero: the share of all ways to give
+/// them signs whose positive ones have as high a sum of ranks. Exact, with ties, up to 200 differences; beyond, normal with
+/// continuity correction. Zeros are left out; with equal sizes it is the sign test. 1 over nothing, `None` if a difference
+/// is NaN.
+pub fn signed_rank_p(differences: &[f64]) -> Option<f64> {
+    if differences.iter().any(|d| d.is_nan()) {
+        return None;
+    }
+    let (positive, negative): (Vec<f64>, Vec<f64>) = differences
+        .iter()
+        .filter(|d| **d != 0.0)
+        .partition(|d| **d > 0.0);
+    let sizes: Vec<f64> = positive.iter().chain(&negative).map(|d| d.abs()).collect();
+    let ranks = doubled_ranks(&sizes);
+    let observed: usize = ranks[..positive.len()].iter().sum();
+    Some(match ranks.len() <= EXACT_SIGNED_RANK {
+        true => exact_signed_rank(&ranks, observed),
+        false => normal_signed_rank(&ranks, observed),
+    })
+}
+
 /// The median; the mean of the middle two for an even count. `None` over nothing or if a value is NaN.
 pub fn median(values: &[f64]) -> Option<f64> {
-    if values.is_empty() || values.iter().any(|value| value.is_nan()) {
+    quantile(values, 0.5)
+}
+
+/// The value under which a `share` of the values lies, in [0, 1], between two values in proportion. `None` as [`median`].
+pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    if values.iter().any(|value| value.is_nan()) {
         return None;
     }
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-    }
+    let at = share * sorted.len().checked_sub(1)? as f64;
+    let (lower, upper) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    Some(lower + at.fract() * (upper - lower))
 }
 
 /// P(Z > `z`) for a standard normal Z, to 1e-7 (Abramowitz and Stegun, 7.1.26).
@@ -178,20 +204,51 @@ fn binomial_term(k: usize, n: usize, p: f64) -> f64 {
     (log_choose + power(p, k) + power(1.0 - p, n - k)).exp()
 }
 
-/// Twice the mid-rank of each observation, positives first: whole numbers even with ties.
-fn doubled_ranks(positive: &[f64], negative: &[f64]) -> Option<Vec<usize>> {
+/// [`doubled_ranks`] of two classes together, positives first.
+fn ranks_of_classes(positive: &[f64], negative: &[f64]) -> Option<Vec<usize>> {
     let all: Vec<f64> = positive.iter().chain(negative).copied().collect();
     if positive.is_empty() || negative.is_empty() || all.iter().any(|score| score.is_nan()) {
         return None;
     }
-    let mut sorted = all.clone();
+    Some(doubled_ranks(&all))
+}
+
+/// Twice the mid-rank of each observation: whole numbers even with ties.
+fn doubled_ranks(all: &[f64]) -> Vec<usize> {
+    let mut sorted = all.to_vec();
     sorted.sort_by(f64::total_cmp);
     let doubled = |score: &f64| {
         let below = sorted.partition_point(|other| other < score);
         let not_above = sorted.partition_point(|other| other <= score);
         below + not_above + 1
     };
-    Some(all.iter().map(doubled).collect())
+    all.iter().map(doubled).collect()
+}
+
+/// The distribution of the sum over all signs, by dynamic programming.
+fn exact_signed_rank(ranks: &[usize], observed: usize) -> f64 {
+    let mut shares = vec![0.0_f64; ranks.iter().sum::<usize>() + 1];
+    shares[0] = 1.0;
+    let mut reached = 0;
+    for &rank in ranks {
+        reached += rank;
+        for sum in (0..=reached).rev() {
+            let with = sum.checked_sub(rank).map_or(0.0, |before| shares[before]);
+            shares[sum] = 0.5 * (shares[sum] + with);
+        }
+    }
+    shares[observed..].iter().sum::<f64>().min(1.0)
+}
+
+fn normal_signed_rank(ranks: &[usize], observed: usize) -> f64 {
+    let mean = ranks.iter().sum::<usize>() as f64 / 2.0;
+    let sd = ranks
+        .iter()
+        .map(|&rank| (rank as f64 / 2.0).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    // One doubled rank is half a unit of the continuity correction.
+    normal_upper_tail((observed as f64 - mean - 1.0) / sd)
 }
 
 /// Counts, by dynamic programming, the subsets of `size` ranks whose sum reaches `observed`.
@@ -317,6 +374,50 @@ mod tests {
         assert_eq!(auc(&[1.0; 5], &[1.0; 3]), Some(0.5));
         assert_eq!(auc(&[], &[1.0]), None);
         assert_eq!(auc(&[f64::NAN], &[1.0]), None);
+    }
+
+    #[test]
+    fn signed_rank_p_equals_enumerating_every_choice_of_signs() {
+        let differences = [0.5, -1.5, 2.0, 2.0, -0.5, 3.0, 0.0, 1.25];
+        let nonzero: Vec<f64> = differences.into_iter().filter(|d| *d != 0.0).collect();
+        let sizes: Vec<f64> = nonzero.iter().map(|d| d.abs()).collect();
+        let rank_sum = |positive: &dyn Fn(usize) -> bool| -> f64 {
+            let rank = |size: f64| {
+                let below = sizes.iter().filter(|s| **s < size).count() as f64;
+                let equal = sizes.iter().filter(|s| **s == size).count() as f64;
+                below + (equal + 1.0) / 2.0
+            };
+            (0..sizes.len())
+                .filter(|i| positive(*i))
+                .map(|i| rank(sizes[i]))
+                .sum()
+        };
+        let observed = rank_sum(&|i| nonzero[i] > 0.0);
+        let as_high = (0u32..128)
+            .filter(|mask| rank_sum(&|i| mask >> i & 1 == 1) >= observed)
+            .count();
+        let p = signed_rank_p(&differences).unwrap();
+        close(p, as_high as f64 / 128.0, 1e-14);
+        assert_eq!(signed_rank_p(&[]), Some(1.0));
+        assert_eq!(signed_rank_p(&[0.0; 9]), Some(1.0));
+        assert_eq!(signed_rank_p(&[1.0, f64::NAN]), None);
+    }
+
+    #[test]
+    fn signed_rank_p_of_equal_sizes_is_the_sign_test_and_of_many_is_nearly_exact() {
+        let equal: Vec<f64> = (0..20).map(|i| if i < 15 { 1.0 } else { -1.0 }).collect();
+        let p = signed_rank_p(&equal).unwrap();
+        close(p, binomial_upper_tail(15, 20, 0.5), 1e-14);
+        let many: Vec<f64> = (1..=200)
+            .map(|i| f64::from(i) * if i % 5 < 3 { 1.0 } else { -1.0 })
+            .collect();
+        let ranks = doubled_ranks(&many.iter().map(|d| d.abs()).collect::<Vec<_>>());
+        let observed = (1..=200).filter(|i| i % 5 < 3).map(|i| 2 * i).sum();
+        close(
+            normal_signed_rank(&ranks, observed),
+            exact_signed_rank(&ranks, observed),
+            1e-4,
+        );
     }
 
     #[test]

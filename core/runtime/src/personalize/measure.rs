@@ -13,8 +13,8 @@ type Result<T> = std::result::Result<T, EngineError>;
 
 /// Prompts of each kind that both models answer.
 const SAMPLED_PROMPTS: usize = 16;
-/// Replies of the base in the log on which the divergence is measured.
-const FEEDBACK_REPLIES: usize = 16;
+/// Replies in the log on which the divergence is measured, and sampled ones: means over a thousand tokens and more.
+const SCORED_REPLIES: usize = 10;
 /// Tokens of a sampled reply at most.
 const SAMPLE_TOKENS: u32 = 192;
 /// Replies generated side by side.
@@ -25,6 +25,8 @@ const SEED: u32 = 20_260_101;
 pub struct Bench<'a> {
     pub engine: &'a Engine,
     pub canceller: &'a Canceller,
+    /// Asked between pieces of work; false ends the measurement as if it were cancelled.
+    pub go_on: &'a dyn Fn() -> bool,
     /// Prompts that feedback was given on, and replies of the base to them, in tokens.
     pub feedback: &'a [(Vec<Message>, ScoreText)],
 }
@@ -42,11 +44,12 @@ struct Sample {
 /// The base model's numbers, and its samples' share of them.
 pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
     let samples = bench.sample(With::Base)?;
-    let own = bench
-        .engine
-        .score(score_texts(&samples), With::Base, bench.canceller)?;
-    let texts = bench.neutral_texts()?;
-    let neutral = bench.engine.score(texts, With::Base, bench.canceller)?;
+    let score = |texts| {
+        bench.check()?;
+        bench.engine.score(texts, With::Base, bench.canceller)
+    };
+    let own = score(score_texts(&samples))?;
+    let neutral = score(bench.neutral_texts()?)?;
     Ok(BaseMeasurements {
         neutral_perplexity: (-mean(neutral.iter().flatten())).exp(),
         own_nats: -mean(own.iter().flatten()),
@@ -60,9 +63,12 @@ pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
 /// The numbers of a candidate at one scale, which the loaded adapter has.
 pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurements> {
     let with = || With::Adapter(adapter.clone());
-    let compare = |texts, p, q| bench.engine.compare(texts, p, q, bench.canceller);
+    let compare = |texts, p, q| {
+        bench.check()?;
+        bench.engine.compare(texts, p, q, bench.canceller)
+    };
     let neutral = compare(bench.neutral_texts()?, With::Base, with())?;
-    let feedback: Vec<_> = spread(bench.feedback, FEEDBACK_REPLIES)
+    let feedback: Vec<_> = spread(bench.feedback, SCORED_REPLIES)
         .map(|(_, reply)| reply.clone())
         .collect();
     let feedback = compare(feedback, With::Base, with())?;
@@ -83,6 +89,13 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
 }
 
 impl Bench<'_> {
+    fn check(&self) -> Result<()> {
+        match self.canceller.is_cancelled() || !(self.go_on)() {
+            true => Err(EngineError::Cancelled),
+            false => Ok(()),
+        }
+    }
+
     /// Replies to prompts of the feedback and to neutral ones, from the model's own distribution.
     fn sample(&self, with: With) -> Result<Vec<Sample>> {
         let neutral = neutral::PROMPTS
@@ -111,9 +124,7 @@ impl Bench<'_> {
         let mut batch = self.engine.generate_batch(&requests, PARALLEL)?;
         let mut samples: Vec<Option<Completed>> = requests.iter().map(|_| None).collect();
         while let Some((index, reply)) = batch.next()? {
-            if self.canceller.is_cancelled() {
-                return Err(EngineError::Cancelled);
-            }
+            self.check()?;
             samples[index] = Some(reply);
         }
         let samples = prompts.iter().zip(samples).filter_map(|(prompt, reply)| {
@@ -146,8 +157,8 @@ impl Bench<'_> {
 }
 
 fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {
-    let texts = samples.iter().filter(|s| !s.tokens.is_empty());
-    texts
+    let texts: Vec<_> = samples.iter().filter(|s| !s.tokens.is_empty()).collect();
+    spread(&texts, SCORED_REPLIES)
         .map(|s| ScoreText {
             prompt: s.prompt.clone(),
             completion: s.tokens.clone(),

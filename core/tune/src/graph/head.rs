@@ -10,6 +10,7 @@ use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequant
 
 use super::builder::Builder;
 use super::kernels::head::{EMPTY, STATS, accumulate, probabilities};
+use super::scratch::Scratch;
 use crate::model::Model;
 
 type Result<T> = std::result::Result<T, GgmlError>;
@@ -33,7 +34,7 @@ pub struct HeadChunk<'a> {
     pub labels: TensorId,
     /// Receives [`STATS`] numbers a row, F32.
     pub stats: TensorId,
-    pub scratch: GgmlType,
+    pub scratch: Scratch,
     /// Rows in use.
     pub n_rows: usize,
 }
@@ -58,7 +59,7 @@ impl<'a> HeadChunk<'a> {
         let mut stats: Option<Tensor<'_>> = None;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
-            let logits = graph.mul_mat(b.scratch_rows(&[rows])?, h)?;
+            let logits = b.project(&[rows], h)?;
             stats = Some(self.accumulate(graph, logits, labels, stats, first)?);
             blocks.push((rows, logits));
         }
@@ -77,7 +78,7 @@ impl<'a> HeadChunk<'a> {
         let mut sum: Option<Tensor<'_>> = None;
         for (rows, logits) in blocks {
             let p = self.probabilities(graph, logits, stats)?;
-            let weighted = graph.mul_mat(b.scratch_transposed(&[rows])?, p)?;
+            let weighted = b.project_backward(&[rows], p)?;
             sum = Some(match sum {
                 None => weighted,
                 Some(sum) => b.epilogue(sum, &[], Some(weighted), None)?,

@@ -9,6 +9,7 @@ use super::builder::{Builder, LoadedWeights, RopeTables};
 use super::kernels::attention::{Attention, Segment};
 use super::kernels::dropout::Dropout;
 use super::kernels::element::Element;
+use super::scratch::Scratch;
 use crate::model::{BlockSpec, Fused, LayerWeights, Model};
 
 type Result<T> = std::result::Result<T, GgmlError>;
@@ -44,7 +45,7 @@ pub struct LayerContext<'a> {
     /// Cosines and sines of rotary embedding.
     pub rope: (&'a Storage, TensorId, TensorId),
     pub attention: &'a Attention,
-    pub scratch: GgmlType,
+    pub scratch: Scratch,
     pub n_tokens: usize,
     /// Dropout of the adapter's inputs; none outside of training.
     pub dropout: Option<Dropout>,
@@ -166,7 +167,7 @@ impl<'a> LayerContext<'a> {
         save: bool,
     ) -> Result<Tensor<'g>> {
         let loaded = self.load(b.graph, fused)?;
-        let mut y = b.project(&loaded, x)?;
+        let mut y = b.project(&loaded.weights, x)?;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph, which)? {
             let t = b.thin(
                 b.dropped(x, self.dropout(which))?,
@@ -220,7 +221,7 @@ impl<'a> LayerContext<'a> {
         if !input_gradient {
             return Ok(None);
         }
-        let dx = b.project_backward(&self.load(graph, fused)?, dy)?;
+        let dx = b.project_backward(&self.load(graph, fused)?.weights, dy)?;
         Ok(Some(match thin_gradient {
             Some((dt, a, lora)) => b.add_expanded(dx, dt, a, &lora.a_spans, self.dropout(which))?,
             None => dx,

@@ -1,6 +1,6 @@
 //! Forward and hand-written backward passes over a frozen model with a LoRA adapter, layer by layer.
 //!
-//! [`Network`] owns the memory and walks the layers; `layer` builds one block's graphs out of `builder`'s fragments, `head` the
+//! [`Network`] walks the layers over tensors of `memory`; `layer` builds one block's graphs out of `builder`'s fragments, `head` the
 //! log-probabilities; [`kernels`] holds what custom operations compute.
 
 mod adapter;
@@ -9,7 +9,11 @@ mod choose;
 mod head;
 pub mod kernels;
 mod layer;
+mod memory;
 mod network;
+mod scratch;
 
+pub use choose::Kernels;
 pub use head::VOCAB_BLOCK;
-pub use network::{Kernels, Network, NetworkError, NetworkOptions, Scores};
+pub use network::{Network, NetworkError, NetworkOptions, Scores};
+pub use scratch::Scratch;

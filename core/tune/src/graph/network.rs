@@ -4,43 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{
-    Backend, GgmlError, Graph, Storage, StorageBuilder, TensorId, Workspace,
-};
+use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, TensorId, Workspace};
 
 use super::adapter::DeviceAdapter;
+use super::choose::Kernels;
 use super::head::{self, HeadChunk};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob};
-use super::layer::{self, Extent, GRAPH_NODES, LayerContext, Saved};
+use super::layer::{self, Extent, GRAPH_NODES, LayerContext};
+use super::memory::{HeadMemory, Memory};
+use super::scratch::Scratch;
 use crate::adapter::Lora;
 use crate::batch::Packed;
 use crate::model::{Model, ModelError};
-
-/// Number formats that a network computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Kernels {
-    /// Type of the matrices that frozen weights are dequantized into before a product.
-    #[serde(with = "ggml_type_name")]
-    pub scratch: GgmlType,
-    /// Type of activations kept for the backward pass (F32 or BF16).
-    #[serde(with = "ggml_type_name")]
-    pub saved: GgmlType,
-}
-
-impl Kernels {
-    /// Everything in F32: for comparing with references.
-    pub const EXACT: Self = Self {
-        scratch: GgmlType::F32,
-        saved: GgmlType::F32,
-    };
-    /// BF16 products and activations, F32 sums: fast where the CPU has BF16.
-    pub const BF16: Self = Self {
-        scratch: GgmlType::BF16,
-        saved: GgmlType::BF16,
-    };
-}
 
 /// How a [`Network`] is set up.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,26 +100,6 @@ pub struct Network {
     kept: Option<Packed>,
     /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
     dropout: Option<Dropout>,
-}
-
-/// Tensors that last from graph to graph.
-struct Memory {
-    storage: Storage,
-    /// Inputs of the layers and the output of the last, `[n_embd, max]`; without an adapter only two that take turns.
-    x: Vec<TensorId>,
-    /// One per layer, or one for all when checkpointing.
-    saved: Vec<Saved>,
-    /// Gradient of the current layer's output, `[n_embd, max]`.
-    gradient: TensorId,
-    cos: TensorId,
-    sin: TensorId,
-}
-
-struct HeadMemory {
-    storage: Storage,
-    hidden: TensorId,
-    labels: TensorId,
-    stats: TensorId,
 }
 
 impl Network {
@@ -331,7 +288,7 @@ impl Network {
             let norm = graph.load(&self.model.storage, self.model.output_norm)?;
             let head = graph.load(&self.model.storage, self.model.head)?;
             let h = builder.norm(self.model.spec.norm, graph.load(&storage, row)?, norm)?;
-            let y = graph.mul_mat(builder.scratch_rows(&[head])?, h)?;
+            let y = builder.project(&[head], h)?;
             graph.store(y, graph.load(&storage, out)?)?;
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
@@ -502,114 +459,6 @@ fn mismatch(reason: impl Into<String>) -> NetworkError {
     }
 }
 
-impl Memory {
-    fn new(
-        model: &Model,
-        options: &NetworkOptions,
-        adapter: Option<&DeviceAdapter>,
-        backend: &Backend,
-    ) -> Result<Self> {
-        let spec = &model.spec;
-        let (n, saved_type) = (options.max_tokens, options.kernels.saved);
-        let mut builder = StorageBuilder::new();
-        let n_x = if adapter.is_some() {
-            spec.n_layer + 1
-        } else {
-            2
-        };
-        let x = (0..n_x)
-            .map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n]))
-            .collect();
-        let n_saved = match adapter {
-            None => 0,
-            Some(_) if options.checkpoint => 1,
-            Some(_) => spec.n_layer,
-        };
-        let mut saved: Vec<_> = (0..n_saved)
-            .map(|slot| {
-                let rank = |which: usize| {
-                    let layers = adapter.map(|a| a.layers.as_slice()).unwrap_or_default();
-                    // A slot that serves all layers must fit the largest.
-                    let fits = |layer: usize| n_saved == 1 || layer == slot;
-                    let ranks = layers.iter().enumerate().filter(|(layer, _)| fits(*layer));
-                    ranks.map(|(_, fused)| fused[which].rank).max().unwrap_or(0)
-                };
-                Saved {
-                    qkv: builder.add(saved_type, &[spec.n_qkv(), n]),
-                    attn: builder.add(saved_type, &[spec.n_attn(), n]),
-                    lse: builder.add(GgmlType::F32, &[spec.n_head, n]),
-                    middle: builder.add(GgmlType::F32, &[spec.n_embd, n]),
-                    gate_up: builder.add(saved_type, &[2 * spec.n_ff, n]),
-                    thin: std::array::from_fn(|which| {
-                        (rank(which) > 0).then(|| builder.add(GgmlType::F32, &[rank(which), n]))
-                    }),
-                }
-            })
-            .collect();
-        let gradient = builder.add(
-            GgmlType::F32,
-            &[spec.n_embd, if n_saved == 0 { 1 } else { n }],
-        );
-        if saved.is_empty() {
-            // Forward passes that keep nothing never touch these.
-            let unused = gradient;
-            saved.push(Saved {
-                qkv: unused,
-                attn: unused,
-                lse: unused,
-                middle: unused,
-                gate_up: unused,
-                thin: [None; 4],
-            });
-        }
-        let half = spec.rope.n_dims / 2;
-        let cos = builder.add(GgmlType::F32, &[half, n]);
-        let sin = builder.add(GgmlType::F32, &[half, n]);
-        Ok(Self {
-            storage: builder.build(backend)?,
-            x,
-            saved,
-            gradient,
-            cos,
-            sin,
-        })
-    }
-
-    fn write_rope(&mut self, model: &Model, positions: &[u32]) -> Result<()> {
-        let rope = &model.spec.rope;
-        let half = rope.n_dims / 2;
-        let frequencies: Vec<f64> = (0..half)
-            .map(|i| {
-                let factor = model.rope_factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
-                rope.freq_scale * rope.freq_base.powf(-2.0 * i as f64 / rope.n_dims as f64) / factor
-            })
-            .collect();
-        let angles = positions
-            .iter()
-            .flat_map(|p| frequencies.iter().map(move |f| f64::from(*p) * f));
-        let (cos, sin): (Vec<f32>, Vec<f32>) =
-            angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
-        self.storage.write_at(self.cos, 0, &cos)?;
-        self.storage.write_at(self.sin, 0, &sin)?;
-        Ok(())
-    }
-}
-
-impl HeadMemory {
-    fn new(model: &Model, options: &NetworkOptions, backend: &Backend) -> Result<Self> {
-        let mut builder = StorageBuilder::new();
-        let hidden = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
-        let labels = builder.add(GgmlType::I32, &[options.head_rows]);
-        let stats = builder.add(GgmlType::F32, &[STATS, options.head_rows]);
-        Ok(Self {
-            storage: builder.build(backend)?,
-            hidden,
-            labels,
-            stats,
-        })
-    }
-}
-
 /// What the layers of one pass have in common.
 struct Pass {
     attention: Attention,
@@ -635,7 +484,7 @@ impl Pass {
         adapter: Option<&'a DeviceAdapter>,
         memory: &'a Memory,
         layer: usize,
-        scratch: GgmlType,
+        scratch: Scratch,
     ) -> LayerContext<'a> {
         LayerContext {
             model,
@@ -649,23 +498,5 @@ impl Pass {
             n_tokens: self.n_tokens,
             dropout: self.dropout,
         }
-    }
-}
-
-/// Serialises a type by ggml's name.
-mod ggml_type_name {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use thumbprint_ggml::GgmlType;
-
-    pub fn serialize<S: Serializer>(ty: &GgmlType, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(ty.name())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GgmlType, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        let found = GgmlType::ALL.iter().find(|ty| ty.name() == name);
-        found
-            .copied()
-            .ok_or_else(|| serde::de::Error::custom(format!("unknown tensor type `{name}`")))
     }
 }

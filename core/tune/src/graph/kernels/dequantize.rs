@@ -1,7 +1,8 @@
 //! Frozen weights as scratch matrices for fast products: dequantized once per use, for the backward pass also transposed.
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::custom::View;
+use thumbprint_ggml::ggml::custom::{Out, View};
+use thumbprint_ggml::ggml::packed::{PANEL, pack_columns, pack_rows};
 use thumbprint_ggml::ggml::{GgmlError, convert_row, dequantize_row};
 
 /// Rows that one unit of [`rows`] converts.
@@ -81,4 +82,54 @@ pub fn transposed(
         at += n_rows;
     }
     Ok(())
+}
+
+/// Rows that one unit of [`packed_transposed`] takes: pairs are never cut.
+pub const PACKED_ROWS: usize = 64;
+
+/// Panel `panel` of several weights one below the other, their rows being the outputs.
+pub fn packed(weights: &[Weight<'_>], panel: usize, out: &mut [u32]) -> Result<(), GgmlError> {
+    let n_in = weights[0].view.ne[0];
+    let mut wide = vec![0.0; PANEL * n_in];
+    let n = dequantize_some(weights, panel * PANEL, &mut wide, n_in)?;
+    pack_rows(&wide[..n * n_in], n_in, out);
+    Ok(())
+}
+
+/// Rows `first ..` ([`PACKED_ROWS`] of them) of several weights one below the other, their columns being the outputs. Region
+/// `i` of `out` is the rows' part of panel `i`.
+pub fn packed_transposed(
+    weights: &[Weight<'_>],
+    first: usize,
+    out: &mut Out<'_>,
+) -> Result<(), GgmlError> {
+    let n_in = weights[0].view.ne[0];
+    let mut wide = vec![0.0; PACKED_ROWS * n_in];
+    let n = dequantize_some(weights, first, &mut wide, n_in)?;
+    let rows: Vec<&[f32]> = wide.chunks_exact(n_in).take(n).collect();
+    for panel in 0..n_in.div_ceil(PANEL) {
+        let pairs = out.region::<u32>(panel).chunks_exact_mut(PANEL);
+        for (out, pair) in pairs.zip(rows.chunks(2)) {
+            pack_columns(pair[0], pair.get(1).copied(), panel * PANEL, out);
+        }
+    }
+    Ok(())
+}
+
+/// Dequantizes rows from `first` on, at most as many as `wide` holds; returns how many there were.
+fn dequantize_some(
+    weights: &[Weight<'_>],
+    first: usize,
+    wide: &mut [f32],
+    n_in: usize,
+) -> Result<usize, GgmlError> {
+    let rows = weights
+        .iter()
+        .flat_map(|weight| (0..weight.view.ne[1]).map(move |row| (weight, row)));
+    let mut n = 0;
+    for ((weight, row), wide) in rows.skip(first).zip(wide.chunks_exact_mut(n_in)) {
+        dequantize_row(weight.ty, weight.row(row, 0, n_in), wide)?;
+        n += 1;
+    }
+    Ok(n)
 }

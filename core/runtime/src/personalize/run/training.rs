@@ -1,0 +1,306 @@
+//! The trainings of a run: references once, then a training for each fold and one on everything.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use thumbprint_tune::checkpoint::Checkpoint;
+use thumbprint_tune::config::TrainConfig;
+use thumbprint_tune::example::{Example, Kind};
+use thumbprint_tune::model::Model;
+use thumbprint_tune::trainer::{References, TrainError, Trainer};
+
+use super::super::recipe::fold_steps;
+use super::super::{Phase, Progress};
+use super::cache_keys::CacheKeys;
+use super::ranking::Ranking;
+use super::watch::Watch;
+use super::{Context, Material, Resolved, Step, Stop};
+use crate::curation::fold_of;
+use crate::error::Result;
+use crate::store::{RunState, RunStep};
+
+/// Seconds of training between checkpoints.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+/// Pairs on which the shift of log-probabilities is measured.
+const SHIFT_PAIRS: usize = 16;
+
+/// What the trainings of a run share.
+pub struct Course<'a> {
+    pub material: &'a Material,
+    /// Answers of the base, to be imitated beside the feedback.
+    pub replay: &'a [Example],
+    /// The reference's log-probabilities of each of the material's examples.
+    pub references: &'a [References],
+    pub resolved: &'a Resolved,
+    /// Where checkpoints are kept.
+    pub dir: &'a Path,
+}
+
+impl Context<'_> {
+    /// The reference's log-probabilities of every example, from the cache where it has them.
+    pub(super) fn references(
+        &self,
+        material: &Material,
+        resolved: &Resolved,
+    ) -> Step<Vec<References>> {
+        let store = self.thumbprint.store();
+        let examples = &material.tokenized.examples;
+        let keys = CacheKeys::new(self, material, resolved);
+        let mut found: Vec<Option<References>> = Vec::with_capacity(examples.len());
+        for index in 0..examples.len() {
+            let sides = keys.of(index).map(|(key, context, _)| {
+                let cached = store.reference_logps(&key, &context)?;
+                Ok(cached.and_then(|logps| logps.first().copied()))
+            });
+            found.push(sides.collect::<Result<Option<References>>>()?);
+        }
+        let total = examples.len() as u64;
+        let missing: Vec<usize> = (0..examples.len())
+            .filter(|i| found[*i].is_none())
+            .collect();
+        if !missing.is_empty() {
+            let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
+            let mut trainer = self.trainer(subset, resolved.train.max_steps, resolved)?;
+            let mut done = total - missing.len() as u64;
+            loop {
+                self.progress(Phase::Reference, done, total);
+                let scored = self.uninterrupted(&mut trainer, Trainer::score_references)?;
+                if scored.is_empty() {
+                    break;
+                }
+                for local in scored {
+                    let index = missing[local];
+                    let logps = trainer.reference(local).cloned().unwrap_or_default();
+                    for ((key, context, reply), logp) in keys.of(index).zip(&logps) {
+                        if let Some(reply) = reply {
+                            store.put_reference_logps(reply, &key, &context, &[*logp])?;
+                        }
+                    }
+                    found[index] = Some(logps);
+                    done += 1;
+                }
+            }
+        }
+        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// Trains on everything outside of a fold and ranks what is inside.
+    pub(super) fn fold(&self, fold: u32, course: &Course<'_>) -> Step<Ranking> {
+        let Course {
+            material,
+            references,
+            resolved,
+            ..
+        } = course;
+        let inside = |index: &usize| {
+            let source = material.tokenized.sources[*index];
+            fold_of(
+                &material.curated.examples[source].prompt_key,
+                resolved.folds,
+            ) == fold
+        };
+        let (held_out, rest): (Vec<usize>, Vec<usize>) =
+            (0..material.tokenized.examples.len()).partition(inside);
+        let mut ranking = Ranking::default();
+        if rest.is_empty() || held_out.is_empty() {
+            return Ok(ranking);
+        }
+        let name = format!("fold-{fold}");
+        let label = Training {
+            phase: Phase::Fold,
+            part: u64::from(fold),
+            parts: u64::from(resolved.folds),
+            name: &name,
+        };
+        let mut trainer = self.train(&label, &rest, course)?;
+        let examples: Vec<Example> = held_out
+            .iter()
+            .map(|i| material.tokenized.examples[*i].clone())
+            .collect();
+        let scores = self.uninterrupted(&mut trainer, |trainer| {
+            trainer.score_examples(&examples, true)
+        })?;
+        for ((index, example), scores) in held_out.iter().zip(&examples).zip(scores) {
+            let rho: Vec<f64> = scores
+                .iter()
+                .zip(&references[*index])
+                .map(|(p, r)| p - r)
+                .collect();
+            ranking.push(example, &rho);
+        }
+        Ok(ranking)
+    }
+
+    pub(super) fn train(
+        &self,
+        label: &Training<'_>,
+        indices: &[usize],
+        course: &Course<'_>,
+    ) -> Step<Trainer> {
+        let Course {
+            material,
+            replay,
+            references,
+            resolved,
+            dir,
+        } = course;
+        let examples = indices
+            .iter()
+            .map(|i| material.tokenized.examples[*i].clone());
+        let examples: Vec<Example> = examples.chain(replay.iter().cloned()).collect();
+        let n_all = material.tokenized.examples.len() + replay.len();
+        let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
+        let mut trainer = self.trainer(examples, max_steps, resolved)?;
+        for (local, index) in indices.iter().enumerate() {
+            trainer.set_reference(local, references[*index].clone());
+        }
+        let path = dir.join(format!("{}.checkpoint", label.name));
+        if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
+            trainer.resume(checkpoint)?;
+        }
+        let id = self.run.as_ref().map(|run| run.0);
+        let total = max_steps * label.parts;
+        let mut saved = Instant::now();
+        let (began, first) = (Instant::now(), trainer.steps_done());
+        while !trainer.is_finished() {
+            let step = match self.uninterrupted(&mut trainer, Trainer::step) {
+                Ok(step) => step,
+                Err(stop) => {
+                    if matches!(stop, Stop::Paused) {
+                        trainer.checkpoint().save(&path)?;
+                    }
+                    return Err(stop);
+                }
+            };
+            let done = label.part * max_steps + step.step;
+            let per_step = began.elapsed().as_secs_f64() / (step.step - first) as f64;
+            // What is left of this training, and of the ones after it.
+            let trainings_left = match label.phase {
+                Phase::Fold => label.parts - label.part,
+                _ => 0,
+            };
+            let steps_left = max_steps - step.step + trainings_left * resolved.train.max_steps;
+            self.shared.set_progress(|progress| {
+                *progress = Progress {
+                    phase: label.phase,
+                    step: done,
+                    total,
+                    loss: Some(step.loss),
+                    margin: step.metrics.rewards_margins,
+                    eta_seconds: Some(per_step * steps_left as f64),
+                };
+            });
+            if let (Some(id), Phase::Train) = (id, label.phase) {
+                let metrics = serde_json::to_value(&step).unwrap_or_default();
+                let step = RunStep {
+                    step: step.step as u32,
+                    metrics,
+                };
+                self.thumbprint.store().append_run_steps(id, &[step])?;
+            }
+            if saved.elapsed() > CHECKPOINT_EVERY && !trainer.is_finished() {
+                trainer.checkpoint().save(&path)?;
+                self.note(RunState::Running, label.phase, done as u32, total as u32)?;
+                saved = Instant::now();
+            }
+        }
+        trainer.checkpoint().save(&path)?;
+        Ok(trainer)
+    }
+
+    fn trainer(
+        &self,
+        examples: Vec<Example>,
+        max_steps: u64,
+        resolved: &Resolved,
+    ) -> Step<Trainer> {
+        let model = Model::open(&self.loaded.path)?;
+        let base = self.loaded.sha256.clone();
+        let config = TrainConfig {
+            max_steps,
+            ..resolved.train.clone()
+        };
+        Ok(Trainer::new(
+            model,
+            base,
+            examples,
+            config,
+            resolved.plan.clone(),
+        )?)
+    }
+
+    /// Does a piece of training work, stopping it while the user is answered and doing it again afterwards.
+    fn uninterrupted<T>(
+        &self,
+        trainer: &mut Trainer,
+        mut work: impl FnMut(&mut Trainer) -> std::result::Result<T, TrainError>,
+    ) -> Step<T> {
+        let watch = Watch::start(self.thumbprint, self.shared, trainer.abort_flag());
+        loop {
+            self.check()?;
+            if watch.user_waits() {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            match work(trainer) {
+                Err(error) if error.is_aborted() => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread).
+    pub(super) fn shifts(
+        &self,
+        trainer: &mut Trainer,
+        material: &Material,
+        references: &[References],
+    ) -> Step<Shifts> {
+        let examples = &material.tokenized.examples;
+        let pairs: Vec<usize> = (0..examples.len())
+            .filter(|i| matches!(examples[*i].kind, Kind::Pair { .. }))
+            .collect();
+        let pairs: Vec<usize> = pairs
+            .iter()
+            .step_by(pairs.len().div_ceil(SHIFT_PAIRS).max(1))
+            .copied()
+            .collect();
+        let subset: Vec<Example> = pairs.iter().map(|i| examples[*i].clone()).collect();
+        let scores =
+            self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
+        let mean = |side: usize| {
+            let shifts = pairs
+                .iter()
+                .zip(&scores)
+                .map(|(i, scores)| scores[side] - references[*i][side]);
+            shifts.sum::<f64>() / pairs.len().max(1) as f64
+        };
+        Ok(Shifts {
+            pairs: pairs.len(),
+            chosen: mean(0),
+            rejected: mean(1),
+        })
+    }
+}
+
+/// One of a run's trainings.
+pub struct Training<'a> {
+    pub phase: Phase,
+    /// Which of its phase's.
+    pub part: u64,
+    pub parts: u64,
+    pub name: &'a str,
+}
+
+/// Mean change of pairs' log-probabilities by training, nats a reply.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Shifts {
+    pairs: usize,
+    chosen: f64,
+    rejected: f64,
+}
+
+fn load_checkpoint(path: &Path, trainer: &Trainer) -> Step<Option<Checkpoint>> {
+    Ok(Checkpoint::load(path, &trainer.hashes())?)
+}
