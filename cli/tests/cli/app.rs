@@ -117,6 +117,43 @@ fn too_little_feedback_is_nothing_to_learn() {
 }
 
 #[test]
+fn a_log_is_learned_from_with_progress_and_the_adapter_is_exported_and_scores() {
+    let folder = Folder::new();
+    let model = folder.tiny();
+    {
+        let tp = Thumbprint::open(Options::new(folder.path("data"))).unwrap();
+        for i in 0..12 {
+            let (text, feedback) = match i % 2 {
+                0 => ("Yes.", Feedback::Up),
+                _ => ("It depends.", Feedback::Down { reasons: vec![] }),
+            };
+            let prompt = [Message::user(format!("Is it number {i}?"))];
+            tp.record_external(&prompt, text, &feedback).unwrap();
+        }
+    }
+    let mut learn = command(&folder, &["personalize", "--json", "--threads", "1"]);
+    let learned = Run::of(learn.arg("--model").arg(&model));
+    let objects = learned.objects();
+    for phase in ["reference", "fold", "train", "gate"] {
+        assert!(objects.iter().any(|object| object["phase"] == phase));
+    }
+    let outcome = objects.last().unwrap();
+    let code = match outcome["outcome"].as_str().unwrap() {
+        "trial" => 0,
+        "rejected" => 3,
+        other => panic!("{other}"),
+    };
+    assert_eq!(learned.code, Some(code), "{}", learned.stderr);
+
+    let id = outcome["adapter"].to_string();
+    let adapter = folder.path("mine.gguf");
+    let mut export = command(&folder, &["adapters", "export", &id]);
+    Run::of(export.arg(&adapter)).ok();
+    let mut score = crate::harness::score(&model, &folder.pairs());
+    Run::of(score.arg("--adapter").arg(&adapter).arg("--json")).ok();
+}
+
+#[test]
 fn a_second_process_is_told_who_has_the_folder() {
     let folder = Folder::new();
     let holder = Thumbprint::open(Options::new(folder.path("data"))).unwrap();

@@ -380,6 +380,7 @@ fn passes_that_do_not_belong_together_are_refused() {
 
     let mut without = file.network(exact(64), None);
     assert!(reason(without.forward(&packed())).contains("without an adapter"));
+    assert!(reason(without.score(&packed(), true)).contains("without an adapter"));
     assert!(reason(without.update_adapter(&lora)).contains("without an adapter"));
 
     let mut network = file.network(exact(64), Some(&lora));

@@ -11,6 +11,7 @@ pub mod kernels;
 mod layer;
 mod memory;
 mod network;
+mod products;
 mod scratch;
 
 pub use choose::Kernels;

@@ -182,8 +182,11 @@ impl Network {
     /// Log-probabilities of every target, with or without the adapter; keeps nothing.
     ///
     /// # Errors
-    /// [`NetworkError`].
+    /// [`NetworkError`], also where there is no adapter to score with.
     pub fn score(&mut self, packed: &Packed, with_adapter: bool) -> Result<Scores> {
+        if with_adapter {
+            self.require_adapter()?;
+        }
         let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
         self.run_head(packed, last, false)
     }
@@ -193,9 +196,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn forward(&mut self, packed: &Packed) -> Result<Scores> {
-        if self.adapter.is_none() {
-            return Err(mismatch("the network was made without an adapter"));
-        }
+        self.require_adapter()?;
         let extent = if self.options.checkpoint {
             Extent::Output
         } else {
@@ -384,6 +385,13 @@ impl Network {
             .map(|range| logps[range.clone()].to_vec())
             .collect();
         Ok(Scores { logps })
+    }
+
+    fn require_adapter(&self) -> Result<()> {
+        match self.adapter {
+            Some(_) => Ok(()),
+            None => Err(mismatch("the network was made without an adapter")),
+        }
     }
 
     fn check_backward(

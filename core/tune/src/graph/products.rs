@@ -1,0 +1,216 @@
+//! Products with frozen weights, in both directions: made into scratch matrices first, then multiplied by ggml or by us.
+
+use std::num::NonZero;
+use std::sync::LazyLock;
+
+use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::custom::{Args, Work};
+use thumbprint_ggml::ggml::packed::{self, PANEL};
+use thumbprint_ggml::ggml::{GgmlError, Tensor};
+
+use super::builder::Builder;
+use super::kernels::dequantize::{self, PACKED_ROWS, Weight};
+use super::scratch::Scratch;
+
+type Result<T> = std::result::Result<T, GgmlError>;
+
+/// A unit of a product takes a multiple of the first number of tokens, and at most the second: each goes through the whole packed
+/// matrix, so the fewer units the better, as long as no thread waits for another's.
+const PRODUCT_TOKENS: (usize, usize) = (12, 252);
+
+impl<'g, 'a: 'g> Builder<'g, 'a> {
+    /// `x` `[n_in, n]` times frozen weights of one input width, one below the other: `[n_out, n]`.
+    pub fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
+        match self.scratch {
+            Scratch::Rows(ty) => self.graph.mul_mat(self.scratch_rows(ty, weights)?, x),
+            Scratch::Packed => {
+                let n_out = weights.iter().map(|w| w.ne()[1]).sum();
+                self.product(self.packed(weights)?, n_out, x)
+            }
+        }
+    }
+
+    /// The gradient of [`project`](Self::project) with respect to `x`.
+    pub fn project_backward(&self, weights: &[Tensor<'g>], dy: Tensor<'g>) -> Result<Tensor<'g>> {
+        match self.scratch {
+            Scratch::Rows(ty) => {
+                let transposed = self.scratch_transposed(ty, weights)?;
+                self.graph.mul_mat(transposed, dy)
+            }
+            Scratch::Packed => {
+                let n_in = weights[0].ne()[0];
+                self.product(self.packed_transposed(weights)?, n_in, dy)
+            }
+        }
+    }
+
+    /// A packed matrix of `n_out` outputs times `x`.
+    fn product(&self, packed: Tensor<'g>, n_out: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        let [n_in, n, ..] = x.ne();
+        let n_pairs = packed::pairs(n_in);
+        let tokens = n
+            .div_ceil(2 * n_processors())
+            .next_multiple_of(PRODUCT_TOKENS.0)
+            .min(PRODUCT_TOKENS.1);
+        let work = Work::rows("product", n, n_out * size_of::<f32>(), tokens);
+        self.graph.custom(
+            GgmlType::F32,
+            [n_out, n, 1, 1],
+            &[packed, x],
+            work,
+            Box::new(move |unit, args, out| {
+                let (matrix, x) = (args.view::<u32>(0).data, args.f32(1));
+                let y = out.region::<f32>(0);
+                let mut inputs = vec![0; y.len() / n_out * n_pairs];
+                for (i, to) in inputs.chunks_exact_mut(n_pairs).enumerate() {
+                    packed::pack_inputs(x.row(unit * tokens + i), to);
+                }
+                packed::multiply(matrix, n_pairs, &inputs, n_out, y);
+            }),
+        )
+    }
+
+    /// Weights of one input width as one packed matrix.
+    fn packed(&self, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+        let n_in = weights[0].ne()[0];
+        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let (n_pairs, n_panels) = (packed::pairs(n_in), n_out.div_ceil(PANEL));
+        let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
+        let work = Work::rows("pack", n_panels, n_pairs * PANEL * size_of::<u32>(), 1);
+        self.graph.custom(
+            GgmlType::I32,
+            [PANEL, n_pairs, n_panels, 1],
+            weights,
+            work,
+            Box::new(move |unit, args, out| {
+                or_panic(dequantize::packed(&raw(args, &types), unit, out.region(0)));
+            }),
+        )
+    }
+
+    /// Weights of one input width, transposed, as one packed matrix.
+    fn packed_transposed(&self, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+        let n_in = weights[0].ne()[0];
+        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let (n_pairs, n_panels) = (packed::pairs(n_out), n_in.div_ceil(PANEL));
+        let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
+        let pair_bytes = PANEL * size_of::<u32>();
+        let n_units = n_out.div_ceil(PACKED_ROWS);
+        let regions = (0..n_panels).map(|panel| {
+            let pairs = (0..=n_units).map(|unit| (unit * PACKED_ROWS / 2).min(n_pairs));
+            pairs
+                .map(|pair| (panel * n_pairs + pair) * pair_bytes)
+                .collect()
+        });
+        let work = Work {
+            name: "pack_transposed",
+            n_units,
+            regions: regions.collect(),
+        };
+        self.graph.custom(
+            GgmlType::I32,
+            [PANEL, n_pairs, n_panels, 1],
+            weights,
+            work,
+            Box::new(move |unit, args, out| {
+                let weights = raw(args, &types);
+                or_panic(dequantize::packed_transposed(
+                    &weights,
+                    unit * PACKED_ROWS,
+                    out,
+                ));
+            }),
+        )
+    }
+
+    /// Weights of one input width as one matrix `[n_in, n_out]` of type `to`; they themselves where they are one matrix of that
+    /// type.
+    fn scratch_rows(&self, to: GgmlType, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+        if let [only] = weights
+            && only.ty() == to
+        {
+            return Ok(*only);
+        }
+        let n_in = weights[0].ne()[0];
+        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
+        // Units do not straddle weights.
+        let mut units = Vec::new();
+        let mut offsets = vec![0];
+        let mut done = 0;
+        for (which, weight) in weights.iter().enumerate() {
+            let n_rows = weight.ne()[1];
+            for first in (0..n_rows).step_by(dequantize::ROWS) {
+                units.push((which, first));
+                done += (n_rows - first).min(dequantize::ROWS);
+                offsets.push(done * to.row_size(n_in));
+            }
+        }
+        let work = Work {
+            name: "dequantize",
+            n_units: units.len(),
+            regions: vec![offsets],
+        };
+        self.graph.custom(
+            to,
+            [n_in, n_out, 1, 1],
+            weights,
+            work,
+            Box::new(move |unit, args, out| {
+                let (which, first) = units[unit];
+                let weight = Weight {
+                    ty: types[which],
+                    view: args.raw(which),
+                };
+                or_panic(dequantize::rows(weight, first, to, out.region(0)));
+            }),
+        )
+    }
+
+    /// Weights of one input width as one transposed matrix `[n_out, n_in]` of type `to`.
+    fn scratch_transposed(&self, to: GgmlType, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+        let n_in = weights[0].ne()[0];
+        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
+        let columns = types
+            .iter()
+            .map(|ty| dequantize::transposed_columns(*ty))
+            .max()
+            .unwrap_or(1);
+        let work = Work::rows("dequantize_transposed", n_in, to.row_size(n_out), columns);
+        self.graph.custom(
+            to,
+            [n_out, n_in, 1, 1],
+            weights,
+            work,
+            Box::new(move |unit, args, out| {
+                let weights = raw(args, &types);
+                let first = unit * columns;
+                or_panic(dequantize::transposed(&weights, first, to, out.region(0)));
+            }),
+        )
+    }
+}
+
+/// Weights of such types, the first arguments of an operation.
+fn raw<'a>(args: &'a Args, types: &[GgmlType]) -> Vec<Weight<'a>> {
+    let weight = |(i, ty): (usize, &GgmlType)| Weight {
+        ty: *ty,
+        view: args.raw(i),
+    };
+    types.iter().enumerate().map(weight).collect()
+}
+
+/// Decides how work is divided, never what comes out.
+fn n_processors() -> usize {
+    static COUNT: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    *COUNT
+}
+
+/// Types were checked when the model was opened, so this is a bug; it is caught at the boundary to C and reported.
+fn or_panic(result: Result<()>) {
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
