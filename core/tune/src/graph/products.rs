@@ -24,7 +24,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         match self.scratch {
             Scratch::Rows(ty) => self.graph.mul_mat(self.scratch_rows(ty, weights)?, x),
             Scratch::Packed => {
-                let n_out = weights.iter().map(|w| w.ne()[1]).sum();
+                let [_, n_out] = stacked(weights);
                 self.product(self.packed(weights)?, n_out, x)
             }
         }
@@ -38,7 +38,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                 self.graph.mul_mat(transposed, dy)
             }
             Scratch::Packed => {
-                let n_in = weights[0].ne()[0];
+                let [n_in, _] = stacked(weights);
                 self.product(self.packed_transposed(weights)?, n_in, dy)
             }
         }
@@ -72,8 +72,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
 
     /// Weights of one input width as one packed matrix.
     fn packed(&self, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
-        let n_in = weights[0].ne()[0];
-        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let [n_in, n_out] = stacked(weights);
         let (n_pairs, n_panels) = (packed::pairs(n_in), n_out.div_ceil(PANEL));
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
         let work = Work::rows("pack", n_panels, n_pairs * PANEL * size_of::<u32>(), 1);
@@ -90,8 +89,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
 
     /// Weights of one input width, transposed, as one packed matrix.
     fn packed_transposed(&self, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
-        let n_in = weights[0].ne()[0];
-        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let [n_in, n_out] = stacked(weights);
         let (n_pairs, n_panels) = (packed::pairs(n_out), n_in.div_ceil(PANEL));
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
         let pair_bytes = PANEL * size_of::<u32>();
@@ -131,8 +129,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         {
             return Ok(*only);
         }
-        let n_in = weights[0].ne()[0];
-        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let [n_in, n_out] = stacked(weights);
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
         // Units do not straddle weights.
         let mut units = Vec::new();
@@ -169,8 +166,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
 
     /// Weights of one input width as one transposed matrix `[n_out, n_in]` of type `to`.
     fn scratch_transposed(&self, to: GgmlType, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
-        let n_in = weights[0].ne()[0];
-        let n_out: usize = weights.iter().map(|w| w.ne()[1]).sum();
+        let [n_in, n_out] = stacked(weights);
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
         let columns = types
             .iter()
@@ -190,6 +186,12 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             }),
         )
     }
+}
+
+/// Inputs and outputs of weights of one input width, one below the other.
+fn stacked(weights: &[Tensor<'_>]) -> [usize; 2] {
+    let n_out = weights.iter().map(|w| w.ne()[1]).sum();
+    [weights[0].ne()[0], n_out]
 }
 
 /// Weights of such types, the first arguments of an operation.

@@ -123,13 +123,15 @@ fn dequantize_some(
     wide: &mut [f32],
     n_in: usize,
 ) -> Result<usize, GgmlError> {
-    let rows = weights
-        .iter()
-        .flat_map(|weight| (0..weight.view.ne[1]).map(move |row| (weight, row)));
-    let mut n = 0;
-    for ((weight, row), wide) in rows.skip(first).zip(wide.chunks_exact_mut(n_in)) {
-        dequantize_row(weight.ty, weight.row(row, 0, n_in), wide)?;
-        n += 1;
+    let mut wide = wide.chunks_exact_mut(n_in);
+    let (mut n, mut start) = (0, 0);
+    for weight in weights {
+        let end = start + weight.view.ne[1];
+        for (row, wide) in ((first + n).max(start)..end).zip(&mut wide) {
+            dequantize_row(weight.ty, weight.row(row - start, 0, n_in), wide)?;
+            n += 1;
+        }
+        start = end;
     }
     Ok(n)
 }
