@@ -1,6 +1,8 @@
 //! Packing: prompts stored once, several examples in one ubatch, exact.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::graph::kernels::attention::Segment;
 
@@ -35,7 +37,7 @@ pub struct Target {
 }
 
 /// Several groups side by side. A completion's tokens see its prompt and themselves, at positions that follow the prompt.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Packed {
     /// Input tokens, one a row.
     pub tokens: Vec<i32>,
@@ -47,6 +49,8 @@ pub struct Packed {
     pub targets: Vec<Target>,
     /// The targets of each completion, in the order of groups and completions.
     pub sequences: Vec<Range<usize>>,
+    /// Completions, by index, whose targets are distributions and not their labels: mean embeddings, `[n_tokens, n_embd]`.
+    pub means: BTreeMap<usize, Arc<[f32]>>,
 }
 
 impl Packed {
@@ -57,6 +61,18 @@ impl Packed {
             packed.push(group);
         }
         packed
+    }
+
+    /// The mean embedding of each target that is a distribution, of width `n_embd`.
+    pub fn means_of_targets(&self, n_embd: usize) -> Vec<Option<&[f32]>> {
+        let mut all = vec![None; self.targets.len()];
+        for (sequence, means) in &self.means {
+            let targets = &mut all[self.sequences[*sequence].clone()];
+            for (target, mean) in targets.iter_mut().zip(means.chunks_exact(n_embd)) {
+                *target = Some(mean);
+            }
+        }
+        all
     }
 
     fn push(&mut self, group: &Group<'_>) {

@@ -42,6 +42,13 @@ pub enum Kind {
         /// Factor on the loss, at least 0.
         weight: f64,
     },
+    /// A text on which nothing shall change: the divergence of the policy's next-token distributions from the reference's is lowered.
+    Anchor {
+        /// The text.
+        completion: Vec<i32>,
+        /// Factor on the loss, at least 0.
+        weight: f64,
+    },
 }
 
 /// Why an example cannot be learned from.
@@ -87,9 +94,9 @@ impl Example {
             Kind::Pair {
                 chosen, rejected, ..
             } => vec![chosen, rejected],
-            Kind::Unpaired { completion, .. } | Kind::Demonstration { completion, .. } => {
-                vec![completion]
-            }
+            Kind::Unpaired { completion, .. }
+            | Kind::Demonstration { completion, .. }
+            | Kind::Anchor { completion, .. } => vec![completion],
         }
     }
 
@@ -139,6 +146,7 @@ impl Example {
                 desirable, weight, ..
             } => (1, [f64::from(u8::from(*desirable)), *weight, 0.0]),
             Kind::Demonstration { weight, .. } => (2, [*weight, 0.0, 0.0]),
+            Kind::Anchor { weight, .. } => (3, [*weight, 0.0, 0.0]),
         };
         hash.update([tag]);
         numbers.iter().for_each(|n| hash.update(n.to_le_bytes()));

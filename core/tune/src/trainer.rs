@@ -17,7 +17,7 @@ use crate::graph::{Network, NetworkError, Scores};
 use crate::model::Model;
 use crate::objective::{
     BcoState, ClassRewards, Metrics, MetricsSum, ObjectiveError, PairLogps, Totals, UnpairedLogps,
-    demonstration,
+    anchor, demonstration,
 };
 use crate::optimizer::{AdamW, OptimizerError, clip_grad_norm};
 use crate::plan::Plan;
@@ -92,7 +92,8 @@ pub struct StepMetrics {
     pub num_tokens: usize,
 }
 
-/// The reference's log-probability of each completion of an example, nats, summed over tokens; chosen first.
+/// The reference's log-probability of each completion of an example, nats, summed over tokens; chosen first. Of an anchor: the
+/// expected one, minus its entropies.
 pub type References = Vec<f64>;
 
 /// A run between two steps.
@@ -103,6 +104,8 @@ pub struct Trainer {
     examples: Vec<Example>,
     keys: Vec<[u8; 32]>,
     references: Vec<Option<References>>,
+    /// What the reference predicts on anchors (see [`Network::mean_embeddings`]).
+    means: Vec<Option<Arc<[f32]>>>,
     lora: Lora,
     optimizer: AdamW,
     cursor: Cursor,
@@ -156,6 +159,7 @@ impl Trainer {
         Ok(Self {
             keys: examples.iter().map(Example::key).collect(),
             references: vec![None; examples.len()],
+            means: vec![None; examples.len()],
             grads: vec![0.0; lora.values.len()],
             cursor: Cursor {
                 order_seed: config.seed,
@@ -227,11 +231,41 @@ impl Trainer {
         let Some(chunk) = chunks.into_iter().next() else {
             return Ok(Vec::new());
         };
-        let examples: Vec<_> = chunk.iter().map(|i| self.examples[*i].clone()).collect();
-        for (index, logps) in chunk.iter().zip(self.score_examples(&examples, false)?) {
+        let mut packed = packed(&self.examples, &chunk);
+        let anchors = self.sequences_of_anchors(&chunk);
+        if !anchors.is_empty() {
+            let means = self.network.mean_embeddings(&packed)?;
+            for (index, sequence) in anchors {
+                self.means[index] = Some(Arc::clone(&means[sequence]));
+            }
+            self.set_means(&mut packed, &chunk);
+        }
+        let scores = self.network.score(&packed, false)?;
+        for (index, logps) in chunk.iter().zip(sums(&self.examples, &chunk, &scores)) {
             self.references[*index] = Some(logps);
         }
         Ok(chunk)
+    }
+
+    /// The anchors of a ubatch, each with the index of its completion there.
+    fn sequences_of_anchors(&self, chunk: &[usize]) -> Vec<(usize, usize)> {
+        let mut sequence = 0;
+        let mut anchors = Vec::new();
+        for &index in chunk {
+            if matches!(self.examples[index].kind, Kind::Anchor { .. }) {
+                anchors.push((index, sequence));
+            }
+            sequence += self.examples[index].completions().len();
+        }
+        anchors
+    }
+
+    fn set_means(&self, packed: &mut Packed, chunk: &[usize]) {
+        for (index, sequence) in self.sequences_of_anchors(chunk) {
+            if let Some(means) = &self.means[index] {
+                packed.means.insert(sequence, Arc::clone(means));
+            }
+        }
     }
 
     /// The reference's log-probabilities of an example, if known.
@@ -239,7 +273,7 @@ impl Trainer {
         self.references[index].as_ref()
     }
 
-    /// Summed log-probabilities of any examples' completions, nats, with or without the adapter.
+    /// Summed log-probabilities of any examples' completions, nats, with or without the adapter. Anchors count as texts here.
     ///
     /// # Errors
     /// [`TrainError`].
@@ -250,19 +284,13 @@ impl Trainer {
     ) -> Result<Vec<Vec<f64>>> {
         self.network.update_adapter(&self.lora)?;
         let all: Vec<usize> = (0..examples.len()).collect();
-        let mut sums = Vec::with_capacity(examples.len());
+        let mut all_sums = Vec::with_capacity(examples.len());
         for chunk in pack(examples, &all, self.plan.max_tokens) {
-            let scores = self
-                .network
-                .score(&packed(examples, &chunk), with_adapter)?;
-            let mut sequence = 0;
-            for index in chunk {
-                let n = examples[index].completions().len();
-                sums.push((sequence..sequence + n).map(|s| scores.sum(s)).collect());
-                sequence += n;
-            }
+            let packed = packed(examples, &chunk);
+            let scores = self.network.score(&packed, with_adapter)?;
+            all_sums.extend(sums(examples, &chunk, &scores));
         }
-        Ok(sums)
+        Ok(all_sums)
     }
 
     /// Takes one optimizer step.
@@ -280,7 +308,8 @@ impl Trainer {
             .into_iter()
             .enumerate()
         {
-            let packed = packed(&self.examples, &chunk);
+            let mut packed = packed(&self.examples, &chunk);
+            self.set_means(&mut packed, &chunk);
             self.network.set_dropout(
                 self.config.lora.dropout,
                 dropout_key(self.config.seed, step, micro_batch),
@@ -422,6 +451,7 @@ impl Trainer {
                 Kind::Demonstration { completion, .. } => {
                     totals.add_demonstration(completion.len())
                 }
+                Kind::Anchor { completion, .. } => totals.add_anchor(completion.len()),
             }
         }
         totals
@@ -488,6 +518,15 @@ impl Trainer {
                     sums.loss += term.loss;
                     coefficients.push(term.grad);
                 }
+                Kind::Anchor { weight, .. } => {
+                    if self.means[index].is_none() {
+                        return Err(TrainError::NoReference { index });
+                    }
+                    let (expected, reference) = (scores.sum(first), reference()?[0]);
+                    let term = anchor(index, expected, reference, *weight, totals)?;
+                    sums.loss += term.loss;
+                    coefficients.push(term.grad);
+                }
             }
         }
         Ok(coefficients)
@@ -534,6 +573,16 @@ fn packed(examples: &[Example], chunk: &[usize]) -> Packed {
         })
         .collect();
     Packed::new(&groups)
+}
+
+/// Log-probabilities of each example's completions in a ubatch, summed over tokens.
+fn sums(examples: &[Example], chunk: &[usize], scores: &Scores) -> Vec<Vec<f64>> {
+    let mut sequences = 0..scores.logps.len();
+    let mut of = |index: &usize| {
+        let n = examples[*index].completions().len();
+        sequences.by_ref().take(n).map(|s| scores.sum(s)).collect()
+    };
+    chunk.iter().map(&mut of).collect()
 }
 
 /// What a step adds up over its ubatches.

@@ -11,6 +11,11 @@ pub const PAIRS_PER_PROMPT: usize = 2;
 /// Weight of the likelihood term of a pair whose chosen reply is good in itself. 1 per token drowns the pair term at 20 pairs.
 const PAIR_NLL: f64 = 0.2;
 
+/// Passages of plain prose on which the base's predictions are kept.
+pub const ANCHORS: usize = 16;
+/// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
+pub const ANCHOR_WEIGHT: f64 = 10.0;
+
 /// Settings for a run on `n_all` examples, for a model of `n_params` parameters.
 pub fn train_config(n_all: usize, classes: Classes, n_params: u64, seed: u64) -> TrainConfig {
     let learning_rate = if n_params < 700_000_000 { 4e-4 } else { 8e-5 };

@@ -30,7 +30,9 @@ use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, tokenize};
-use super::recipe::{BATCH, PAIRS_PER_PROMPT, replay_examples, train_config};
+use super::recipe::{
+    ANCHOR_WEIGHT, ANCHORS, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
+};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate};
 use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, With};
@@ -130,6 +132,7 @@ struct Resolved {
     train: TrainConfig,
     plan: Plan,
     replay: usize,
+    anchors: usize,
     folds: u32,
     /// The last event that is learned from.
     until: Option<FeedbackId>,
@@ -156,7 +159,8 @@ impl Context<'_> {
         let resolved = self.resolve(&material)?;
         let dir = self.begin(&resolved, &material.curated)?;
         let replay = self.kept(&dir, "replay.json", |this| this.replay(resolved.replay))?;
-        let replay: Vec<Example> = replay
+        let mut beside = self.anchors(resolved.anchors)?;
+        let replay = replay
             .into_iter()
             .map(|Replayed { prompt, completion }| Example {
                 prompt,
@@ -164,13 +168,13 @@ impl Context<'_> {
                     completion,
                     weight: 1.0,
                 },
-            })
-            .collect();
+            });
+        beside.extend(replay);
         let references = self.references(&material, &resolved)?;
 
         let course = Course {
             material: &material,
-            replay: &replay,
+            beside: &beside,
             references: &references,
             resolved: &resolved,
             dir: &dir,
@@ -276,7 +280,8 @@ impl Context<'_> {
         let classes = classes(examples);
         let replay = replay_examples(examples.len(), classes).min(replay::PROMPTS.len());
         let n_params = self.loaded.engine.chat().model().n_params();
-        let n_all = examples.len() + replay;
+        let anchors = ANCHORS.min(replay::PASSAGES.len());
+        let n_all = examples.len() + replay + anchors;
         let train = train_config(n_all, classes, n_params, self.budget.seed);
         let model = Model::open(&self.loaded.path)?;
         let rank = train.lora.rank;
@@ -294,6 +299,7 @@ impl Context<'_> {
             train,
             plan,
             replay,
+            anchors,
             folds: FOLDS,
             until: material.curated.items().last().copied(),
         })
@@ -346,6 +352,26 @@ impl Context<'_> {
         self.run = Some((id, dir.clone()));
         self.note(RunState::Running, Phase::Curate, 0, total_steps)?;
         Ok(dir)
+    }
+
+    /// Plain prose on which the base's predictions are kept.
+    fn anchors(&self, n: usize) -> Step<Vec<Example>> {
+        let model = self.loaded.engine.chat().model();
+        let anchor = |passage: &&str| -> Step<Example> {
+            let tokens = model
+                .tokenize(passage, true, false)
+                .map_err(EngineError::from)?;
+            // The first word is context: without any, there is nothing to predict from.
+            let (prompt, completion) = tokens.split_at(tokens.len().min(2));
+            Ok(Example {
+                prompt: prompt.to_vec(),
+                kind: Kind::Anchor {
+                    completion: completion.to_vec(),
+                    weight: ANCHOR_WEIGHT,
+                },
+            })
+        };
+        replay::PASSAGES.iter().take(n).map(anchor).collect()
     }
 
     /// The base's own answers to neutral prompts, in tokens.

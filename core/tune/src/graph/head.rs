@@ -1,15 +1,18 @@
 //! Log-probabilities of labels, and their gradients with respect to the hidden state: the head runs once.
 //!
-//! The gradient of a label's log-probability with respect to the normed hidden state is `W[label] - sum_v p_v W[v]`. It is linear
+//! The gradient of a label's log-probability with respect to the normed hidden state `h` is `W[label] - sum_v p_v W[v]`. It is linear
 //! in the one coefficient that an objective gives a sequence, so it is computed unscaled before the objective is known. The
 //! vocabulary is worked on in blocks, so that neither scratch nor transposed weights grow with it.
+//!
+//! A target may also be a whole distribution `q`, of which its mean embedding `e = sum_v q_v W[v]` says all: logits are linear in
+//! `W`, so the cross-entropy is `log sum_v exp(h . W[v]) - h . e`, and the gradient of its negative is `e - sum_v p_v W[v]`.
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequantize_row};
 
 use super::builder::Builder;
-use super::kernels::head::{EMPTY, STATS, accumulate, probabilities};
+use super::kernels::head::{STATS, accumulate, begin, begin_with_mean, probabilities};
 use super::scratch::Scratch;
 use crate::model::Model;
 
@@ -20,7 +23,21 @@ pub const VOCAB_BLOCK: usize = 8192;
 
 /// Tensors that the graph of a chunk may need.
 pub fn graph_nodes(n_vocab: usize) -> usize {
-    48 + 14 * n_vocab.div_ceil(VOCAB_BLOCK)
+    56 + 14 * n_vocab.div_ceil(VOCAB_BLOCK)
+}
+
+/// In place of a label: the target is a distribution, by its mean embedding.
+pub const BY_MEAN: i32 = -1;
+
+/// What to compute for each row, beside its statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing.
+    LogProb,
+    /// The unscaled gradient of the target's log-probability with respect to the hidden state.
+    Gradient,
+    /// The mean embedding of the row's own distribution.
+    Mean,
 }
 
 /// A chunk of rows to be scored.
@@ -28,10 +45,12 @@ pub struct HeadChunk<'a> {
     pub model: &'a Model,
     /// Where the inputs and outputs below lie.
     pub storage: &'a Storage,
-    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives the gradients, if wanted.
+    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives gradients or means, if wanted.
     pub hidden: TensorId,
-    /// Labels `[rows]`, I32.
+    /// Labels `[rows]`, I32, or [`BY_MEAN`].
     pub labels: TensorId,
+    /// Mean embeddings of the targets that are distributions: `[n_embd, rows]`, F32.
+    pub means: TensorId,
     /// Receives [`STATS`] numbers a row, F32.
     pub stats: TensorId,
     pub scratch: Scratch,
@@ -40,8 +59,8 @@ pub struct HeadChunk<'a> {
 }
 
 impl<'a> HeadChunk<'a> {
-    /// Builds the graph: statistics, and with `gradient` the unscaled gradients in place of the hidden states.
-    pub fn build(&self, graph: &Graph<'a>, gradient: bool) -> Result<()> {
+    /// Builds the graph: statistics, and what else is wanted in place of the hidden states.
+    pub fn build(&self, graph: &Graph<'a>, wanted: Wanted) -> Result<()> {
         let model = self.model;
         let b = Builder {
             graph,
@@ -50,28 +69,25 @@ impl<'a> HeadChunk<'a> {
         };
         let hidden = graph.rows(graph.load(self.storage, self.hidden)?, 0, self.n_rows)?;
         let labels = graph.columns(graph.load(self.storage, self.labels)?, 0, self.n_rows)?;
+        let means = graph.rows(graph.load(self.storage, self.means)?, 0, self.n_rows)?;
         let norm = graph.load(&model.storage, model.output_norm)?;
         let head = graph.load(&model.storage, model.head)?;
         let h = b.norm(model.spec.norm, hidden, norm)?;
 
         let n_vocab = model.spec.n_vocab;
         let mut blocks = Vec::new();
-        let mut stats: Option<Tensor<'_>> = None;
+        let mut stats = self.begin(graph, h, labels, means)?;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
             let logits = b.project(&[rows], h)?;
-            stats = Some(self.accumulate(graph, logits, labels, stats, first)?);
+            stats = self.accumulate(graph, logits, labels, stats, first)?;
             blocks.push((rows, logits));
         }
-        let stats = stats.ok_or(GgmlError::Failed {
-            what: "head of an empty vocabulary",
-            status: -1,
-        })?;
         graph.store(
             stats,
             graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?,
         )?;
-        if !gradient {
+        if wanted == Wanted::LogProb {
             return Ok(());
         }
 
@@ -88,9 +104,40 @@ impl<'a> HeadChunk<'a> {
             what: "head of an empty vocabulary",
             status: -1,
         })?;
-        let dh = self.minus_from_label(graph, sum, head, labels)?;
+        if wanted == Wanted::Mean {
+            return graph.store(sum, hidden);
+        }
+        let dh = self.minus_from_target(graph, sum, head, labels, means)?;
         let dx = b.norm_backward(model.spec.norm, hidden, norm, dh, None)?;
         graph.store(dx, hidden)
+    }
+
+    /// Statistics before any logits.
+    fn begin<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        h: Tensor<'g>,
+        labels: Tensor<'g>,
+        means: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let scale = self.model.spec.logit_scale;
+        debug_assert_eq!(scale, 1.0, "no trainable architecture scales logits yet");
+        let work = Work::rows("softmax_begin", self.n_rows, STATS * size_of::<f32>(), 4);
+        graph.custom(
+            GgmlType::F32,
+            [STATS, self.n_rows, 1, 1],
+            &[h, labels, means],
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, stats) in out.region::<f32>(0).chunks_exact_mut(STATS).enumerate() {
+                    let row = unit * 4 + i;
+                    stats.copy_from_slice(&match args.view::<i32>(1).data[row] {
+                        BY_MEAN => begin_with_mean(args.f32(0).row(row), args.f32(2).row(row)),
+                        _ => begin(),
+                    });
+                }
+            }),
+        )
     }
 
     fn accumulate<'g>(
@@ -98,28 +145,19 @@ impl<'a> HeadChunk<'a> {
         graph: &'g Graph<'a>,
         logits: Tensor<'g>,
         labels: Tensor<'g>,
-        before: Option<Tensor<'g>>,
+        stats: Tensor<'g>,
         first: usize,
     ) -> Result<Tensor<'g>> {
-        let scale = self.model.spec.logit_scale;
-        debug_assert_eq!(scale, 1.0, "no trainable architecture scales logits yet");
-        let args: Vec<_> = [logits, labels].into_iter().chain(before).collect();
-        let has_before = before.is_some();
         let work = Work::rows("softmax_stats", self.n_rows, STATS * size_of::<f32>(), 4);
-        graph.custom(
-            GgmlType::F32,
-            [STATS, self.n_rows, 1, 1],
-            &args,
+        graph.custom_in_place(
+            stats,
+            &[logits, labels],
             work,
             Box::new(move |unit, args, out| {
                 let (logits, labels) = (args.f32(0), args.view::<i32>(1));
                 for (i, stats) in out.region::<f32>(0).chunks_exact_mut(STATS).enumerate() {
                     let row = unit * 4 + i;
-                    stats.copy_from_slice(if has_before {
-                        args.f32(2).row(row)
-                    } else {
-                        &EMPTY
-                    });
+                    // BY_MEAN is in no block.
                     accumulate(logits.row(row), first, labels.data[row] as usize, stats);
                 }
             }),
@@ -146,32 +184,39 @@ impl<'a> HeadChunk<'a> {
         )
     }
 
-    /// `W[label] - sum`, in place.
-    fn minus_from_label<'g>(
+    /// `W[label] - sum`, or the target's mean minus the sum, in place.
+    fn minus_from_target<'g>(
         &self,
         graph: &'g Graph<'a>,
         sum: Tensor<'g>,
         head: Tensor<'g>,
         labels: Tensor<'g>,
+        means: Tensor<'g>,
     ) -> Result<Tensor<'g>> {
         let (width, ty) = (sum.ne()[0], head.ty());
         let work = Work::rows("label_gradient", self.n_rows, width * size_of::<f32>(), 8);
         graph.custom_in_place(
             sum,
-            &[head, labels],
+            &[head, labels, means],
             work,
             Box::new(move |unit, args, out| {
                 let (head, labels) = (args.raw(0), args.view::<i32>(1));
                 let mut label_row = vec![0.0; width];
                 for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    let start = labels.data[unit * 8 + i] as usize * head.stride[1];
-                    let bytes = &head.data[start..start + ty.row_size(width)];
-                    if let Err(error) = dequantize_row(ty, bytes, &mut label_row) {
-                        panic!("{error}");
-                    }
+                    let target = match labels.data[unit * 8 + i] {
+                        BY_MEAN => args.f32(2).row(unit * 8 + i),
+                        label => {
+                            let start = label as usize * head.stride[1];
+                            let bytes = &head.data[start..start + ty.row_size(width)];
+                            if let Err(error) = dequantize_row(ty, bytes, &mut label_row) {
+                                panic!("{error}");
+                            }
+                            &label_row
+                        }
+                    };
                     row.iter_mut()
-                        .zip(&label_row)
-                        .for_each(|(sum, label)| *sum = label - *sum);
+                        .zip(target)
+                        .for_each(|(sum, target)| *sum = target - *sum);
                 }
             }),
         )

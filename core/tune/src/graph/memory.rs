@@ -27,6 +27,7 @@ pub struct HeadMemory {
     pub storage: Storage,
     pub hidden: TensorId,
     pub labels: TensorId,
+    pub means: TensorId,
     pub stats: TensorId,
 }
 
@@ -132,11 +133,13 @@ impl HeadMemory {
         let mut builder = StorageBuilder::new();
         let hidden = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
         let labels = builder.add(GgmlType::I32, &[options.head_rows]);
+        let means = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
         let stats = builder.add(GgmlType::F32, &[STATS, options.head_rows]);
         Ok(Self {
             storage: builder.build(backend)?,
             hidden,
             labels,
+            means,
             stats,
         })
     }

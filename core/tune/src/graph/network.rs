@@ -1,5 +1,6 @@
 //! A model with an adapter and the memory to run it forward and backward, one ubatch at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -8,7 +9,7 @@ use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, TensorId,
 
 use super::adapter::DeviceAdapter;
 use super::choose::Kernels;
-use super::head::{self, HeadChunk};
+use super::head::{self, BY_MEAN, HeadChunk, Wanted};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob};
@@ -94,8 +95,9 @@ pub struct Network {
     memory: Memory,
     head: HeadMemory,
     adapter: Option<DeviceAdapter>,
-    /// Gradients of log-probabilities with respect to hidden states, a row a target, of the last [`forward`](Self::forward).
-    head_gradient: Vec<f32>,
+    /// What the head was last asked for, a row a target: after [`forward`](Self::forward), gradients of log-probabilities with respect
+    /// to hidden states.
+    head_out: Vec<f32>,
     /// The batch whose activations are kept: that of the last [`forward`](Self::forward), if no other pass followed it.
     kept: Option<Packed>,
     /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
@@ -126,7 +128,7 @@ impl Network {
             memory,
             head,
             adapter,
-            head_gradient: Vec::new(),
+            head_out: Vec::new(),
             kept: None,
             dropout: None,
         })
@@ -188,7 +190,22 @@ impl Network {
             self.require_adapter()?;
         }
         let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
-        self.run_head(packed, last, false)
+        self.run_head(packed, last, Wanted::LogProb)
+    }
+
+    /// The base's distribution at every target, by its mean embedding `sum_v p_v W[v]`: `[n_tokens, n_embd]` per completion, to be
+    /// set as [`Packed::means`].
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn mean_embeddings(&mut self, packed: &Packed) -> Result<Vec<Arc<[f32]>>> {
+        let last = self.run_layers(packed, false, Extent::Output, None)?;
+        self.run_head(packed, last, Wanted::Mean)?;
+        let n_embd = self.model.spec.n_embd;
+        let of = |targets: &Range<usize>| {
+            Arc::from(&self.head_out[targets.start * n_embd..targets.end * n_embd])
+        };
+        Ok(packed.sequences.iter().map(of).collect())
     }
 
     /// Log-probabilities of every target with the adapter, keeping what [`backward`](Self::backward) needs.
@@ -203,7 +220,7 @@ impl Network {
             Extent::OutputAndSave
         };
         let last = self.run_layers(packed, true, extent, self.dropout)?;
-        let scores = self.run_head(packed, last, true)?;
+        let scores = self.run_head(packed, last, Wanted::Gradient)?;
         self.kept = Some(packed.clone());
         Ok(scores)
     }
@@ -226,7 +243,7 @@ impl Network {
         let mut start = vec![0.0f32; packed.tokens.len() * n_embd];
         for (targets, coefficient) in packed.sequences.iter().zip(coefficients) {
             for index in targets.clone() {
-                let from = &self.head_gradient[index * n_embd..][..n_embd];
+                let from = &self.head_out[index * n_embd..][..n_embd];
                 let to = &mut start[packed.targets[index].row * n_embd..][..n_embd];
                 to.iter_mut()
                     .zip(from)
@@ -310,7 +327,7 @@ impl Network {
         if rows > max {
             return Err(NetworkError::TooLong { rows, max });
         }
-        self.check_labels(packed)?;
+        self.check_targets(packed)?;
         self.kept = None;
         let embeddings = self.model.embed(&packed.tokens)?;
         self.memory
@@ -341,42 +358,51 @@ impl Network {
         Ok(())
     }
 
-    fn run_head(&mut self, packed: &Packed, last: TensorId, gradient: bool) -> Result<Scores> {
+    fn run_head(&mut self, packed: &Packed, last: TensorId, wanted: Wanted) -> Result<Scores> {
         let n_embd = self.model.spec.n_embd;
         let hidden = self.hidden(last, packed.tokens.len())?;
+        let means = packed.means_of_targets(n_embd);
         let mut logps = Vec::with_capacity(packed.targets.len());
-        self.head_gradient.clear();
+        self.head_out.clear();
         let mut rows = vec![0.0; self.options.head_rows * n_embd];
-        for chunk in packed.targets.chunks(self.options.head_rows) {
+        let n = self.options.head_rows;
+        for (chunk, means) in packed.targets.chunks(n).zip(means.chunks(n)) {
             for (to, target) in rows.chunks_exact_mut(n_embd).zip(chunk) {
                 to.copy_from_slice(&hidden[target.row * n_embd..][..n_embd]);
             }
-            let labels: Vec<i32> = chunk.iter().map(|target| target.label).collect();
             let used = chunk.len() * n_embd;
-            self.head
-                .storage
-                .write_at(self.head.hidden, 0, &rows[..used])?;
-            self.head.storage.write_at(self.head.labels, 0, &labels)?;
+            let storage = &mut self.head.storage;
+            storage.write_at(self.head.hidden, 0, &rows[..used])?;
+            let mut labels: Vec<i32> = chunk.iter().map(|target| target.label).collect();
+            for (i, mean) in means.iter().enumerate() {
+                if let Some(mean) = mean {
+                    labels[i] = BY_MEAN;
+                    let offset = i * n_embd * size_of::<f32>();
+                    storage.write_at(self.head.means, offset, mean)?;
+                }
+            }
+            storage.write_at(self.head.labels, 0, &labels)?;
             let graph = Graph::new(head::graph_nodes(self.model.spec.n_vocab))?;
             let head = HeadChunk {
                 model: &self.model,
                 storage: &self.head.storage,
                 hidden: self.head.hidden,
                 labels: self.head.labels,
+                means: self.head.means,
                 stats: self.head.stats,
                 scratch: self.options.kernels.scratch,
                 n_rows: chunk.len(),
             };
-            head.build(&graph, gradient)?;
+            head.build(&graph, wanted)?;
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
             let stats = self.head.storage.to_vec::<f32>(self.head.stats)?;
             logps.extend(stats.chunks_exact(STATS).take(chunk.len()).map(log_prob));
-            if gradient {
+            if wanted != Wanted::LogProb {
                 self.head
                     .storage
                     .read_at(self.head.hidden, 0, &mut rows[..used])?;
-                self.head_gradient.extend_from_slice(&rows[..used]);
+                self.head_out.extend_from_slice(&rows[..used]);
             }
         }
         let logps = packed
@@ -423,8 +449,23 @@ impl Network {
     }
 
     /// Labels are only compared and used as indices, so that one outside of the vocabulary would go unnoticed.
-    fn check_labels(&self, packed: &Packed) -> Result<()> {
+    fn check_targets(&self, packed: &Packed) -> Result<()> {
         let n_vocab = self.model.spec.n_vocab;
+        for (sequence, means) in &packed.means {
+            let n_embd = self.model.spec.n_embd;
+            let Some(n) = packed.sequences.get(*sequence).map(Range::len) else {
+                let n = packed.sequences.len();
+                return Err(mismatch(format!(
+                    "mean embeddings for completion {sequence} of {n}, counted from 0"
+                )));
+            };
+            if means.len() != n * n_embd {
+                let m = means.len();
+                return Err(mismatch(format!(
+                    "{m} numbers for the mean embeddings of {n} targets of width {n_embd}"
+                )));
+            }
+        }
         let outside = |label: i32| usize::try_from(label).map_or(true, |label| label >= n_vocab);
         match packed.targets.iter().find(|target| outside(target.label)) {
             Some(target) => {

@@ -9,6 +9,7 @@
 //!
 //! Notation: `rho = log pi_theta(y|x) - log pi_ref(y|x)`, `sigma` the logistic function, `w` chosen, `l` rejected.
 
+mod anchor;
 mod apo_zero_unpaired;
 mod bco;
 mod cdpo;
@@ -20,6 +21,7 @@ mod sft;
 mod sigmoid;
 mod unpaired;
 
+pub use anchor::anchor;
 pub use bco::{BcoState, ClassRewards};
 pub use metrics::{Metrics, MetricsSum};
 pub use pair::{LossType, PairGrad, PairLogps, PairObjective, PairWeights};
@@ -44,6 +46,8 @@ pub struct Totals {
     pub unpaired: usize,
     /// Tokens scored by a likelihood term: of demonstrations, and of the chosen side of pairs whose `nll` weight is not zero.
     pub nll_tokens: usize,
+    /// Tokens of anchors.
+    pub anchor_tokens: usize,
 }
 
 impl Totals {
@@ -63,6 +67,11 @@ impl Totals {
     /// Counts a demonstration of `n_tokens` tokens.
     pub fn add_demonstration(&mut self, n_tokens: usize) {
         self.nll_tokens += n_tokens;
+    }
+
+    /// Counts an anchor of `n_tokens` tokens.
+    pub fn add_anchor(&mut self, n_tokens: usize) {
+        self.anchor_tokens += n_tokens;
     }
 }
 

@@ -27,7 +27,7 @@ impl Ranking {
             Kind::Unpaired {
                 desirable: false, ..
             } => self.down.push(rho[0]),
-            Kind::Demonstration { .. } => {}
+            Kind::Demonstration { .. } | Kind::Anchor { .. } => {}
         }
     }
 }
@@ -64,7 +64,7 @@ pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
                 desirable: false,
                 ..
             } => down.push(completion.len()),
-            Kind::Demonstration { .. } => {}
+            Kind::Demonstration { .. } | Kind::Anchor { .. } => {}
         }
     }
     if pairs.len() >= up.len().min(down.len()) {

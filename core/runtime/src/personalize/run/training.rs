@@ -28,8 +28,8 @@ const SHIFT_PAIRS: usize = 16;
 /// What the trainings of a run share.
 pub struct Course<'a> {
     pub material: &'a Material,
-    /// Answers of the base, to be imitated beside the feedback.
-    pub replay: &'a [Example],
+    /// What is trained on beside the feedback, so that nothing else changes.
+    pub beside: &'a [Example],
     /// The reference's log-probabilities of each of the material's examples.
     pub references: &'a [References],
     pub resolved: &'a Resolved,
@@ -140,7 +140,7 @@ impl Context<'_> {
     ) -> Step<Trainer> {
         let Course {
             material,
-            replay,
+            beside,
             references,
             resolved,
             dir,
@@ -148,13 +148,18 @@ impl Context<'_> {
         let examples = indices
             .iter()
             .map(|i| material.tokenized.examples[*i].clone());
-        let examples: Vec<Example> = examples.chain(replay.iter().cloned()).collect();
-        let n_all = material.tokenized.examples.len() + replay.len();
+        let examples: Vec<Example> = examples.chain(beside.iter().cloned()).collect();
+        let n_all = material.tokenized.examples.len() + beside.len();
         let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
         let mut trainer = self.trainer(examples, max_steps, resolved)?;
         for (local, index) in indices.iter().enumerate() {
             trainer.set_reference(local, references[*index].clone());
         }
+        // Of the anchors.
+        while !self
+            .uninterrupted(&mut trainer, Trainer::score_references)?
+            .is_empty()
+        {}
         let path = dir.join(format!("{}.checkpoint", label.name));
         if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
             trainer.resume(checkpoint)?;

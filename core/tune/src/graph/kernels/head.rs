@@ -2,8 +2,22 @@
 
 use super::gemm::{LANES, exp};
 
-/// What is known of a token's logits so far: running maximum, sum of exponentials relative to it, the label's logit.
+/// What is known of a token's logits so far: running maximum, sum of exponentials relative to it, the target's logit.
 pub const STATS: usize = 3;
+
+/// The statistics before any logits.
+pub fn begin() -> [f32; STATS] {
+    [f32::NEG_INFINITY, 0.0, 0.0]
+}
+
+/// The same where the target is a distribution of this mean embedding: its logit is the distribution's mean logit.
+pub fn begin_with_mean(h: &[f32], mean: &[f32]) -> [f32; STATS] {
+    let products = h
+        .iter()
+        .zip(mean)
+        .map(|(h, m)| f64::from(*h) * f64::from(*m));
+    [f32::NEG_INFINITY, 0.0, products.sum::<f64>() as f32]
+}
 
 /// Takes a block of logits (vocabulary entries `first ..`) into the statistics of one token.
 #[inline]
@@ -32,10 +46,7 @@ pub fn accumulate(logits: &[f32], first: usize, label: usize, stats: &mut [f32])
     }
 }
 
-/// The statistics before any logits.
-pub const EMPTY: [f32; STATS] = [f32::NEG_INFINITY, 0.0, 0.0];
-
-/// Log-probability of the label, nats.
+/// Log-probability of the target, nats.
 #[inline]
 pub fn log_prob(stats: &[f32]) -> f64 {
     f64::from(stats[2]) - f64::from(stats[0]) - f64::from(stats[1]).ln()
