@@ -60,10 +60,10 @@ fn a_missing_demo_model_says_how_to_get_it() {
 #[test]
 fn an_architecture_that_cannot_be_trained_is_named_and_inference_with_it_works() {
     let folder = Folder::new();
-    let model = folder.model("qwen2.gguf", &TinyModel::qwen2());
+    let model = folder.model("qwen3.gguf", &TinyModel::qwen3());
     let words = [
-        "qwen2.gguf",
-        "architecture `qwen2` cannot be trained",
+        "qwen3.gguf",
+        "architecture `qwen3` cannot be trained",
         "generation with it works",
     ];
     Run::of(&mut train(
@@ -86,7 +86,7 @@ fn an_architecture_that_cannot_be_trained_is_named_and_inference_with_it_works()
         report["model"]["training"]["on"]
             .as_str()
             .unwrap()
-            .contains("qwen2")
+            .contains("qwen3")
     );
     let loading = &mut |_| ControlFlow::Continue(());
     let engine =

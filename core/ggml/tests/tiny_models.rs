@@ -71,6 +71,9 @@ fn llama_cpp_generates_from_every_kind_of_tiny_model() {
             },
         ),
         ("qwen2", TinyModel::qwen2()),
+        ("qwen3", TinyModel::qwen3()),
+        ("smollm3", TinyModel::smollm3()),
+        ("granite", TinyModel::granite()),
     ];
     let folder = tempfile::tempdir().unwrap();
     for (name, tiny) in models {

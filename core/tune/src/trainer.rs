@@ -88,6 +88,9 @@ pub struct StepMetrics {
     pub metrics: Metrics,
     /// Estimated KL divergence from the reference: mean of the reference's log-probability minus the policy's, nats per token.
     pub kl: f64,
+    /// KL divergence from the reference on the step's anchors, nats per token; absent without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor_kl: Option<f64>,
     /// Tokens of the step, the prompt counted once per completion.
     pub num_tokens: usize,
 }
@@ -353,6 +356,8 @@ impl Trainer {
             learning_rate,
             metrics: sums.metrics.mean(),
             kl,
+            anchor_kl: (totals.anchor_tokens > 0)
+                .then(|| sums.anchor_kl / totals.anchor_tokens as f64),
             num_tokens: batch.iter().map(|i| self.examples[*i].n_tokens()).sum(),
         })
     }
@@ -524,6 +529,7 @@ impl Trainer {
                     }
                     let (expected, reference) = (scores.sum(first), reference()?[0]);
                     let term = anchor(index, expected, reference, *weight, totals)?;
+                    sums.anchor_kl += reference - expected;
                     sums.loss += term.loss;
                     coefficients.push(term.grad);
                 }
@@ -595,6 +601,7 @@ struct StepSums {
     pairs: usize,
     logratio: f64,
     tokens: usize,
+    anchor_kl: f64,
 }
 
 impl StepSums {

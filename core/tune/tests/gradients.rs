@@ -8,7 +8,7 @@ mod common;
 
 use common::measure::{max_difference, relative_error};
 use common::reference::Reference;
-use common::{Examples, ModelFile, exact, random_lora};
+use common::{Examples, ModelFile, exact, other_architectures, random_lora};
 use thumbprint_fixtures::TinyModel;
 use thumbprint_ggml::gguf::GgufWriter;
 use thumbprint_tune::adapter::{Lora, Module};
@@ -192,7 +192,7 @@ fn gradients_hold_for_every_subset_of_modules_that_shares_a_product() {
 }
 
 #[test]
-fn gradients_hold_for_every_variant_of_the_architecture() {
+fn gradients_hold_for_every_variant_of_every_architecture() {
     let tiny = TinyModel {
         n_vocab: 260,
         ..TinyModel::llama()
@@ -262,7 +262,14 @@ fn gradients_hold_for_every_variant_of_the_architecture() {
         ("heads rotated in part", partly_rotated),
         ("biases", biased),
     ];
-    for (name, writer) in variants {
+    let others = other_architectures().map(|tiny| {
+        let tiny = TinyModel {
+            n_vocab: 260,
+            ..tiny
+        };
+        (tiny.architecture, tiny.writer())
+    });
+    for (name, writer) in variants.into_iter().chain(others) {
         let case = Case::new(&writer, 5, &Module::ALL, three_groups(260));
         assert_small(name, &case.estimated_errors(2));
     }

@@ -5,14 +5,17 @@ mod common;
 
 use common::measure::{max_difference_f32, rms, rms_difference};
 use common::reference::Reference;
-use common::{Examples, ModelFile, exact, first_layers, llama_cpp, random_lora};
+use common::{
+    Examples, ModelFile, exact, first_layers, llama_cpp, other_architectures, random_lora,
+};
 use thumbprint_fixtures::{TinyModel, demo_model_path};
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::gguf::GgufWriter;
 use thumbprint_tune::adapter::{AdapterFile, Lora, LoraConfig, Module};
 use thumbprint_tune::graph::{Kernels, NetworkOptions};
+use thumbprint_tune::model::trainable_architectures;
 
-/// Every variant of the `llama` architecture that llama.cpp loads and the fixtures can make.
+/// Every variant of every architecture that llama.cpp loads and the fixtures can make.
 fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
     let tiny = TinyModel::llama();
     let multi_head = TinyModel {
@@ -75,6 +78,9 @@ fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
         ("linear scaling under its old key", scaled_by_old_key),
         ("biases", with_biases(&TinyModel { seed: 7, ..tiny })),
     ]
+    .into_iter()
+    .chain(other_architectures().map(|tiny| (tiny.architecture, tiny.writer())))
+    .collect()
 }
 
 /// A bias for every matrix of every block.
@@ -107,7 +113,14 @@ fn examples() -> Examples {
 }
 
 #[test]
-fn logits_equal_llama_cpps_on_every_variant_of_the_architecture() {
+fn every_architecture_of_the_table_is_among_the_variants() {
+    let others = other_architectures().map(|tiny| tiny.architecture);
+    let all: Vec<_> = ["llama"].into_iter().chain(others).collect();
+    assert_eq!(trainable_architectures(), all);
+}
+
+#[test]
+fn logits_equal_llama_cpps_on_every_variant_of_every_architecture() {
     let examples = examples();
     for (name, writer) in variants() {
         let file = ModelFile::new(&writer);
@@ -273,7 +286,9 @@ fn on_the_whole_demo_model_llama_cpp_with_our_adapter_stays_as_near_to_us_as_wit
     lora.randomize_b(0.06, 3);
     let folder = common::folder();
     let adapter = folder.path().join("adapter.gguf");
-    common::adapter_file(&lora).write(&adapter).unwrap();
+    common::adapter_file(&lora, "llama")
+        .write(&adapter)
+        .unwrap();
 
     let mut network = thumbprint_tune::graph::Network::new(model, exact(128), Some(&lora)).unwrap();
     let ours_plain = network.logits(&examples.pack(), false).unwrap();

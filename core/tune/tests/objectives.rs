@@ -8,7 +8,8 @@ use std::f64::consts::LN_2;
 use serde_json::Value;
 use thumbprint_tune::objective::{
     BcoState, ClassRewards, LossType, MetricsSum, ObjectiveError, PairLogps, PairObjective,
-    PairWeights, Term, Totals, UnpairedLogps, UnpairedLossType, UnpairedObjective, demonstration,
+    PairWeights, Term, Totals, UnpairedLogps, UnpairedLossType, UnpairedObjective, anchor,
+    demonstration,
 };
 
 /// Observed: 8e-13, relative.
@@ -393,11 +394,12 @@ fn gradients_of_pair_objectives_are_the_slopes_of_their_losses() {
 }
 
 #[test]
-fn gradients_of_unpaired_objectives_and_demonstrations_are_the_slopes_of_their_losses() {
+fn gradients_of_all_other_objectives_are_the_slopes_of_their_losses() {
     let thumbs = some_thumbs();
     let totals = Totals {
         unpaired: thumbs.len(),
         nll_tokens: 77,
+        anchor_tokens: 31,
         ..Totals::default()
     };
     let state = BcoState {
@@ -421,6 +423,9 @@ fn gradients_of_unpaired_objectives_and_demonstrations_are_the_slopes_of_their_l
         }
         let term = |x: f64| demonstration(i, x, u.n_tokens, u.weight, &totals).unwrap();
         check_slope(term(u.logp).grad, u.logp, "demonstration", |x| term(x).loss);
+        let term = |x: f64| anchor(i, x, u.reference, u.weight, &totals).unwrap();
+        check_slope(term(u.logp).grad, u.logp, "anchor", |x| term(x).loss);
+        assert_eq!(term(u.reference).loss, 0.0);
     }
 }
 
@@ -577,6 +582,7 @@ fn a_value_that_is_not_finite_names_its_example() {
         let totals = Totals {
             unpaired: 1,
             nll_tokens: 1,
+            anchor_tokens: 1,
             pairs: 0,
         };
         assert!(
@@ -585,6 +591,9 @@ fn a_value_that_is_not_finite_names_its_example() {
                 .is_err()
         );
         assert!(demonstration(17, bad, 3, 1.0, &totals).is_err());
+        assert!(anchor(17, bad, -3.0, 1.0, &totals).is_err());
+        assert!(anchor(17, -3.0, bad, 1.0, &totals).is_err());
+        assert!(anchor(17, -3.0, -3.0, bad, &totals).is_err());
     }
 }
 
@@ -663,6 +672,10 @@ fn empty_completions_and_examples_that_were_not_counted_are_refused() {
             }
         ),
         ObjectiveError::NotCounted { .. }
+    ));
+    assert!(matches!(
+        anchor(4, -2.0, -2.0, 1.0, &Totals::default()).unwrap_err(),
+        ObjectiveError::NotCounted { index: 4, .. }
     ));
 }
 

@@ -110,13 +110,35 @@ fn a_tensor_of_another_shape_is_named() {
 
 #[test]
 fn an_architecture_without_a_row_in_the_table_is_named_with_those_that_have_one() {
-    let error = refusal(&TinyModel::qwen2().writer());
-    assert!(matches!(&error, ModelError::Architecture { architecture } if architecture == "qwen2"));
+    let error = refusal(&TinyModel::qwen3().writer());
+    assert!(matches!(&error, ModelError::Architecture { architecture } if architecture == "qwen3"));
     let message = error.to_string();
     assert!(
-        message.contains("`qwen2`") && message.contains("trainable: llama"),
+        message.contains("`qwen3`") && message.contains("trainable: llama"),
         "{message}"
     );
+}
+
+#[test]
+fn a_tensor_that_the_specification_has_no_place_for_is_named() {
+    for name in ["output.bias", "blk.1.attn_q_norm.weight"] {
+        let mut writer = TinyModel::llama().writer();
+        writer.tensor_f32(name, &[16], &[1.0; 16]);
+        let message = refusal(&writer).to_string();
+        assert!(message.contains(name), "{message}");
+    }
+}
+
+#[test]
+fn a_granite_without_its_scale_or_without_rotation_is_refused() {
+    let mut still = TinyModel::granite().writer();
+    still.set("granite.rope.scaling.finetuned", false);
+    let message = refusal(&still).to_string();
+    assert!(message.contains("without rotary embedding"), "{message}");
+    let mut unscaled = TinyModel::granite().writer();
+    unscaled.set("granite.logit_scale", 0.0f32);
+    let message = refusal(&unscaled).to_string();
+    assert!(message.contains("granite.logit_scale"), "{message}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{GgmlType, Gguf, GgufError};
 ///
 /// llama.cpp reports most problems, but aborts the process (or throws through C) on those that are checked here.
 /// Whether the tensors have the shapes that the architecture demands is left to llama.cpp, which reports it. The widths
-/// of heads are checked for `llama`, `qwen2` and `qwen3`; keys that only other architectures have are not.
+/// of heads are checked for `llama`, `qwen2`, `qwen3`, `smollm3` and `granite`; keys that only other architectures have are not.
 ///
 /// # Errors
 /// What is wrong with the first key or tensor that does not fit.
@@ -128,7 +128,7 @@ fn check_hyperparameters(model: &Gguf, architecture: &str) -> Result<(), GgufErr
     }
 
     // The graphs of these architectures assert that a head has one width, and that all of it is rotated.
-    if ["llama", "qwen2", "qwen3"].contains(&architecture) {
+    if ["llama", "qwen2", "qwen3", "smollm3", "granite"].contains(&architecture) {
         let n_head = heads.first().copied().unwrap_or(0);
         within("attention.head_count", n_head, 1, n_embd)?;
         let head = model.u32_or(&key("attention.key_length"), n_embd / n_head)?;

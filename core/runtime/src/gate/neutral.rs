@@ -106,8 +106,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_guards_is_never_replayed_and_nothing_stands_twice() {
-        let mut all = [TEXTS, PROMPTS, replay::PROMPTS].concat();
+    fn what_guards_is_never_trained_on_and_nothing_stands_twice() {
+        let mut all = [TEXTS, PROMPTS, replay::PROMPTS, replay::PASSAGES].concat();
         let total = all.len();
         all.sort_unstable();
         all.dedup();
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn no_passage_is_broken_by_its_line_ends() {
-        for text in TEXTS {
+        for text in [TEXTS, replay::PASSAGES].concat() {
             assert!(!text.contains("  ") && !text.contains('\n'), "{text}");
             assert!(text.split_whitespace().count() >= 20, "{text}");
         }

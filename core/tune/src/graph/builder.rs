@@ -249,12 +249,34 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// What follows a projection, in place on `y`: biases, the residual stream, rotary embedding of queries and keys.
+    /// `factor * x`; `x` itself where the factor is 1.
+    pub fn scaled(&self, x: Tensor<'g>, factor: f32) -> Result<Tensor<'g>> {
+        if factor == 1.0 {
+            return Ok(x);
+        }
+        let width = x.ne()[0];
+        let work = Work::rows("scale", self.n_tokens, width * F32, ROWS);
+        self.graph.custom(
+            GgmlType::F32,
+            [width, self.n_tokens, 1, 1],
+            &[x],
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let x = args.f32(0).row(unit * ROWS + i);
+                    y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x);
+                }
+            }),
+        )
+    }
+
+    /// What follows a projection, in place on `y`: biases, the residual stream (to which `y` is added with a factor), rotary embedding
+    /// of queries and keys.
     pub fn epilogue(
         &self,
         y: Tensor<'g>,
         biases: &[(usize, Tensor<'g>)],
-        residual: Option<Tensor<'g>>,
+        residual: Option<(Tensor<'g>, f32)>,
         rope: Option<(&BlockSpec, RopeTables<'g>)>,
     ) -> Result<Tensor<'g>> {
         if biases.is_empty() && residual.is_none() && rope.is_none() {
@@ -264,8 +286,8 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let starts: Vec<usize> = biases.iter().map(|(start, _)| *start).collect();
         let n_biases = biases.len();
         let mut args: Vec<_> = biases.iter().map(|(_, bias)| *bias).collect();
-        args.extend(residual);
-        let has_residual = residual.is_some();
+        args.extend(residual.map(|(x, _)| x));
+        let residual = residual.map(|(_, factor)| factor);
         let rotation = rope.map(|(spec, tables)| {
             args.extend([tables.cos, tables.sin]);
             Rotation::new(spec)
@@ -282,13 +304,13 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                         let bias = args.f32(b).data;
                         y[*start..].iter_mut().zip(bias).for_each(|(y, b)| *y += b);
                     }
-                    if has_residual {
+                    if let Some(factor) = residual {
                         y.iter_mut()
                             .zip(args.f32(n_biases).row(row))
-                            .for_each(|(y, x)| *y += x);
+                            .for_each(|(y, x)| *y = factor * *y + x);
                     }
                     if let Some(rotation) = &rotation {
-                        let first = n_biases + usize::from(has_residual);
+                        let first = n_biases + usize::from(residual.is_some());
                         rotation.apply(
                             y,
                             args.f32(first).row(row),
@@ -307,12 +329,13 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         spec: &BlockSpec,
         dq: Tensor<'g>,
         dkv: Tensor<'g>,
-        rope: RopeTables<'g>,
+        rope: Option<RopeTables<'g>>,
     ) -> Result<Tensor<'g>> {
         let (width, n_attn) = (spec.n_qkv(), spec.n_attn());
-        let rotation = Rotation::new(spec);
+        let rotation = rope.map(|_| Rotation::new(spec));
         let work = Work::rows("join_qkv", self.n_tokens, width * F32, ROWS);
-        let args = [dq, dkv, rope.cos, rope.sin];
+        let mut args = vec![dq, dkv];
+        args.extend(rope.into_iter().flat_map(|tables| [tables.cos, tables.sin]));
         self.graph.custom(
             GgmlType::F32,
             [width, self.n_tokens, 1, 1],
@@ -323,7 +346,9 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                     let row = unit * ROWS + i;
                     y[..n_attn].copy_from_slice(args.f32(0).row(row));
                     y[n_attn..].copy_from_slice(args.f32(1).row(row));
-                    rotation.apply(y, args.f32(2).row(row), args.f32(3).row(row), -1.0);
+                    if let Some(rotation) = &rotation {
+                        rotation.apply(y, args.f32(2).row(row), args.f32(3).row(row), -1.0);
+                    }
                 }
             }),
         )

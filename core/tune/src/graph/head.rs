@@ -72,7 +72,9 @@ impl<'a> HeadChunk<'a> {
         let means = graph.rows(graph.load(self.storage, self.means)?, 0, self.n_rows)?;
         let norm = graph.load(&model.storage, model.output_norm)?;
         let head = graph.load(&model.storage, model.head)?;
-        let h = b.norm(model.spec.norm, hidden, norm)?;
+        // Scaling what the head multiplies scales its logits.
+        let scale = model.spec.logit_scale;
+        let h = b.scaled(b.norm(model.spec.norm, hidden, norm)?, scale)?;
 
         let n_vocab = model.spec.n_vocab;
         let mut blocks = Vec::new();
@@ -97,7 +99,7 @@ impl<'a> HeadChunk<'a> {
             let weighted = b.project_backward(&[rows], p)?;
             sum = Some(match sum {
                 None => weighted,
-                Some(sum) => b.epilogue(sum, &[], Some(weighted), None)?,
+                Some(sum) => b.epilogue(sum, &[], Some((weighted, 1.0)), None)?,
             });
         }
         let sum = sum.ok_or(GgmlError::Failed {
@@ -108,6 +110,7 @@ impl<'a> HeadChunk<'a> {
             return graph.store(sum, hidden);
         }
         let dh = self.minus_from_target(graph, sum, head, labels, means)?;
+        let dh = b.scaled(dh, scale)?;
         let dx = b.norm_backward(model.spec.norm, hidden, norm, dh, None)?;
         graph.store(dx, hidden)
     }
@@ -120,8 +123,6 @@ impl<'a> HeadChunk<'a> {
         labels: Tensor<'g>,
         means: Tensor<'g>,
     ) -> Result<Tensor<'g>> {
-        let scale = self.model.spec.logit_scale;
-        debug_assert_eq!(scale, 1.0, "no trainable architecture scales logits yet");
         let work = Work::rows("softmax_begin", self.n_rows, STATS * size_of::<f32>(), 4);
         graph.custom(
             GgmlType::F32,

@@ -85,7 +85,7 @@ impl<'a> LayerContext<'a> {
         let x = self.columns(graph, input.0, input.1)?;
 
         let h = b.norm(spec.norm, x, self.weight(graph, weights.attn_norm)?)?;
-        let rope = Some((spec, self.rope_tables(graph)?));
+        let rope = self.rope_tables(graph)?.map(|tables| (spec, tables));
         let qkv = self.projection(&b, 0, &weights.qkv, h, None, rope, save)?;
         let (attn, lse) = self.attention(graph, qkv)?;
         let middle = self.projection(&b, 1, &weights.attn_output, attn, Some(x), None, save)?;
@@ -127,7 +127,8 @@ impl<'a> LayerContext<'a> {
         let middle = self.saved(graph, self.saved.middle)?;
 
         let act = b.activation(gate_up)?;
-        let d_act = self.projection_backward(&b, 3, &weights.down, act, dy, true)?;
+        let added = b.scaled(dy, spec.residual_scale)?;
+        let d_act = self.projection_backward(&b, 3, &weights.down, act, added, true)?;
         let d_gate_up = b.activation_backward(gate_up, require(d_act)?)?;
         let norm = self.weight(graph, weights.ffn_norm)?;
         let h = b.norm(spec.norm, middle, norm)?;
@@ -136,8 +137,9 @@ impl<'a> LayerContext<'a> {
 
         let attn = self.saved(graph, self.saved.attn)?;
         let attn_f32 = graph.to_f32(attn)?;
+        let added = b.scaled(d_middle, spec.residual_scale)?;
         let d_attn =
-            self.projection_backward(&b, 1, &weights.attn_output, attn_f32, d_middle, true)?;
+            self.projection_backward(&b, 1, &weights.attn_output, attn_f32, added, true)?;
         let (dq, dkv) = self.attention_backward(graph, attn, require(d_attn)?)?;
         let d_qkv = b.join_qkv_gradients(spec, dq, dkv, self.rope_tables(graph)?)?;
         let x = self.columns(graph, input.0, input.1)?;
@@ -180,6 +182,7 @@ impl<'a> LayerContext<'a> {
             }
             y = b.add_expanded(y, t, b_factors, &lora.b_spans, None)?;
         }
+        let residual = residual.map(|x| (x, self.spec().residual_scale));
         b.epilogue(y, &loaded.biases, residual, rope)
     }
 
@@ -365,12 +368,16 @@ impl<'a> LayerContext<'a> {
             .map(|dropout| dropout.derive((self.layer * 4 + which) as u64))
     }
 
-    fn rope_tables<'g>(&self, graph: &'g Graph<'a>) -> Result<RopeTables<'g>> {
+    /// `None` where this block does not rotate.
+    fn rope_tables<'g>(&self, graph: &'g Graph<'a>) -> Result<Option<RopeTables<'g>>> {
+        if !self.spec().rotates(self.layer) {
+            return Ok(None);
+        }
         let (storage, cos, sin) = self.rope;
-        Ok(RopeTables {
+        Ok(Some(RopeTables {
             cos: self.columns(graph, storage, cos)?,
             sin: self.columns(graph, storage, sin)?,
-        })
+        }))
     }
 
     fn saved<'g>(&self, graph: &'g Graph<'a>, id: TensorId) -> Result<Tensor<'g>> {

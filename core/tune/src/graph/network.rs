@@ -306,6 +306,7 @@ impl Network {
             let norm = graph.load(&self.model.storage, self.model.output_norm)?;
             let head = graph.load(&self.model.storage, self.model.head)?;
             let h = builder.norm(self.model.spec.norm, graph.load(&storage, row)?, norm)?;
+            let h = builder.scaled(h, self.model.spec.logit_scale)?;
             let y = builder.project(&[head], h)?;
             graph.store(y, graph.load(&storage, out)?)?;
             self.workspace.compute(&mut self.backend, &graph)?;

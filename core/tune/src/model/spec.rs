@@ -68,6 +68,8 @@ pub struct BlockSpec {
     pub norm: Norm,
     /// Position embedding of queries and keys.
     pub rope: Rope,
+    /// Every how many blocks one goes without rotation; none where absent.
+    pub no_rope_every: Option<usize>,
     /// Factor on attention scores.
     pub attention_scale: f32,
     /// The feed-forward part's non-linearity.
@@ -84,14 +86,36 @@ pub struct BlockSpec {
 struct Architecture {
     name: &'static str,
     rope: RopeKind,
+    no_rope_every: Option<usize>,
     activation: Activation,
+    /// Whether the file scales embeddings, attention scores, residuals and logits.
+    scales: bool,
 }
 
-const ARCHITECTURES: &[Architecture] = &[Architecture {
-    name: "llama",
-    rope: RopeKind::Interleaved,
-    activation: Activation::SwiGlu,
-}];
+impl Architecture {
+    const fn new(name: &'static str, rope: RopeKind) -> Self {
+        Self {
+            name,
+            rope,
+            no_rope_every: None,
+            activation: Activation::SwiGlu,
+            scales: false,
+        }
+    }
+}
+
+const ARCHITECTURES: &[Architecture] = &[
+    Architecture::new("llama", RopeKind::Interleaved),
+    Architecture::new("qwen2", RopeKind::Halves),
+    Architecture {
+        no_rope_every: Some(4),
+        ..Architecture::new("smollm3", RopeKind::Interleaved)
+    },
+    Architecture {
+        scales: true,
+        ..Architecture::new("granite", RopeKind::Interleaved)
+    },
+];
 
 /// Names of the architectures that can be trained.
 pub fn trainable_architectures() -> Vec<&'static str> {
@@ -144,6 +168,10 @@ impl BlockSpec {
                 name: "token_embd.weight".to_owned(),
                 reason: "missing".to_owned(),
             })?;
+        let scale = |key: &str, default: f32| match row.scales {
+            true => keys.scale_or(key, default),
+            false => Ok(default),
+        };
         Ok(Self {
             n_layer: keys.count("block_count")?,
             n_embd,
@@ -162,13 +190,23 @@ impl BlockSpec {
                 freq_base: f64::from(keys.float_or("rope.freq_base", 10_000.0)?),
                 freq_scale: 1.0 / f64::from(keys.rope_factor()?),
             },
-            attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            no_rope_every: row.no_rope_every,
+            attention_scale: scale("attention.scale", 1.0 / (head_dim as f32).sqrt())?,
             activation: row.activation,
-            embedding_scale: 1.0,
-            residual_scale: 1.0,
-            logit_scale: 1.0,
+            embedding_scale: scale("embedding_scale", 1.0)?,
+            residual_scale: scale("residual_scale", 1.0)?,
+            logit_scale: match row.scales {
+                true => 1.0 / keys.float("logit_scale")?,
+                false => 1.0,
+            },
             architecture,
         })
+    }
+
+    /// Whether a block rotates its queries and keys.
+    pub fn rotates(&self, layer: usize) -> bool {
+        self.no_rope_every
+            .is_none_or(|every| !(layer + 1).is_multiple_of(every))
     }
 
     /// Rows of the fused query, key and value projection: `(n_head + 2 n_head_kv) * head_dim`.
@@ -233,6 +271,14 @@ impl Keys<'_> {
         }
     }
 
+    /// A factor, which llama.cpp takes as absent where it is 0.
+    fn scale_or(&self, key: &str, default: f32) -> Result<f32, ModelError> {
+        match self.gguf.f32(&self.name(key)) {
+            Ok(0.0) => Ok(default),
+            _ => self.float_or(key, default),
+        }
+    }
+
     /// Linear scaling of positions; other kinds are refused.
     fn rope_factor(&self) -> Result<f32, ModelError> {
         // llama.cpp takes linear scaling, by default by 1, where the key is missing.
@@ -258,6 +304,11 @@ impl Keys<'_> {
             > 0
         {
             return Err(self.feature("sliding-window attention"));
+        }
+        // Granite's switch for rotation.
+        let rotates = self.gguf.get(&self.name("rope.scaling.finetuned"));
+        if self.architecture == "granite" && rotates.is_some_and(|v| v.as_bool() == Some(false)) {
+            return Err(self.feature("attention without rotary embedding"));
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Weights of a mapped model file, grouped as a block uses them.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -99,6 +101,7 @@ impl Model {
         let find = Finder {
             gguf: &gguf,
             storage: &storage,
+            used: RefCell::default(),
         };
         let layers = (0..spec.n_layer)
             .map(|layer| find.layer(&spec, layer))
@@ -111,6 +114,7 @@ impl Model {
         debug_assert!(can_dequantize(embedding));
         let output_norm = find.vector("output_norm.weight", spec.n_embd)?;
         let rope_factors = find.rope_factors(&spec)?;
+        find.refuse_unused(&spec)?;
         Ok(Self {
             spec,
             layers,
@@ -176,6 +180,8 @@ impl Model {
 struct Finder<'a> {
     gguf: &'a Gguf,
     storage: &'a Storage,
+    /// Indices of the tensors found.
+    used: RefCell<HashSet<usize>>,
 }
 
 impl Finder<'_> {
@@ -265,10 +271,9 @@ impl Finder<'_> {
     }
 
     fn find(&self, name: &str, expected: [usize; 2]) -> Result<TensorId, ModelError> {
-        let id = self
-            .optional(name)
-            .and_then(|index| self.storage.id(index))
-            .ok_or_else(|| missing(name))?;
+        let index = self.optional(name).ok_or_else(|| missing(name))?;
+        let id = self.storage.id(index).ok_or_else(|| missing(name))?;
+        self.used.borrow_mut().insert(index);
         let ne = self.storage.get(id).ne();
         if ne != [expected[0], expected[1], 1, 1] {
             let reason = format!("shape {ne:?} instead of {expected:?}");
@@ -278,6 +283,19 @@ impl Finder<'_> {
             });
         }
         Ok(id)
+    }
+
+    /// A weight that is in the file and not in the specification would make another model of it.
+    fn refuse_unused(&self, spec: &BlockSpec) -> Result<(), ModelError> {
+        let used = self.used.borrow();
+        let mut tensors = self.gguf.tensors().iter().enumerate();
+        match tensors.find(|(index, _)| !used.contains(index)) {
+            None => Ok(()),
+            Some((_, tensor)) => Err(ModelError::Feature {
+                architecture: spec.architecture.clone(),
+                feature: format!("the tensor `{}`", tensor.name),
+            }),
+        }
     }
 
     fn rope_factors(&self, spec: &BlockSpec) -> Result<Option<Vec<f32>>, ModelError> {

@@ -5,7 +5,7 @@
 //! divided by the counts of the whole optimizer step ([`Totals`]), so that adding up micro-batches gives the step's mean.
 //!
 //! Per kind of example: pairs and unpaired examples are `sum of weight * loss / number of examples of that kind` (dividing by the
-//! sum of weights would cancel them); likelihood terms are `sum of weight * nll / number of tokens they score`.
+//! sum of weights would cancel them); likelihood terms and anchors are `sum of weight * loss / number of tokens they score`.
 //!
 //! Notation: `rho = log pi_theta(y|x) - log pi_ref(y|x)`, `sigma` the logistic function, `w` chosen, `l` rejected.
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
+use thumbprint_fixtures::TinyModel;
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::quant::dequantize;
 use thumbprint_ggml::gguf::{Gguf, GgufWriter};
@@ -56,15 +57,25 @@ impl ModelFile {
     /// Writes an adapter beside the model as llama.cpp loads it.
     pub fn write_adapter(&self, lora: &Lora) -> PathBuf {
         let path = self.folder.path().join("adapter.gguf");
-        adapter_file(lora).write(&path).unwrap();
+        let architecture = self.open().spec.architecture;
+        adapter_file(lora, &architecture).write(&path).unwrap();
         path
     }
 }
 
-pub fn adapter_file(lora: &Lora) -> AdapterFile {
+/// A tiny model of each trainable architecture but `llama`.
+pub fn other_architectures() -> [TinyModel; 3] {
+    [
+        TinyModel::qwen2(),
+        TinyModel::smollm3(),
+        TinyModel::granite(),
+    ]
+}
+
+pub fn adapter_file(lora: &Lora, architecture: &str) -> AdapterFile {
     AdapterFile {
         lora: lora.clone(),
-        architecture: "llama".to_owned(),
+        architecture: architecture.to_owned(),
         base_sha256: None,
     }
 }

@@ -1,4 +1,4 @@
-//! A llama forward pass in double precision, as plainly as it can be written: one sequence at a time, no packing, no tiles, the
+//! A forward pass in double precision, as plainly as it can be written: one sequence at a time, no packing, no tiles, the
 //! adapter merged into the weights. It shares no code with the trainer but the reading of GGUF files.
 
 use std::collections::HashMap;
@@ -21,16 +21,23 @@ pub struct Reference {
     freq_base: f64,
     freq_scale: f64,
     eps: f64,
+    architecture: String,
+    embedding_scale: f64,
+    attention_scale: f64,
+    residual_scale: f64,
+    logit_scale: f64,
 }
 
 impl Reference {
     pub fn open(path: &Path) -> Self {
         let gguf = Gguf::open(path).unwrap();
-        let key = |name: &str| format!("llama.{name}");
+        let architecture = gguf.architecture().unwrap().to_owned();
+        let key = |name: &str| format!("{architecture}.{name}");
         let count = |name: &str| gguf.u32(&key(name)).unwrap() as usize;
         let float = |name: &str, default| f64::from(gguf.f32_or(&key(name), default).unwrap());
         let (n_embd, n_head) = (count("embedding_length"), count("attention.head_count"));
         let head_dim = gguf.u32_or(&key("attention.key_length"), (n_embd / n_head) as u32);
+        let head_dim = head_dim.unwrap() as usize;
         let freq_factor = ["rope.scaling.factor", "rope.scale_linear"].map(|name| float(name, 1.0));
         let tensors = gguf.tensors().iter().map(|tensor| {
             let values = dequantize(tensor.ty, gguf.data(tensor), tensor.n_elements()).unwrap();
@@ -45,11 +52,16 @@ impl Reference {
             n_embd,
             n_head,
             n_head_kv: count("attention.head_count_kv"),
-            head_dim: head_dim.unwrap() as usize,
+            head_dim,
             n_rot: count("rope.dimension_count"),
             freq_base: float("rope.freq_base", 10_000.0),
             freq_scale: 1.0 / (freq_factor[0] * freq_factor[1]),
             eps: float("attention.layer_norm_rms_epsilon", f32::NAN),
+            embedding_scale: float("embedding_scale", 1.0),
+            attention_scale: float("attention.scale", 1.0 / (head_dim as f32).sqrt()),
+            residual_scale: float("residual_scale", 1.0),
+            logit_scale: float("logit_scale", 1.0),
+            architecture,
         }
     }
 
@@ -119,7 +131,10 @@ impl Merged<'_> {
         let embedding = self.weight("token_embd.weight");
         let mut x: Vec<Vec<f64>> = tokens
             .iter()
-            .map(|&token| embedding[token as usize * n_embd..][..n_embd].to_vec())
+            .map(|&token| {
+                let row = &embedding[token as usize * n_embd..][..n_embd];
+                row.iter().map(|x| x * self.model.embedding_scale).collect()
+            })
             .collect();
         for layer in 0..self.model.n_layer {
             self.layer(layer, &mut x);
@@ -127,7 +142,10 @@ impl Merged<'_> {
         let head = self.tensor("output.weight").unwrap_or(embedding);
         x[prompt.len() - 1..]
             .iter()
-            .map(|x| multiply(head, &self.norm("output_norm", x)))
+            .map(|x| {
+                let logits = multiply(head, &self.norm("output_norm", x));
+                logits.iter().map(|x| x / self.model.logit_scale).collect()
+            })
             .collect()
     }
 
@@ -143,10 +161,12 @@ impl Merged<'_> {
             let h = self.norm(&name("attn_norm"), x);
             let mut q = self.linear(&name("attn_q"), &h);
             let mut k = self.linear(&name("attn_k"), &h);
-            q.chunks_exact_mut(d)
-                .for_each(|head| self.rotate(head, position));
-            k.chunks_exact_mut(d)
-                .for_each(|head| self.rotate(head, position));
+            if self.model.architecture != "smollm3" || layer % 4 != 3 {
+                q.chunks_exact_mut(d)
+                    .for_each(|head| self.rotate(head, position));
+                k.chunks_exact_mut(d)
+                    .for_each(|head| self.rotate(head, position));
+            }
             keys.push(k);
             values.push(self.linear(&name("attn_v"), &h));
             let mut attention = vec![0.0; q.len()];
@@ -155,7 +175,7 @@ impl Merged<'_> {
                 let q = &q[head * d..(head + 1) * d];
                 let scores = keys
                     .iter()
-                    .map(|k| dot(q, &k[kv.clone()]) / (d as f64).sqrt());
+                    .map(|k| dot(q, &k[kv.clone()]) * self.model.attention_scale);
                 let scores: Vec<f64> = scores.collect();
                 let out = &mut attention[head * d..(head + 1) * d];
                 for (key, value) in values.iter().enumerate() {
@@ -165,13 +185,16 @@ impl Merged<'_> {
                         .for_each(|(o, v)| *o += p * v);
                 }
             }
-            add(x, &self.linear(&name("attn_output"), &attention));
+            let scaled = |y: Vec<f64>| -> Vec<f64> {
+                y.iter().map(|y| y * self.model.residual_scale).collect()
+            };
+            add(x, &scaled(self.linear(&name("attn_output"), &attention)));
             let h = self.norm(&name("ffn_norm"), x);
             let gate = self.linear(&name("ffn_gate"), &h);
             let up = self.linear(&name("ffn_up"), &h);
             let product = |(g, u): (&f64, &f64)| g / (1.0 + (-g).exp()) * u;
             let act: Vec<f64> = gate.iter().zip(&up).map(product).collect();
-            add(x, &self.linear(&name("ffn_down"), &act));
+            add(x, &scaled(self.linear(&name("ffn_down"), &act)));
         }
     }
 
@@ -189,17 +212,21 @@ impl Merged<'_> {
         x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
     }
 
-    /// Rotates neighbouring dimensions together.
+    /// Rotates pairs of dimensions: neighbours, or with `qwen2` the halves.
     fn rotate(&self, head: &mut [f64], position: usize) {
         let n_rot = self.model.n_rot;
         let factors = self.tensor("rope_freqs.weight");
-        for (i, pair) in head[..n_rot].chunks_exact_mut(2).enumerate() {
+        for i in 0..n_rot / 2 {
+            let (first, second) = match self.model.architecture.as_str() {
+                "qwen2" => (i, i + n_rot / 2),
+                _ => (2 * i, 2 * i + 1),
+            };
             let frequency = self.model.freq_base.powf(-2.0 * i as f64 / n_rot as f64);
             let factor = factors.map_or(1.0, |factors| factors[i]);
             let angle = position as f64 * self.model.freq_scale * frequency / factor;
-            let (a, b) = (pair[0], pair[1]);
-            pair[0] = a * angle.cos() - b * angle.sin();
-            pair[1] = a * angle.sin() + b * angle.cos();
+            let (a, b) = (head[first], head[second]);
+            head[first] = a * angle.cos() - b * angle.sin();
+            head[second] = a * angle.sin() + b * angle.cos();
         }
     }
 

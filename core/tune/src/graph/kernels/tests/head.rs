@@ -1,4 +1,4 @@
-use super::super::head::{EMPTY, STATS, accumulate, log_prob, probabilities};
+use super::super::head::{STATS, accumulate, begin, log_prob, probabilities};
 use super::numbers;
 
 /// Log-softmax in double precision.
@@ -13,7 +13,7 @@ fn naive(logits: &[f32], label: usize) -> f64 {
 
 /// Statistics of a row worked on in blocks of the given length.
 fn stats(logits: &[f32], label: usize, block: usize) -> [f32; STATS] {
-    let mut stats = EMPTY;
+    let mut stats = begin();
     for (i, block_logits) in logits.chunks(block).enumerate() {
         accumulate(block_logits, i * block, label, &mut stats);
     }
