@@ -292,6 +292,11 @@ fn greedy_sampling_takes_the_largest_logit_and_a_seed_repeats_its_draws() {
             .collect::<Vec<_>>()
     );
     again.reset();
+    let mut other = Sampler::new(&model, &params).unwrap();
+    let mut jobs = [(&mut again, row), (&mut other, row), (&mut greedy, row)];
+    let together = Sampler::sample_all(&mut jobs, &mut context, 2).unwrap();
+    assert_eq!(together, [first[0], first[0], largest]);
+    again.reset();
     assert_eq!(first[0], again.sample(&mut context, row).unwrap());
     assert!(again.sample(&mut context, 0).is_err());
 }

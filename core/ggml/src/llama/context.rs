@@ -254,16 +254,28 @@ impl Context {
     /// # Errors
     /// [`LlamaError::NoLogits`] when that entry did not ask for them, or the last decode failed.
     pub fn logits(&mut self, index: usize) -> Result<&[f32]> {
-        let row = self.output_row(index)?;
-        // SAFETY: the entry has an output of the last decode, so the pointer is to `n_vocab` floats
-        // of the context's output buffer, which the next decode (needing `&mut self`) may move.
-        unsafe {
-            let logits = sys::llama_get_logits_ith(self.raw.as_ptr(), row);
-            if logits.is_null() {
-                return Err(LlamaError::NoLogits { index });
+        Ok(self.logits_of(&[index])?[0])
+    }
+
+    /// [`logits`](Self::logits) of several entries.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn logits_of(&mut self, indices: &[usize]) -> Result<Vec<&[f32]>> {
+        let row = |&index: &usize| {
+            let row = self.output_row(index)?;
+            // SAFETY: the entry has an output of the last decode, so the pointer is to `n_vocab` floats of the context's output
+            // buffer, which the next decode (needing `&mut self`) may move. llama.cpp puts the outputs in order at the first of
+            // these calls and moves them no more.
+            unsafe {
+                let logits = sys::llama_get_logits_ith(self.raw.as_ptr(), row);
+                if logits.is_null() {
+                    return Err(LlamaError::NoLogits { index });
+                }
+                Ok(std::slice::from_raw_parts(logits, self.model.n_vocab()))
             }
-            Ok(std::slice::from_raw_parts(logits, self.model.n_vocab()))
-        }
+        };
+        indices.iter().map(row).collect()
     }
 
     /// Replaces the set of adapters, each with its scale (0 removes it). What the cache holds was
@@ -350,10 +362,6 @@ impl Context {
         // SAFETY: the sequence exists.
         let last = unsafe { sys::llama_memory_seq_pos_max(self.memory(), sequence) };
         Ok((last >= 0).then_some(last))
-    }
-
-    pub(super) fn as_ptr(&mut self) -> *mut sys::llama_context {
-        self.raw.as_ptr()
     }
 
     /// Checks that entry `index` of the last batch has an output, for the calls that take such an

@@ -93,6 +93,9 @@ pub enum LlamaError {
         /// Index into the last batch.
         index: usize,
     },
+    /// A sampler left no token to choose from.
+    #[error("no token could be chosen: the logits are not finite")]
+    NothingToChoose,
     /// A sampling parameter is out of its range.
     #[error("sampling parameter {name} = {value} is out of range: {expected}")]
     Sampling {

@@ -1,3 +1,4 @@
+use std::panic::resume_unwind;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
@@ -58,6 +59,8 @@ pub struct Sampler {
     n_vocab: usize,
     /// The largest logit is all that counts: found here, since the chain would copy the vocabulary.
     is_argmax: bool,
+    /// What the chain works on, kept from token to token.
+    candidates: Vec<sys::llama_token_data>,
 }
 
 // SAFETY: a chain has no thread affinity and is only used through `&mut self`.
@@ -84,6 +87,7 @@ impl Sampler {
                 })?,
                 n_vocab,
                 is_argmax: params.temperature == 0.0 && !penalizes,
+                candidates: Vec::new(),
             };
             let add = |link| sys::llama_sampler_chain_add(chain, link);
             if penalizes {
@@ -123,15 +127,73 @@ impl Sampler {
     /// [`LlamaError::NoLogits`] when that entry did not ask for them;
     /// [`LlamaError::SamplerOfAnotherModel`].
     pub fn sample(&mut self, context: &mut Context, index: usize) -> Result<Token> {
-        let row = context.output_row(index)?;
-        if context.model().n_vocab() != self.n_vocab {
+        self.choose(context.logits(index)?)
+    }
+
+    /// The same for several entries at once, each with its own sampler, on up to `n_threads` threads.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample); some samplers may then have accepted a token.
+    pub fn sample_all(
+        jobs: &mut [(&mut Self, usize)],
+        context: &mut Context,
+        n_threads: usize,
+    ) -> Result<Vec<Token>> {
+        let indices: Vec<usize> = jobs.iter().map(|(_, index)| *index).collect();
+        let logits = context.logits_of(&indices)?;
+        let samplers = jobs.iter_mut().map(|(sampler, _)| &mut **sampler);
+        let mut jobs: Vec<(&mut Self, &[f32])> = samplers.zip(logits).collect();
+        let choose = |jobs: &mut [(&mut Self, &[f32])]| -> Result<Vec<Token>> {
+            jobs.iter_mut()
+                .map(|(sampler, logits)| sampler.choose(logits))
+                .collect()
+        };
+        let share = jobs.len().div_ceil(n_threads.max(1)).max(1);
+        std::thread::scope(|scope| {
+            let mut shares = jobs.chunks_mut(share);
+            let own = shares.next();
+            let others: Vec<_> = shares
+                .map(|jobs| scope.spawn(move || choose(jobs)))
+                .collect();
+            let mut tokens = own.map_or(Ok(Vec::new()), choose)?;
+            for other in others {
+                tokens.extend(other.join().unwrap_or_else(|e| resume_unwind(e))?);
+            }
+            Ok(tokens)
+        })
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<Token> {
+        if logits.len() != self.n_vocab {
             return Err(LlamaError::SamplerOfAnotherModel);
         }
         if self.is_argmax {
-            return Ok(argmax(context.logits(index)?));
+            return Ok(argmax(logits));
         }
-        // SAFETY: the entry has logits, and the chain is of a vocabulary of this size.
-        Ok(unsafe { sys::llama_sampler_sample(self.chain.as_ptr(), context.as_ptr(), row) })
+        let candidate = |(id, logit): (usize, &f32)| sys::llama_token_data {
+            id: id as Token,
+            logit: *logit,
+            p: 0.0,
+        };
+        self.candidates.clear();
+        self.candidates
+            .extend(logits.iter().enumerate().map(candidate));
+        let mut array = sys::llama_token_data_array {
+            data: self.candidates.as_mut_ptr(),
+            size: self.candidates.len(),
+            selected: -1,
+            sorted: false,
+        };
+        // SAFETY: the array describes the candidates, and the chain is of a vocabulary of this size. It may reorder and shorten
+        // them, and says which of those left it selected.
+        unsafe {
+            sys::llama_sampler_apply(self.chain.as_ptr(), &mut array);
+            let selected = usize::try_from(array.selected).ok();
+            let selected = selected.filter(|selected| *selected < array.size);
+            let token = (*array.data.add(selected.ok_or(LlamaError::NothingToChoose)?)).id;
+            sys::llama_sampler_accept(self.chain.as_ptr(), token);
+            Ok(token)
+        }
     }
 
     /// Counts a token as said, for the repetition penalty.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use thumbprint_ggml::llama::{Batch, Context, ContextParams, LlamaError, Token};
+use thumbprint_ggml::llama::{Batch, Context, ContextParams, LlamaError, Sampler, Token};
 
 use super::reply::Reply;
 use super::worker::{Worker, common_prefix};
@@ -146,13 +146,10 @@ impl Slots {
                 return Ok(());
             }
             decoded?;
+            let n_threads = worker.sizes.n_threads as usize;
             // From the last slot to the first, since a slot that ends is replaced by the last.
-            for at in (0..self.busy.len()).rev() {
-                let Some(row) = self.busy[at].row.take() else {
-                    continue;
-                };
-                let (_, stop) = self.busy[at].reply.sample(&mut self.context, row)?;
-                if let Some(stop) = stop {
+            for (at, token) in self.sample(n_threads)?.into_iter().rev() {
+                if let (_, Some(stop)) = self.busy[at].reply.push(token, &self.context) {
                     let slot = self.release(at)?;
                     let (_, completed) = slot.reply.finish(stop, self.adapter.as_ref());
                     if events.send(Ok((slot.index, completed))).is_err() {
@@ -241,6 +238,19 @@ impl Slots {
             }
             slot.cached.extend(taken);
         }
+    }
+
+    /// The next token of each slot whose logits were computed.
+    fn sample(&mut self, n_threads: usize) -> Result<Vec<(usize, Token)>> {
+        let (mut slots, mut jobs) = (Vec::new(), Vec::new());
+        for (at, slot) in self.busy.iter_mut().enumerate() {
+            if let Some(row) = slot.row.take() {
+                slots.push(at);
+                jobs.push((slot.reply.sampler(), row));
+            }
+        }
+        let tokens = Sampler::sample_all(&mut jobs, &mut self.context, n_threads)?;
+        Ok(slots.into_iter().zip(tokens).collect())
     }
 
     /// Takes a slot out, and moves the last one into its place.

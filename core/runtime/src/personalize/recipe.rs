@@ -12,13 +12,13 @@ pub const PAIRS_PER_PROMPT: usize = 2;
 const PAIR_NLL: f64 = 0.2;
 
 /// Passages of plain prose on which the base's predictions are kept.
-pub const ANCHORS: usize = 16;
+pub const ANCHORS: usize = 12;
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
-pub const ANCHOR_WEIGHT: f64 = 10.0;
+pub const ANCHOR_WEIGHT: f64 = 20.0;
 
 /// Settings for a run on `n_all` examples, for a model of `n_params` parameters.
 pub fn train_config(n_all: usize, classes: Classes, n_params: u64, seed: u64) -> TrainConfig {
-    let learning_rate = if n_params < 700_000_000 { 4e-4 } else { 8e-5 };
+    let learning_rate = if n_params < 700_000_000 { 6e-4 } else { 8e-5 };
     let mut config = TrainConfig {
         pair: PairObjective {
             loss_type: vec![LossType::Cdpo, LossType::Sft],
@@ -73,9 +73,9 @@ pub fn replay_examples(n_feedback: usize, classes: Classes) -> usize {
     }
 }
 
-/// About two and a half passes over the examples, at least 24 steps and never over 10 passes.
+/// Two passes over the examples, at least 24 steps and never over 10 passes.
 fn steps(n_all: usize) -> u64 {
-    let wanted = (5 * n_all).div_ceil(2 * BATCH).max(24);
+    let wanted = (2 * n_all).div_ceil(BATCH).max(24);
     let most = (10 * n_all).div_ceil(BATCH);
     wanted.min(most).max(1) as u64
 }
@@ -92,9 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_about_two_and_a_half_passes_and_at_most_ten() {
-        assert_eq!([3, 10, 40, 60, 200].map(steps), [8, 24, 25, 38, 125]);
-        assert_eq!(fold_steps(38, 30, 60), 19);
+    fn steps_are_two_passes_and_at_most_ten() {
+        assert_eq!([3, 10, 40, 60, 200].map(steps), [8, 24, 24, 30, 100]);
+        assert_eq!(fold_steps(30, 30, 60), 15);
     }
 
     #[test]

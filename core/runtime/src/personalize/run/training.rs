@@ -23,7 +23,7 @@ use crate::store::{RunState, RunStep};
 /// Seconds of training between checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
 /// Pairs on which the shift of log-probabilities is measured.
-const SHIFT_PAIRS: usize = 16;
+const SHIFT_PAIRS: usize = 8;
 
 /// What the trainings of a run share.
 pub struct Course<'a> {
