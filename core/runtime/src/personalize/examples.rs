@@ -88,6 +88,17 @@ pub fn tokenize(
     Ok(tokenized)
 }
 
+/// Shortens an anchor or a demonstration to `max_rows`, for which memory was planned; false where nothing of it is left.
+pub fn shorten(example: &mut Example, max_rows: usize) -> bool {
+    let room = (max_rows + 1).saturating_sub(example.prompt.len());
+    if let Kind::Anchor { completion, .. } | Kind::Demonstration { completion, .. } =
+        &mut example.kind
+    {
+        completion.truncate(room);
+    }
+    example.completions().iter().all(|c| !c.is_empty()) && example.n_rows() <= max_rows
+}
+
 /// What unpaired feedback the examples hold.
 pub fn classes(examples: &[Example]) -> Classes {
     let mut classes = Classes {
@@ -109,4 +120,27 @@ pub fn classes(examples: &[Example]) -> Classes {
         }
     }
     classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_anchor_is_cut_to_the_rows_that_were_planned_for() {
+        let anchor = |n: i32| Example {
+            prompt: vec![1, 2],
+            kind: Kind::Anchor {
+                completion: (0..n).collect(),
+                weight: 1.0,
+            },
+        };
+        let mut long = anchor(60);
+        assert!(shorten(&mut long, 40));
+        assert_eq!(long.n_rows(), 40);
+        let mut short = anchor(30);
+        assert!(shorten(&mut short, 40));
+        assert_eq!(short, anchor(30));
+        assert!(!shorten(&mut anchor(60), 1));
+    }
 }

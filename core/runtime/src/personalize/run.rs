@@ -29,7 +29,7 @@ use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
 use training::{Course, Shifts, Training};
 
-use super::examples::{Tokenized, classes, tokenize};
+use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{
     ANCHOR_WEIGHT, ANCHORS, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
 };
@@ -170,6 +170,7 @@ impl Context<'_> {
                 },
             });
         beside.extend(replay);
+        beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
         let references = self.references(&material, &resolved)?;
 
         let course = Course {
