@@ -87,6 +87,7 @@ mod tests {
                 freq_base: 1e5,
                 freq_scale: 1.0,
             },
+            no_rope_every: None,
             attention_scale: 0.125,
             activation: Activation::SwiGlu,
             embedding_scale: 1.0,
