@@ -366,7 +366,7 @@ impl Context {
 
     /// Checks that entry `index` of the last batch has an output, for the calls that take such an
     /// index.
-    pub(super) fn output_row(&self, index: usize) -> Result<i32> {
+    fn output_row(&self, index: usize) -> Result<i32> {
         match self.outputs.get(index) {
             Some(1) => Ok(index as i32),
             _ => Err(LlamaError::NoLogits { index }),

@@ -62,12 +62,4 @@ pub const PASSAGES: &[&str] = &[
      above it show that it was already buried by the year 300.",
     "Yeast eats sugar and gives off gas. In dough the gas is caught in bubbles, which grow in the warmth of the oven until the \
      crumb around them sets.",
-    "The orchestra tuned to the oboe, as always, and the conductor waited until the last cough had died away. Then he lowered \
-     his hands and let the cellos begin on their own.",
-    "Passengers for the island change at the next station. The ferry leaves from the pier behind the platform, and tickets can \
-     be bought on board.",
-    "Most of the letters on a keyboard are where they are because of the typewriter. Its arms jammed when neighbours were \
-     struck in quick succession, so common pairs were set apart.",
-    "The dog slept in the hall and woke at every step on the stairs. It knew the postman by his bicycle and the doctor by her \
-     shoes, and barked at neither.",
 ];

@@ -11,8 +11,6 @@ pub const PAIRS_PER_PROMPT: usize = 2;
 /// Weight of the likelihood term of a pair whose chosen reply is good in itself. 1 per token drowns the pair term at 20 pairs.
 const PAIR_NLL: f64 = 0.2;
 
-/// Passages of plain prose on which the base's predictions are kept.
-pub const ANCHORS: usize = 12;
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
 pub const ANCHOR_WEIGHT: f64 = 20.0;
 

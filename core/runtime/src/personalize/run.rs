@@ -30,9 +30,7 @@ use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
-use super::recipe::{
-    ANCHOR_WEIGHT, ANCHORS, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
-};
+use super::recipe::{ANCHOR_WEIGHT, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate};
 use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, With};
@@ -281,7 +279,7 @@ impl Context<'_> {
         let classes = classes(examples);
         let replay = replay_examples(examples.len(), classes).min(replay::PROMPTS.len());
         let n_params = self.loaded.engine.chat().model().n_params();
-        let anchors = ANCHORS.min(replay::PASSAGES.len());
+        let anchors = replay::PASSAGES.len();
         let n_all = examples.len() + replay + anchors;
         let train = train_config(n_all, classes, n_params, self.budget.seed);
         let model = Model::open(&self.loaded.path)?;

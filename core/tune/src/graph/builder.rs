@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::custom::Work;
+use thumbprint_ggml::ggml::custom::{Args, Work};
 use thumbprint_ggml::ggml::{GgmlError, Graph, Tensor};
 
 use super::kernels::dropout::Dropout;
@@ -45,21 +45,10 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     /// A copy of `x` with dropped elements.
     pub fn dropped(&self, x: Tensor<'g>, dropout: Option<Dropout>) -> Result<Tensor<'g>> {
         let Some(dropout) = dropout else { return Ok(x) };
-        let width = x.ne()[0];
-        let work = Work::rows("dropout", self.n_tokens, width * F32, ROWS);
-        self.graph.custom(
-            GgmlType::F32,
-            [width, self.n_tokens, 1, 1],
-            &[x],
-            work,
-            Box::new(move |unit, args, out| {
-                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    let row = unit * ROWS + i;
-                    y.copy_from_slice(args.f32(0).row(row));
-                    dropout.apply(row, y);
-                }
-            }),
-        )
+        self.rows("dropout", x.ne()[0], &[x], move |row, args, y| {
+            y.copy_from_slice(args.f32(0).row(row));
+            dropout.apply(row, y);
+        })
     }
 
     /// Thin side of a product with factors: `[rank, n]`, `scale * <row of x over the span, factor>`.
@@ -72,19 +61,9 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     ) -> Result<Tensor<'g>> {
         let rank: usize = spans.iter().map(|s| s.rank).sum();
         let spans: Arc<[Span]> = spans.into();
-        let work = Work::rows("lora_project", self.n_tokens, rank * F32, ROWS);
-        self.graph.custom(
-            GgmlType::F32,
-            [rank, self.n_tokens, 1, 1],
-            &[x, factors],
-            work,
-            Box::new(move |unit, args, out| {
-                let (x, factors) = (args.f32(0), args.f32(1).data);
-                for (i, t) in out.region::<f32>(0).chunks_exact_mut(rank).enumerate() {
-                    thin::project(x.row(unit * ROWS + i), factors, &spans, scale, t);
-                }
-            }),
-        )
+        self.rows("lora_project", rank, &[x, factors], move |row, args, t| {
+            thin::project(args.f32(0).row(row), args.f32(1).data, &spans, scale, t);
+        })
     }
 
     /// Adds `t` `[rank, n]` times the factors to `y` in place, what it adds being subject to dropout.
@@ -196,23 +175,34 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
 
     // ---- rows ----
 
-    /// The norm of `x` `[width, n]`.
-    pub fn norm(&self, norm: Norm, x: Tensor<'g>, weight: Tensor<'g>) -> Result<Tensor<'g>> {
-        let Norm::Rms { eps } = norm;
-        let (width, n) = (x.ne()[0], x.ne()[1]);
-        let work = Work::rows("norm", n, width * F32, ROWS);
+    /// `[width, n_tokens]`, each row written by `kernel`, which gets its index, the arguments and the row.
+    fn rows(
+        &self,
+        name: &'static str,
+        width: usize,
+        args: &[Tensor<'g>],
+        kernel: impl Fn(usize, &Args, &mut [f32]) + Send + Sync + 'a,
+    ) -> Result<Tensor<'g>> {
+        let work = Work::rows(name, self.n_tokens, width * F32, ROWS);
         self.graph.custom(
             GgmlType::F32,
-            [width, n, 1, 1],
-            &[x, weight],
+            [width, self.n_tokens, 1, 1],
+            args,
             work,
             Box::new(move |unit, args, out| {
-                let (x, weight) = (args.f32(0), args.f32(1).data);
-                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    rows::rms_norm(x.row(unit * ROWS + i), weight, eps, y);
+                for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    kernel(unit * ROWS + i, args, row);
                 }
             }),
         )
+    }
+
+    /// The norm of `x` `[width, n]`.
+    pub fn norm(&self, norm: Norm, x: Tensor<'g>, weight: Tensor<'g>) -> Result<Tensor<'g>> {
+        let Norm::Rms { eps } = norm;
+        self.rows("norm", x.ne()[0], &[x, weight], move |row, args, y| {
+            rows::rms_norm(args.f32(0).row(row), args.f32(1).data, eps, y);
+        })
     }
 
     /// `residual` plus the gradient of [`norm`](Self::norm) with respect to `x`, given the output's gradient `dy`.
@@ -225,28 +215,17 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         residual: Option<Tensor<'g>>,
     ) -> Result<Tensor<'g>> {
         let Norm::Rms { eps } = norm;
-        let (width, n) = (x.ne()[0], x.ne()[1]);
         let args: Vec<_> = [x, weight, dy].into_iter().chain(residual).collect();
         let has_residual = residual.is_some();
-        let work = Work::rows("norm_backward", n, width * F32, ROWS);
-        self.graph.custom(
-            GgmlType::F32,
-            [width, n, 1, 1],
-            &args,
-            work,
-            Box::new(move |unit, args, out| {
-                let (x, weight, dy) = (args.f32(0), args.f32(1).data, args.f32(2));
-                for (i, dx) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    let row = unit * ROWS + i;
-                    if has_residual {
-                        dx.copy_from_slice(args.f32(3).row(row));
-                    } else {
-                        dx.fill(0.0);
-                    }
-                    rows::rms_norm_backward(x.row(row), weight, eps, dy.row(row), dx);
-                }
-            }),
-        )
+        self.rows("norm_backward", x.ne()[0], &args, move |row, args, dx| {
+            if has_residual {
+                dx.copy_from_slice(args.f32(3).row(row));
+            } else {
+                dx.fill(0.0);
+            }
+            let (x, weight, dy) = (args.f32(0).row(row), args.f32(1).data, args.f32(2).row(row));
+            rows::rms_norm_backward(x, weight, eps, dy, dx);
+        })
     }
 
     /// `factor * x`; `x` itself where the factor is 1.
@@ -254,20 +233,10 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         if factor == 1.0 {
             return Ok(x);
         }
-        let width = x.ne()[0];
-        let work = Work::rows("scale", self.n_tokens, width * F32, ROWS);
-        self.graph.custom(
-            GgmlType::F32,
-            [width, self.n_tokens, 1, 1],
-            &[x],
-            work,
-            Box::new(move |unit, args, out| {
-                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    let x = args.f32(0).row(unit * ROWS + i);
-                    y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x);
-                }
-            }),
-        )
+        self.rows("scale", x.ne()[0], &[x], move |row, args, y| {
+            let x = args.f32(0).row(row);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x);
+        })
     }
 
     /// What follows a projection, in place on `y`: biases, the residual stream (to which `y` is added with a factor), rotary embedding
@@ -333,25 +302,15 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     ) -> Result<Tensor<'g>> {
         let (width, n_attn) = (spec.n_qkv(), spec.n_attn());
         let rotation = rope.map(|_| Rotation::new(spec));
-        let work = Work::rows("join_qkv", self.n_tokens, width * F32, ROWS);
         let mut args = vec![dq, dkv];
         args.extend(rope.into_iter().flat_map(|tables| [tables.cos, tables.sin]));
-        self.graph.custom(
-            GgmlType::F32,
-            [width, self.n_tokens, 1, 1],
-            &args,
-            work,
-            Box::new(move |unit, args, out| {
-                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    let row = unit * ROWS + i;
-                    y[..n_attn].copy_from_slice(args.f32(0).row(row));
-                    y[n_attn..].copy_from_slice(args.f32(1).row(row));
-                    if let Some(rotation) = &rotation {
-                        rotation.apply(y, args.f32(2).row(row), args.f32(3).row(row), -1.0);
-                    }
-                }
-            }),
-        )
+        self.rows("join_qkv", width, &args, move |row, args, y| {
+            y[..n_attn].copy_from_slice(args.f32(0).row(row));
+            y[n_attn..].copy_from_slice(args.f32(1).row(row));
+            if let Some(rotation) = &rotation {
+                rotation.apply(y, args.f32(2).row(row), args.f32(3).row(row), -1.0);
+            }
+        })
     }
 
     /// The gated activation of `gate_up` `[2 n_ff, n]`: `[n_ff, n]`.
