@@ -28,6 +28,9 @@ pub enum CliError {
     /// There is nothing to learn from, or what was learned was rejected.
     #[error("{0}")]
     Nothing(String),
+    /// The same where the result on standard output says so already.
+    #[error("{0}")]
+    Told(String),
     /// Ctrl-C or a request to terminate.
     #[error("interrupted{0}")]
     Interrupted(String),
@@ -123,6 +126,7 @@ impl CliError {
         ExitCode::from(match self {
             CliError::Usage(_) => 2,
             CliError::Nothing(_)
+            | CliError::Told(_)
             | CliError::Data(DataError {
                 problem: Problem::NoRows,
                 ..

@@ -88,7 +88,7 @@ impl Output {
     pub fn fail(&self, error: &CliError) -> ExitCode {
         if !error.is_broken_pipe() {
             let message = one_line(&error.to_string());
-            if self.json {
+            if self.json && !matches!(error, CliError::Told(_)) {
                 self.error_object(&message);
             }
             let word = if colour(io::stderr().is_terminal()) {

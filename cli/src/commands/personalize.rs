@@ -150,7 +150,7 @@ fn report(outcome: &Outcome, interrupt: &Interrupt, out: &Output) -> Result<()> 
         return Err(CliError::Interrupted(format!("; {GOES_ON}")));
     }
     match (nothing, out.is_json()) {
-        (true, _) => Err(CliError::Nothing(sentence)),
+        (true, _) => Err(CliError::Told(sentence)),
         (false, true) => Ok(()),
         (false, false) => out.line(sentence),
     }

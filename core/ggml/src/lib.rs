@@ -5,5 +5,6 @@
 pub mod ggml;
 pub mod gguf;
 pub mod llama;
+pub mod math;
 
 pub use gguf::GgmlType;

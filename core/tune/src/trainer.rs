@@ -95,9 +95,15 @@ pub struct StepMetrics {
     pub num_tokens: usize,
 }
 
-/// The reference's log-probability of each completion of an example, nats, summed over tokens; chosen first. Of an anchor: the
-/// expected one, minus its entropies.
-pub type References = Vec<f64>;
+/// What the reference, the base with the adapter off, says of an example.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reference {
+    /// Its log-probability of each completion, nats, summed over tokens; chosen first. Of an anchor: the expected one, minus its
+    /// entropies.
+    pub logps: Vec<f64>,
+    /// What it predicts on an anchor (see [`Network::mean_embeddings`]).
+    pub means: Option<Arc<[f32]>>,
+}
 
 /// A run between two steps.
 pub struct Trainer {
@@ -106,9 +112,7 @@ pub struct Trainer {
     plan: Plan,
     examples: Vec<Example>,
     keys: Vec<[u8; 32]>,
-    references: Vec<Option<References>>,
-    /// What the reference predicts on anchors (see [`Network::mean_embeddings`]).
-    means: Vec<Option<Arc<[f32]>>>,
+    references: Vec<Option<Reference>>,
     lora: Lora,
     optimizer: AdamW,
     cursor: Cursor,
@@ -162,7 +166,6 @@ impl Trainer {
         Ok(Self {
             keys: examples.iter().map(Example::key).collect(),
             references: vec![None; examples.len()],
-            means: vec![None; examples.len()],
             grads: vec![0.0; lora.values.len()],
             cursor: Cursor {
                 order_seed: config.seed,
@@ -216,12 +219,12 @@ impl Trainer {
         self.stopped
     }
 
-    /// Gives the reference's log-probabilities of an example, known from a cache.
-    pub fn set_reference(&mut self, index: usize, logps: References) {
-        self.references[index] = Some(logps);
+    /// Gives what the reference says of an example, known from before.
+    pub fn set_reference(&mut self, index: usize, reference: Reference) {
+        self.references[index] = Some(reference);
     }
 
-    /// Scores the next examples without known reference log-probabilities, as many as fit one ubatch, with the adapter off. Returns
+    /// Scores the next examples whose reference is not known, as many as fit one ubatch, with the adapter off. Returns
     /// their indices; none are left when it is empty.
     ///
     /// # Errors
@@ -235,23 +238,24 @@ impl Trainer {
             return Ok(Vec::new());
         };
         let mut packed = packed(&self.examples, &chunk);
-        let anchors = self.sequences_of_anchors(&chunk);
+        let anchors = self.anchors_of(&chunk);
         if !anchors.is_empty() {
             let means = self.network.mean_embeddings(&packed)?;
-            for (index, sequence) in anchors {
-                self.means[index] = Some(Arc::clone(&means[sequence]));
-            }
-            self.set_means(&mut packed, &chunk);
+            let of_anchor =
+                |(_, sequence): &(usize, usize)| (*sequence, Arc::clone(&means[*sequence]));
+            packed.means.extend(anchors.iter().map(of_anchor));
         }
         let scores = self.network.score(&packed, false)?;
         for (index, logps) in chunk.iter().zip(sums(&self.examples, &chunk, &scores)) {
-            self.references[*index] = Some(logps);
+            let anchor = anchors.iter().find(|(anchor, _)| anchor == index);
+            let means = anchor.and_then(|(_, sequence)| packed.means.get(sequence).cloned());
+            self.references[*index] = Some(Reference { logps, means });
         }
         Ok(chunk)
     }
 
     /// The anchors of a ubatch, each with the index of its completion there.
-    fn sequences_of_anchors(&self, chunk: &[usize]) -> Vec<(usize, usize)> {
+    fn anchors_of(&self, chunk: &[usize]) -> Vec<(usize, usize)> {
         let mut sequence = 0;
         let mut anchors = Vec::new();
         for &index in chunk {
@@ -263,16 +267,8 @@ impl Trainer {
         anchors
     }
 
-    fn set_means(&self, packed: &mut Packed, chunk: &[usize]) {
-        for (index, sequence) in self.sequences_of_anchors(chunk) {
-            if let Some(means) = &self.means[index] {
-                packed.means.insert(sequence, Arc::clone(means));
-            }
-        }
-    }
-
-    /// The reference's log-probabilities of an example, if known.
-    pub fn reference(&self, index: usize) -> Option<&References> {
+    /// What the reference says of an example, if known.
+    pub fn reference(&self, index: usize) -> Option<&Reference> {
         self.references[index].as_ref()
     }
 
@@ -312,7 +308,12 @@ impl Trainer {
             .enumerate()
         {
             let mut packed = packed(&self.examples, &chunk);
-            self.set_means(&mut packed, &chunk);
+            for (index, sequence) in self.anchors_of(&chunk) {
+                let means = self.references[index]
+                    .as_ref()
+                    .and_then(|r| r.means.clone());
+                packed.means.extend(means.map(|means| (sequence, means)));
+            }
             self.network.set_dropout(
                 self.config.lora.dropout,
                 dropout_key(self.config.seed, step, micro_batch),
@@ -475,7 +476,7 @@ impl Trainer {
             let first = coefficients.len();
             let reference = || {
                 self.references[index]
-                    .as_deref()
+                    .as_ref()
                     .ok_or(TrainError::NoReference { index })
             };
             match &self.examples[index].kind {
@@ -484,7 +485,7 @@ impl Trainer {
                     rejected,
                     weights,
                 } => {
-                    let reference = reference()?;
+                    let reference = &reference()?.logps;
                     let logps = PairLogps {
                         chosen: scores.sum(first),
                         rejected: scores.sum(first + 1),
@@ -504,7 +505,7 @@ impl Trainer {
                 } => {
                     let logps = UnpairedLogps {
                         logp: scores.sum(first),
-                        reference: reference()?[0],
+                        reference: reference()?.logps[0],
                         n_tokens: completion.len(),
                         desirable: *desirable,
                         weight: *weight,
@@ -524,10 +525,11 @@ impl Trainer {
                     coefficients.push(term.grad);
                 }
                 Kind::Anchor { weight, .. } => {
-                    if self.means[index].is_none() {
+                    let reference = reference()?;
+                    if reference.means.is_none() {
                         return Err(TrainError::NoReference { index });
                     }
-                    let (expected, reference) = (scores.sum(first), reference()?[0]);
+                    let (expected, reference) = (scores.sum(first), reference.logps[0]);
                     let term = anchor(index, expected, reference, *weight, totals)?;
                     sums.anchor_kl += reference - expected;
                     sums.loss += term.loss;

@@ -13,7 +13,7 @@ use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::graph::{Kernels, Network, NetworkOptions};
 use thumbprint_tune::objective::PairWeights;
 use thumbprint_tune::plan::Plan;
-use thumbprint_tune::trainer::{TrainError, Trainer};
+use thumbprint_tune::trainer::{Reference, TrainError, Trainer};
 
 const N_VOCAB: usize = 260;
 
@@ -181,7 +181,8 @@ fn an_anchor_whose_base_is_unknown_is_refused() {
     let file = tiny();
     let mut trainer = trainer(&file, 1.0);
     for index in 0..3 {
-        trainer.set_reference(index, vec![-1.0, -1.0]);
+        let logps = vec![-1.0, -1.0];
+        trainer.set_reference(index, Reference { logps, means: None });
     }
     let error = trainer.step().unwrap_err();
     assert!(

@@ -9,6 +9,7 @@ use common::measure::{cosine, max_difference, relative_error};
 use common::{Examples, ModelFile, exact, random_lora};
 use thumbprint_fixtures::TinyModel;
 use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::packed::Packing;
 use thumbprint_tune::adapter::{Lora, LoraConfig, Module};
 use thumbprint_tune::batch::Packed;
 use thumbprint_tune::graph::{Kernels, NetworkOptions, Scratch};
@@ -448,7 +449,8 @@ fn faster_kernels_keep_the_direction_of_the_gradient() {
         (Scratch::Rows(GgmlType::BF16), GgmlType::F32, 0.999),
         (Scratch::Rows(GgmlType::F16), GgmlType::BF16, 0.999),
         (Scratch::Rows(GgmlType::Q8_0), GgmlType::BF16, 0.99),
-        (Scratch::Packed, GgmlType::BF16, 0.999),
+        (Scratch::Packed(Packing::Bf16), GgmlType::BF16, 0.999),
+        (Scratch::Packed(Packing::F32), GgmlType::BF16, 0.999),
     ] {
         let options = NetworkOptions {
             kernels: Kernels { scratch, saved },

@@ -9,7 +9,7 @@ use thumbprint::engine::{
 };
 use thumbprint::types::Sampling;
 use thumbprint_ggml::llama::{
-    Batch, Context, ContextParams, Model, Sampler, SamplingParams, Token,
+    Batch, Context, ContextParams, Model, Products, Sampler, SamplingParams, Token,
 };
 
 use super::Times;
@@ -128,6 +128,7 @@ impl Bare {
             n_batch: ubatch,
             n_ubatch: ubatch,
             n_threads,
+            products: Products::Stock,
             ..ContextParams::default()
         };
         Ok(Self {

@@ -143,7 +143,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     drop(thumbprint);
     drop(temporary);
     if details.row.state == AdapterState::Rejected {
-        return Err(CliError::Nothing(
+        return Err(CliError::Told(
             "the adapter was rejected; the base model is in use as before".to_owned(),
         ));
     }

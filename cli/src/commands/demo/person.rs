@@ -15,7 +15,7 @@ use super::watch::Watch;
 /// Tokens of a reply at most.
 const MAX_TOKENS: u32 = 192;
 /// Replies generated side by side.
-const PARALLEL: usize = 16;
+const PARALLEL: usize = 32;
 /// What one would write instead of teaching.
 pub const SYSTEM_PROMPT: &str = "Answer in one or two short sentences.";
 

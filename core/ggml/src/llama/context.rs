@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
+use super::products::{self, WORTH_PACKING};
 use super::threads::ThreadPool;
 use super::{Adapter, Batch, LlamaError, Model, Result, backend};
+use crate::ggml::packed::Packing;
 
 /// Element type of the key-value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +28,20 @@ pub enum FlashAttention {
     Auto,
     /// Never, for comparing numbers with another implementation.
     Off,
+}
+
+/// Who multiplies frozen weights that lie in the CPU's memory with tokens. Ours is for AVX-512, and for formats that ggml has no
+/// tiled kernel for: Q4_0 (where it is not repacked), Q4_1, Q5_0, Q5_1, Q8_0. It computes in F32 or BF16, where ggml rounds
+/// activations to 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// Ours where it is faster: with several tokens at once.
+    #[default]
+    Fastest,
+    /// Ours with any number of tokens: a token's result does not depend on how many are computed with it.
+    Alike,
+    /// ggml's.
+    Stock,
 }
 
 /// Sizes and switches of a context.
@@ -48,6 +64,8 @@ pub struct ContextParams {
     pub flash_attention: FlashAttention,
     /// See [`KvType`].
     pub kv_type: KvType,
+    /// See [`Products`].
+    pub products: Products,
     /// Keep the cache and its operations on the GPU where layers are offloaded.
     pub offload_kqv: bool,
 }
@@ -63,6 +81,7 @@ impl Default for ContextParams {
             n_threads: 2,
             flash_attention: FlashAttention::Auto,
             kv_type: KvType::F16,
+            products: Products::Fastest,
             offload_kqv: true,
         }
     }
@@ -97,7 +116,23 @@ impl Context {
     /// # Errors
     /// [`LlamaError::Context`] for sizes of zero or out of range, or when memory does not suffice.
     pub fn new(model: &Arc<Model>, params: &ContextParams) -> Result<Self> {
-        Self::with_eval_callback(model, params, None, std::ptr::null_mut())
+        let from = match params.products {
+            Products::Fastest => WORTH_PACKING,
+            Products::Alike => 1,
+            Products::Stock => usize::MAX,
+        };
+        let on_eval: sys::ggml_backend_sched_eval_callback =
+            if Packing::fastest().is_some() && from < usize::MAX {
+                Some(products::on_eval)
+            } else {
+                None
+            };
+        Self::with_eval_callback(
+            model,
+            params,
+            on_eval,
+            std::ptr::without_provenance_mut(from),
+        )
     }
 
     pub(super) fn with_eval_callback(
@@ -254,28 +289,16 @@ impl Context {
     /// # Errors
     /// [`LlamaError::NoLogits`] when that entry did not ask for them, or the last decode failed.
     pub fn logits(&mut self, index: usize) -> Result<&[f32]> {
-        Ok(self.logits_of(&[index])?[0])
-    }
-
-    /// [`logits`](Self::logits) of several entries.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn logits_of(&mut self, indices: &[usize]) -> Result<Vec<&[f32]>> {
-        let row = |&index: &usize| {
-            let row = self.output_row(index)?;
-            // SAFETY: the entry has an output of the last decode, so the pointer is to `n_vocab` floats of the context's output
-            // buffer, which the next decode (needing `&mut self`) may move. llama.cpp puts the outputs in order at the first of
-            // these calls and moves them no more.
-            unsafe {
-                let logits = sys::llama_get_logits_ith(self.raw.as_ptr(), row);
-                if logits.is_null() {
-                    return Err(LlamaError::NoLogits { index });
-                }
-                Ok(std::slice::from_raw_parts(logits, self.model.n_vocab()))
+        let row = self.output_row(index)?;
+        // SAFETY: the entry has an output of the last decode, so the pointer is to `n_vocab` floats of the context's output
+        // buffer, which the next decode (needing `&mut self`) may move.
+        unsafe {
+            let logits = sys::llama_get_logits_ith(self.raw.as_ptr(), row);
+            if logits.is_null() {
+                return Err(LlamaError::NoLogits { index });
             }
-        };
-        indices.iter().map(row).collect()
+            Ok(std::slice::from_raw_parts(logits, self.model.n_vocab()))
+        }
     }
 
     /// Replaces the set of adapters, each with its scale (0 removes it). What the cache holds was

@@ -11,6 +11,8 @@
 //!   when dropped.
 //! - **Cancel within a graph node**: decoding takes an `AtomicBool` and stops at the next node once
 //!   it is true.
+//! - **Faster prompts and batches**: products with many tokens at once go to our own kernel where it is faster than ggml's
+//!   ([`Products`]).
 //! - **Silence**: llama.cpp's log goes nowhere; the text of an error while loading becomes part of
 //!   our error.
 
@@ -20,8 +22,10 @@ mod backend;
 mod batch;
 mod check;
 mod context;
+mod draw;
 mod error;
 mod model;
+mod products;
 mod sampler;
 mod threads;
 mod vocab;
@@ -30,7 +34,7 @@ pub use adapter::Adapter;
 pub use adapter_tensors::AdapterTensors;
 pub use backend::{GpuDevice, gpu_devices, system_info};
 pub use batch::Batch;
-pub use context::{Context, ContextParams, FlashAttention, KvType};
+pub use context::{Context, ContextParams, FlashAttention, KvType, Products};
 pub use error::{LlamaError, Result};
 pub use model::{Model, ModelParams};
 pub use sampler::{Sampler, SamplingParams};

@@ -1,9 +1,10 @@
-use std::panic::resume_unwind;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::draw::Draw;
 use super::{Context, LlamaError, Model, Result, Token};
+use crate::math;
 
 /// How the next token is chosen from the logits. Applied in this order: repetition penalty, top-k,
 /// top-p, min-p, temperature, draw.
@@ -53,44 +54,112 @@ impl SamplingParams {
     }
 }
 
-/// A chain of llama.cpp samplers with its own random state and memory of accepted tokens.
+/// Chooses tokens one after another, with its own random state and memory of accepted tokens.
+#[derive(Debug)]
 pub struct Sampler {
-    chain: NonNull<sys::llama_sampler>,
     n_vocab: usize,
-    /// The largest logit is all that counts: found here, since the chain would copy the vocabulary.
-    is_argmax: bool,
+    choice: Choice,
+}
+
+/// How a token is chosen. The first two give what a chain would, without copying the vocabulary.
+#[derive(Debug)]
+enum Choice {
+    /// The largest logit is all that counts.
+    Argmax,
+    /// Nothing but the temperature changes the distribution.
+    Draw(Box<Draw>),
+    Chain(Chain),
+}
+
+/// A chain of llama.cpp samplers.
+struct Chain {
+    raw: NonNull<sys::llama_sampler>,
     /// What the chain works on, kept from token to token.
     candidates: Vec<sys::llama_token_data>,
 }
 
 // SAFETY: a chain has no thread affinity and is only used through `&mut self`.
-unsafe impl Send for Sampler {}
+unsafe impl Send for Chain {}
 
 impl Sampler {
-    /// A chain for `model`'s vocabulary.
+    /// A sampler for `model`'s vocabulary.
     ///
     /// # Errors
     /// [`LlamaError::Sampling`] names the parameter that is out of range.
     pub fn new(model: &Model, params: &SamplingParams) -> Result<Self> {
         params.check()?;
         let n_vocab = model.n_vocab();
-        let penalizes = params.repeat_penalty != 1.0 && params.repeat_last_n > 0;
+        let choice = if params.penalizes() || params.filters() {
+            Choice::Chain(Chain::new(n_vocab, params)?)
+        } else if params.temperature == 0.0 {
+            Choice::Argmax
+        } else {
+            Choice::Draw(Box::new(Draw::new(
+                params.temperature,
+                params.seed.min(u32::MAX - 1),
+            )))
+        };
+        Ok(Self { n_vocab, choice })
+    }
+
+    /// Chooses a token by the logits of entry `index` of the last batch, and accepts it.
+    ///
+    /// # Errors
+    /// [`LlamaError::NoLogits`] when that entry did not ask for them; [`LlamaError::NothingToChoose`] when they are not finite;
+    /// [`LlamaError::SamplerOfAnotherModel`].
+    pub fn sample(&mut self, context: &mut Context, index: usize) -> Result<Token> {
+        self.choose(context.logits(index)?)
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<Token> {
+        if logits.len() != self.n_vocab {
+            return Err(LlamaError::SamplerOfAnotherModel);
+        }
+        match &mut self.choice {
+            Choice::Argmax => Ok(argmax(logits)),
+            Choice::Draw(draw) => draw.choose(logits),
+            Choice::Chain(chain) => chain.choose(logits),
+        }
+    }
+
+    /// Counts a token as said, for the repetition penalty.
+    pub fn accept(&mut self, token: Token) {
+        if let Choice::Chain(chain) = &mut self.choice
+            && usize::try_from(token).is_ok_and(|token| token < self.n_vocab)
+        {
+            // SAFETY: a live chain, and the id is in range.
+            unsafe { sys::llama_sampler_accept(chain.raw.as_ptr(), token) }
+        }
+    }
+
+    /// Forgets accepted tokens and restarts the random state from the seed.
+    pub fn reset(&mut self) {
+        match &mut self.choice {
+            Choice::Argmax => {}
+            Choice::Draw(draw) => draw.reset(),
+            // SAFETY: a live chain.
+            Choice::Chain(chain) => unsafe { sys::llama_sampler_reset(chain.raw.as_ptr()) },
+        }
+    }
+}
+
+impl Chain {
+    /// For parameters that were checked.
+    fn new(n_vocab: usize, params: &SamplingParams) -> Result<Self> {
         // SAFETY: the parameters were checked; each `init` returns a sampler that `chain_add` takes
         // ownership of.
         unsafe {
             let mut chain_params = sys::llama_sampler_chain_default_params();
             chain_params.no_perf = true;
-            let chain = sys::llama_sampler_chain_init(chain_params);
-            let sampler = Self {
-                chain: NonNull::new(chain).ok_or_else(|| LlamaError::Context {
+            let raw = sys::llama_sampler_chain_init(chain_params);
+            let chain = Self {
+                raw: NonNull::new(raw).ok_or_else(|| LlamaError::Context {
                     reason: "no memory for a sampler".into(),
                 })?,
-                n_vocab,
-                is_argmax: params.temperature == 0.0 && !penalizes,
                 candidates: Vec::new(),
             };
-            let add = |link| sys::llama_sampler_chain_add(chain, link);
-            if penalizes {
+            let add = |link| sys::llama_sampler_chain_add(raw, link);
+            if params.penalizes() {
                 let last_n = params.repeat_last_n.min(1 << 20) as i32;
                 add(sys::llama_sampler_init_penalties(
                     n_vocab as i32,
@@ -102,7 +171,7 @@ impl Sampler {
             }
             if params.temperature == 0.0 {
                 add(sys::llama_sampler_init_greedy());
-                return Ok(sampler);
+                return Ok(chain);
             }
             if params.top_k > 0 {
                 add(sys::llama_sampler_init_top_k(
@@ -117,59 +186,12 @@ impl Sampler {
             }
             add(sys::llama_sampler_init_temp(params.temperature));
             add(sys::llama_sampler_init_dist(params.seed.min(u32::MAX - 1)));
-            Ok(sampler)
+            Ok(chain)
         }
     }
 
-    /// Chooses a token by the logits of entry `index` of the last batch, and accepts it.
-    ///
-    /// # Errors
-    /// [`LlamaError::NoLogits`] when that entry did not ask for them;
-    /// [`LlamaError::SamplerOfAnotherModel`].
-    pub fn sample(&mut self, context: &mut Context, index: usize) -> Result<Token> {
-        self.choose(context.logits(index)?)
-    }
-
-    /// The same for several entries at once, each with its own sampler, on up to `n_threads` threads.
-    ///
-    /// # Errors
-    /// As [`sample`](Self::sample); some samplers may then have accepted a token.
-    pub fn sample_all(
-        jobs: &mut [(&mut Self, usize)],
-        context: &mut Context,
-        n_threads: usize,
-    ) -> Result<Vec<Token>> {
-        let indices: Vec<usize> = jobs.iter().map(|(_, index)| *index).collect();
-        let logits = context.logits_of(&indices)?;
-        let samplers = jobs.iter_mut().map(|(sampler, _)| &mut **sampler);
-        let mut jobs: Vec<(&mut Self, &[f32])> = samplers.zip(logits).collect();
-        let choose = |jobs: &mut [(&mut Self, &[f32])]| -> Result<Vec<Token>> {
-            jobs.iter_mut()
-                .map(|(sampler, logits)| sampler.choose(logits))
-                .collect()
-        };
-        let share = jobs.len().div_ceil(n_threads.max(1)).max(1);
-        std::thread::scope(|scope| {
-            let mut shares = jobs.chunks_mut(share);
-            let own = shares.next();
-            let others: Vec<_> = shares
-                .map(|jobs| scope.spawn(move || choose(jobs)))
-                .collect();
-            let mut tokens = own.map_or(Ok(Vec::new()), choose)?;
-            for other in others {
-                tokens.extend(other.join().unwrap_or_else(|e| resume_unwind(e))?);
-            }
-            Ok(tokens)
-        })
-    }
-
+    /// `logits` are as many as the chain was made for.
     fn choose(&mut self, logits: &[f32]) -> Result<Token> {
-        if logits.len() != self.n_vocab {
-            return Err(LlamaError::SamplerOfAnotherModel);
-        }
-        if self.is_argmax {
-            return Ok(argmax(logits));
-        }
         let candidate = |(id, logit): (usize, &f32)| sys::llama_token_data {
             id: id as Token,
             logit: *logit,
@@ -187,64 +209,46 @@ impl Sampler {
         // SAFETY: the array describes the candidates, and the chain is of a vocabulary of this size. It may reorder and shorten
         // them, and says which of those left it selected.
         unsafe {
-            sys::llama_sampler_apply(self.chain.as_ptr(), &mut array);
+            sys::llama_sampler_apply(self.raw.as_ptr(), &mut array);
             let selected = usize::try_from(array.selected).ok();
             let selected = selected.filter(|selected| *selected < array.size);
             let token = (*array.data.add(selected.ok_or(LlamaError::NothingToChoose)?)).id;
-            sys::llama_sampler_accept(self.chain.as_ptr(), token);
+            sys::llama_sampler_accept(self.raw.as_ptr(), token);
             Ok(token)
         }
     }
-
-    /// Counts a token as said, for the repetition penalty.
-    pub fn accept(&mut self, token: Token) {
-        if token >= 0 && (token as usize) < self.n_vocab {
-            // SAFETY: the id is in range.
-            unsafe { sys::llama_sampler_accept(self.chain.as_ptr(), token) }
-        }
-    }
-
-    /// Forgets accepted tokens and restarts the random state from the seed.
-    pub fn reset(&mut self) {
-        // SAFETY: a live chain.
-        unsafe { sys::llama_sampler_reset(self.chain.as_ptr()) }
-    }
 }
 
-impl Drop for Sampler {
+impl Drop for Chain {
     fn drop(&mut self) {
         // SAFETY: freed once; the chain frees its links.
-        unsafe { sys::llama_sampler_free(self.chain.as_ptr()) }
+        unsafe { sys::llama_sampler_free(self.raw.as_ptr()) }
     }
 }
 
-impl std::fmt::Debug for Sampler {
+impl std::fmt::Debug for Chain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sampler").finish_non_exhaustive()
+        f.debug_struct("Chain").finish_non_exhaustive()
     }
 }
 
-/// The index of the largest value, the first of several. NaN never is. The maximum is found in
-/// lanes, which compilers turn into vector instructions.
+/// The index of the largest value, the first of several. NaN never is.
 fn argmax(logits: &[f32]) -> Token {
-    const LANES: usize = 16;
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, x);
-        }
-    }
-    let largest = lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, larger);
+    let largest = math::max(logits);
     logits.iter().position(|&x| x == largest).unwrap_or(0) as Token
 }
 
 impl SamplingParams {
+    /// Whether what was said changes what is said next.
+    fn penalizes(&self) -> bool {
+        self.repeat_penalty != 1.0 && self.repeat_last_n > 0
+    }
+
+    /// Whether some tokens can never be drawn.
+    fn filters(&self) -> bool {
+        self.temperature > 0.0 && (self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0)
+    }
+
     /// Whether every parameter is in its range.
     ///
     /// # Errors
@@ -289,7 +293,8 @@ impl SamplingParams {
 
 #[cfg(test)]
 mod tests {
-    use super::argmax;
+    #![allow(clippy::unwrap_used)]
+    use super::*;
 
     #[test]
     fn argmax_is_the_first_of_the_largest_wherever_it_is() {
@@ -303,5 +308,45 @@ mod tests {
         }
         assert_eq!(argmax(&[f32::NAN, 1.0, 3.0, f32::NAN]), 2);
         assert_eq!(argmax(&[f32::NAN, f32::NAN]), 0);
+    }
+
+    #[test]
+    fn draws_are_those_of_llama_cpps_chain() {
+        for (temperature, n_vocab) in [(0.3, 700), (0.7, 1000), (1.0, 49_152), (1.7, 511)] {
+            let params = SamplingParams {
+                temperature,
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                seed: 42,
+                ..SamplingParams::default()
+            };
+            let mut chain = Chain::new(n_vocab, &params).unwrap();
+            let mut draw = Draw::new(temperature, params.seed);
+            let mut state = 1u64;
+            let mut seen = std::collections::HashSet::new();
+            for step in 0..200 {
+                let logits: Vec<f32> = (0..n_vocab)
+                    .map(|_| {
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1);
+                        (state >> 40) as f32 / (1u64 << 24) as f32 * 20.0
+                    })
+                    .collect();
+                let token = draw.choose(&logits).unwrap();
+                assert_eq!(
+                    token,
+                    chain.choose(&logits).unwrap(),
+                    "{temperature}, draw {step}"
+                );
+                seen.insert(token);
+            }
+            assert!(
+                seen.len() > 100,
+                "{} different tokens in 200 draws",
+                seen.len()
+            );
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use thumbprint_ggml::llama::{Batch, Context, ContextParams, LlamaError, Sampler, Token};
+use thumbprint_ggml::llama::{
+    Batch, Context, ContextParams, FlashAttention, LlamaError, Products, Token,
+};
 
 use super::reply::Reply;
 use super::worker::{Worker, common_prefix};
@@ -95,6 +97,10 @@ impl Slots {
             n_ubatch: n_batch,
             n_seq_max: n_slots as u32,
             n_outputs_max: n_slots as u32,
+            // On the CPU the fused kernel takes one query at a time and is slower (measured: by a quarter).
+            flash_attention: FlashAttention::Off,
+            // A reply must not depend on how many others are generated beside it.
+            products: Products::Alike,
             ..worker.sizes.context_params()
         };
         let mut context = Context::new(worker.chat.model(), &params)?;
@@ -146,10 +152,12 @@ impl Slots {
                 return Ok(());
             }
             decoded?;
-            let n_threads = worker.sizes.n_threads as usize;
             // From the last slot to the first, since a slot that ends is replaced by the last.
-            for (at, token) in self.sample(n_threads)?.into_iter().rev() {
-                if let (_, Some(stop)) = self.busy[at].reply.push(token, &self.context) {
+            for at in (0..self.busy.len()).rev() {
+                let slot = &mut self.busy[at];
+                if let Some(row) = slot.row.take()
+                    && let (_, Some(stop)) = slot.reply.sample(&mut self.context, row)?
+                {
                     let slot = self.release(at)?;
                     let (_, completed) = slot.reply.finish(stop, self.adapter.as_ref());
                     if events.send(Ok((slot.index, completed))).is_err() {
@@ -238,19 +246,6 @@ impl Slots {
             }
             slot.cached.extend(taken);
         }
-    }
-
-    /// The next token of each slot whose logits were computed.
-    fn sample(&mut self, n_threads: usize) -> Result<Vec<(usize, Token)>> {
-        let (mut slots, mut jobs) = (Vec::new(), Vec::new());
-        for (at, slot) in self.busy.iter_mut().enumerate() {
-            if let Some(row) = slot.row.take() {
-                slots.push(at);
-                jobs.push((slot.reply.sampler(), row));
-            }
-        }
-        let tokens = Sampler::sample_all(&mut jobs, &mut self.context, n_threads)?;
-        Ok(slots.into_iter().zip(tokens).collect())
     }
 
     /// Takes a slot out, and moves the last one into its place.

@@ -94,19 +94,10 @@ impl Reply {
         index: usize,
     ) -> Result<(String, Option<StopReason>)> {
         let token = self.sampler.sample(context, index)?;
-        Ok(self.push(token, context))
-    }
-
-    pub(super) fn sampler(&mut self) -> &mut Sampler {
-        &mut self.sampler
-    }
-
-    /// Takes the next token, which its sampler chose; returns as [`sample`](Self::sample).
-    pub(super) fn push(&mut self, token: Token, context: &Context) -> (String, Option<StopReason>) {
         self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(token);
         if self.chat.completion_end_tokens().contains(&token) {
-            return (String::new(), Some(StopReason::EndOfTurn));
+            return Ok((String::new(), Some(StopReason::EndOfTurn)));
         }
         let text = self
             .stream
@@ -121,7 +112,7 @@ impl Reply {
         } else {
             None
         };
-        (text, stop)
+        Ok((text, stop))
     }
 
     /// Ends the reply; returns the text that was held back until now, and the whole.

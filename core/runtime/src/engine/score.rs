@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use thumbprint_ggml::llama::{Batch, Context, ContextParams, FlashAttention, Token};
+use thumbprint_ggml::llama::{Batch, Context, ContextParams, FlashAttention, Products, Token};
+use thumbprint_ggml::math::{kl_divergence, log_sum_exp};
 
 use super::worker::{Worker, common_prefix};
 use super::{Canceller, EngineError, LoadedAdapter, Result, With};
@@ -27,8 +28,6 @@ pub struct Comparison {
     pub logps_q: Vec<f64>,
     /// KL(p || q) in nats at each completion token, over the whole vocabulary.
     pub kl_pq: Vec<f64>,
-    /// KL(q || p) in nats at each completion token, over the whole vocabulary.
-    pub kl_qp: Vec<f64>,
 }
 
 pub(super) struct ScoreJob {
@@ -114,7 +113,6 @@ impl Worker {
                 logps_p: Vec::with_capacity(n),
                 logps_q: Vec::with_capacity(n),
                 kl_pq: Vec::with_capacity(n),
-                kl_qp: Vec::with_capacity(n),
             };
             // Both go through the same pieces, so that rows and logits match.
             while let (Some(rows), Some(_)) = (reader_p.step(canceller)?, reader_q.step(canceller)?)
@@ -127,9 +125,8 @@ impl Worker {
                         .push(f64::from(logits_p[token as usize]) - log_z_p);
                     all.logps_q
                         .push(f64::from(logits_q[token as usize]) - log_z_q);
-                    let (pq, qp) = divergences(logits_p, log_z_p, logits_q, log_z_q);
-                    all.kl_pq.push(pq);
-                    all.kl_qp.push(qp);
+                    all.kl_pq
+                        .push(kl_divergence(logits_p, log_z_p, logits_q, log_z_q));
                 }
                 self.serve_foreground();
             }
@@ -195,6 +192,7 @@ impl Reader {
             // The fused kernel's result depends on how many tokens it gets at once (observed: 0.3
             // nats on one token); without it a score depends on its text alone.
             flash_attention: FlashAttention::Off,
+            products: Products::Alike,
             ..worker.sizes.context_params()
         };
         let mut context = Context::new(worker.chat.model(), &params)?;
@@ -257,56 +255,10 @@ impl Reader {
     }
 }
 
-/// `log sum exp` in f64. Each term is computed in f32 (relative error 1e-7) and there are up to
-/// 262,144: they are added in f64.
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from((x - largest).exp())).sum();
-    f64::from(largest) + sum.ln()
-}
-
-/// KL(p || q) and KL(q || p), in nats.
-fn divergences(logits_p: &[f32], log_z_p: f64, logits_q: &[f32], log_z_q: f64) -> (f64, f64) {
-    let (mut pq, mut qp) = (0.0, 0.0);
-    for (&p, &q) in logits_p.iter().zip(logits_q) {
-        let (log_p, log_q) = (f64::from(p) - log_z_p, f64::from(q) - log_z_q);
-        let ratio = log_p - log_q;
-        pq += log_p.exp() * ratio;
-        qp -= log_q.exp() * ratio;
-    }
-    (pq, qp)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn log_sum_exp_survives_large_logits() {
-        let expected = 1000.0 + (1.0 + (-1.0f64).exp() + (-2.0f64).exp()).ln();
-        // Observed difference 1e-8.
-        assert!((log_sum_exp(&[1000.0, 999.0, 998.0]) - expected).abs() < 1e-6);
-    }
-
-    #[test]
-    fn divergences_are_those_of_two_small_distributions() {
-        let (p, q) = ([0.5f64, 0.3, 0.2], [0.2f64, 0.2, 0.6]);
-        let expected = |a: [f64; 3], b: [f64; 3]| -> f64 {
-            a.iter().zip(b).map(|(a, b)| a * (a / b).ln()).sum()
-        };
-        // Logits are log-probabilities plus any constant.
-        let logits = |p: [f64; 3], c: f64| p.map(|p| (p.ln() + c) as f32);
-        let (lp, lq) = (logits(p, 3.0), logits(q, -5.0));
-        let (pq, qp) = divergences(&lp, log_sum_exp(&lp), &lq, log_sum_exp(&lq));
-        // Observed differences 1e-7: the logits are f32.
-        assert!(
-            (pq - expected(p, q)).abs() < 1e-6 && (qp - expected(q, p)).abs() < 1e-6,
-            "{pq} {qp}"
-        );
-        let (same, _) = divergences(&lp, log_sum_exp(&lp), &lp, log_sum_exp(&lp));
-        assert_eq!(same, 0.0);
-    }
 
     #[test]
     fn texts_that_cannot_be_scored_are_named() {

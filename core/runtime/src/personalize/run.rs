@@ -169,7 +169,7 @@ impl Context<'_> {
             });
         beside.extend(replay);
         beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
-        let references = self.references(&material, &resolved)?;
+        let references = self.references(&material, &beside, &resolved)?;
 
         let course = Course {
             material: &material,

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, Workspace, packed};
+use thumbprint_ggml::ggml::packed::Packing;
+use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, Workspace};
 
 use super::builder::Builder;
 use super::scratch::Scratch;
@@ -46,9 +47,8 @@ impl Kernels {
         let mut forms = [GgmlType::BF16, GgmlType::F16, GgmlType::F32]
             .map(Scratch::Rows)
             .to_vec();
-        if packed::is_fast() {
-            forms.push(Scratch::Packed);
-        }
+        let fast = Packing::ALL.into_iter().filter(|packing| packing.is_fast());
+        forms.extend(fast.map(Scratch::Packed));
         let mut best = vec![f64::INFINITY; forms.len()];
         for _ in 0..ROUNDS {
             for (best, form) in best.iter_mut().zip(&forms) {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::{Args, Work};
-use thumbprint_ggml::ggml::packed::{self, PANEL};
+use thumbprint_ggml::ggml::packed::{self, PANEL, Packing};
 use thumbprint_ggml::ggml::{GgmlError, Tensor};
 
 use super::builder::Builder;
@@ -23,9 +23,9 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     pub fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
         match self.scratch {
             Scratch::Rows(ty) => self.graph.mul_mat(self.scratch_rows(ty, weights)?, x),
-            Scratch::Packed => {
+            Scratch::Packed(packing) => {
                 let [_, n_out] = stacked(weights);
-                self.product(self.packed(weights)?, n_out, x)
+                self.product(packing, self.packed(packing, weights)?, n_out, x)
             }
         }
     }
@@ -37,17 +37,23 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                 let transposed = self.scratch_transposed(ty, weights)?;
                 self.graph.mul_mat(transposed, dy)
             }
-            Scratch::Packed => {
+            Scratch::Packed(packing) => {
                 let [n_in, _] = stacked(weights);
-                self.product(self.packed_transposed(weights)?, n_in, dy)
+                self.product(packing, self.packed_transposed(packing, weights)?, n_in, dy)
             }
         }
     }
 
     /// A packed matrix of `n_out` outputs times `x`.
-    fn product(&self, packed: Tensor<'g>, n_out: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn product(
+        &self,
+        packing: Packing,
+        packed: Tensor<'g>,
+        n_out: usize,
+        x: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
         let [n_in, n, ..] = x.ne();
-        let n_pairs = packed::pairs(n_in);
+        let n_words = packing.words(n_in);
         let tokens = n
             .div_ceil(2 * n_processors())
             .next_multiple_of(PRODUCT_TOKENS.0)
@@ -61,43 +67,49 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             Box::new(move |unit, args, out| {
                 let (matrix, x) = (args.view::<u32>(0).data, args.f32(1));
                 let y = out.region::<f32>(0);
-                let mut inputs = vec![0; y.len() / n_out * n_pairs];
-                for (i, to) in inputs.chunks_exact_mut(n_pairs).enumerate() {
-                    packed::pack_inputs(x.row(unit * tokens + i), to);
+                let mut inputs = vec![0; y.len() / n_out * n_words];
+                for (i, to) in inputs.chunks_exact_mut(n_words).enumerate() {
+                    packing.pack_inputs(x.row(unit * tokens + i), to);
                 }
-                packed::multiply(matrix, n_pairs, &inputs, n_out, y);
+                packed::multiply(packing, matrix, n_words, &inputs, n_out, y);
             }),
         )
     }
 
     /// Weights of one input width as one packed matrix.
-    fn packed(&self, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+    fn packed(&self, packing: Packing, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
         let [n_in, n_out] = stacked(weights);
-        let (n_pairs, n_panels) = (packed::pairs(n_in), n_out.div_ceil(PANEL));
+        let (n_words, n_panels) = (packing.words(n_in), n_out.div_ceil(PANEL));
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
-        let work = Work::rows("pack", n_panels, n_pairs * PANEL * size_of::<u32>(), 1);
+        let work = Work::rows("pack", n_panels, n_words * PANEL * size_of::<u32>(), 1);
         self.graph.custom(
             GgmlType::I32,
-            [PANEL, n_pairs, n_panels, 1],
+            [PANEL, n_words, n_panels, 1],
             weights,
             work,
             Box::new(move |unit, args, out| {
-                or_panic(dequantize::packed(&raw(args, &types), unit, out.region(0)));
+                or_panic(dequantize::packed(
+                    packing,
+                    &raw(args, &types),
+                    unit,
+                    out.region(0),
+                ));
             }),
         )
     }
 
     /// Weights of one input width, transposed, as one packed matrix.
-    fn packed_transposed(&self, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+    fn packed_transposed(&self, packing: Packing, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
         let [n_in, n_out] = stacked(weights);
-        let (n_pairs, n_panels) = (packed::pairs(n_out), n_in.div_ceil(PANEL));
+        let (n_words, n_panels) = (packing.words(n_out), n_in.div_ceil(PANEL));
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
-        let pair_bytes = PANEL * size_of::<u32>();
+        let word_bytes = PANEL * size_of::<u32>();
         let n_units = n_out.div_ceil(PACKED_ROWS);
         let regions = (0..n_panels).map(|panel| {
-            let pairs = (0..=n_units).map(|unit| (unit * PACKED_ROWS / 2).min(n_pairs));
-            pairs
-                .map(|pair| (panel * n_pairs + pair) * pair_bytes)
+            let words =
+                (0..=n_units).map(|unit| (unit * PACKED_ROWS / packing.inputs()).min(n_words));
+            words
+                .map(|word| (panel * n_words + word) * word_bytes)
                 .collect()
         });
         let work = Work {
@@ -107,12 +119,13 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         };
         self.graph.custom(
             GgmlType::I32,
-            [PANEL, n_pairs, n_panels, 1],
+            [PANEL, n_words, n_panels, 1],
             weights,
             work,
             Box::new(move |unit, args, out| {
                 let weights = raw(args, &types);
                 or_panic(dequantize::packed_transposed(
+                    packing,
                     &weights,
                     unit * PACKED_ROWS,
                     out,

@@ -2,24 +2,27 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::packed::Packing;
 
 /// The form of scratch matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scratch {
     /// Rows of this type, for ggml's own product.
     Rows(GgmlType),
-    /// Packed BF16, for ours ([`thumbprint_ggml::ggml::packed`]).
-    Packed,
+    /// Packed, for ours ([`thumbprint_ggml::ggml::packed`]).
+    Packed(Packing),
 }
 
-const PACKED: &str = "packed_bf16";
+const PACKED_BF16: &str = "packed_bf16";
+const PACKED_F32: &str = "packed_f32";
 
 impl Scratch {
     /// For people and for records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rows(ty) => ty.name(),
-            Self::Packed => PACKED,
+            Self::Packed(Packing::Bf16) => PACKED_BF16,
+            Self::Packed(Packing::F32) => PACKED_F32,
         }
     }
 
@@ -27,7 +30,7 @@ impl Scratch {
     pub fn bytes(self, elements: usize) -> usize {
         let each = match self {
             Self::Rows(ty) => ty.type_size(),
-            Self::Packed => GgmlType::BF16.type_size(),
+            Self::Packed(packing) => size_of::<u32>() / packing.inputs(),
         };
         each * elements
     }
@@ -42,8 +45,10 @@ impl Serialize for Scratch {
 impl<'de> Deserialize<'de> for Scratch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        if name == PACKED {
-            return Ok(Self::Packed);
+        match name.as_str() {
+            PACKED_BF16 => return Ok(Self::Packed(Packing::Bf16)),
+            PACKED_F32 => return Ok(Self::Packed(Packing::F32)),
+            _ => {}
         }
         let ty = GgmlType::ALL.iter().find(|ty| ty.name() == name);
         ty.map(|ty| Self::Rows(*ty))

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use thumbprint_ggml::llama::{
-    Adapter, Batch, Context, ContextParams, FlashAttention, KvType, Model, ModelParams,
+    Adapter, Batch, Context, ContextParams, FlashAttention, KvType, Model, ModelParams, Products,
 };
 
 use super::Examples;
@@ -29,6 +29,7 @@ pub fn logits(model: &Path, adapter: Option<&Path>, examples: &Examples) -> Vec<
         n_threads: 1,
         kv_type: KvType::F32,
         flash_attention: FlashAttention::Off,
+        products: Products::Stock,
         ..ContextParams::default()
     };
     let mut context = Context::new(&model, &params).unwrap();

@@ -8,7 +8,7 @@ use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::model::Model;
-use thumbprint_tune::trainer::{References, TrainError, Trainer};
+use thumbprint_tune::trainer::{Reference, TrainError, Trainer};
 
 use super::super::recipe::fold_steps;
 use super::super::{Phase, Progress};
@@ -30,38 +30,42 @@ pub struct Course<'a> {
     pub material: &'a Material,
     /// What is trained on beside the feedback, so that nothing else changes.
     pub beside: &'a [Example],
-    /// The reference's log-probabilities of each of the material's examples.
-    pub references: &'a [References],
+    /// What the reference says of each of the material's examples, and then of those beside.
+    pub references: &'a [Reference],
     pub resolved: &'a Resolved,
     /// Where checkpoints are kept.
     pub dir: &'a Path,
 }
 
 impl Context<'_> {
-    /// The reference's log-probabilities of every example, from the cache where it has them.
+    /// What the reference says of every example of the material, from the cache where it has it, and then of those beside.
     pub(super) fn references(
         &self,
         material: &Material,
+        beside: &[Example],
         resolved: &Resolved,
-    ) -> Step<Vec<References>> {
+    ) -> Step<Vec<Reference>> {
         let store = self.thumbprint.store();
-        let examples = &material.tokenized.examples;
+        let of_material = &material.tokenized.examples;
         let keys = CacheKeys::new(self, material, resolved);
-        let mut found: Vec<Option<References>> = Vec::with_capacity(examples.len());
-        for index in 0..examples.len() {
+        let mut found: Vec<Option<Reference>> = Vec::with_capacity(of_material.len());
+        for index in 0..of_material.len() {
             let sides = keys.of(index).map(|(key, context, _)| {
                 let cached = store.reference_logps(&key, &context)?;
                 Ok(cached.and_then(|logps| logps.first().copied()))
             });
-            found.push(sides.collect::<Result<Option<References>>>()?);
+            let logps = sides.collect::<Result<Option<Vec<f64>>>>()?;
+            found.push(logps.map(|logps| Reference { logps, means: None }));
         }
-        let total = examples.len() as u64;
+        found.resize(of_material.len() + beside.len(), None);
+        let examples: Vec<&Example> = of_material.iter().chain(beside).collect();
         let missing: Vec<usize> = (0..examples.len())
-            .filter(|i| found[*i].is_none())
+            .filter(|i| found[*i].is_none() && examples[*i].needs_reference())
             .collect();
         if !missing.is_empty() {
             let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
             let mut trainer = self.trainer(subset, resolved.train.max_steps, resolved)?;
+            let total = examples.len() as u64;
             let mut done = total - missing.len() as u64;
             loop {
                 self.progress(Phase::Reference, done, total);
@@ -71,13 +75,15 @@ impl Context<'_> {
                 }
                 for local in scored {
                     let index = missing[local];
-                    let logps = trainer.reference(local).cloned().unwrap_or_default();
-                    for ((key, context, reply), logp) in keys.of(index).zip(&logps) {
-                        if let Some(reply) = reply {
-                            store.put_reference_logps(reply, &key, &context, &[*logp])?;
+                    let reference = trainer.reference(local).cloned().unwrap_or_default();
+                    if index < of_material.len() {
+                        for ((key, context, reply), logp) in keys.of(index).zip(&reference.logps) {
+                            if let Some(reply) = reply {
+                                store.put_reference_logps(reply, &key, &context, &[*logp])?;
+                            }
                         }
                     }
-                    found[index] = Some(logps);
+                    found[index] = Some(reference);
                     done += 1;
                 }
             }
@@ -124,7 +130,7 @@ impl Context<'_> {
         for ((index, example), scores) in held_out.iter().zip(&examples).zip(scores) {
             let rho: Vec<f64> = scores
                 .iter()
-                .zip(&references[*index])
+                .zip(&references[*index].logps)
                 .map(|(p, r)| p - r)
                 .collect();
             ranking.push(example, &rho);
@@ -152,14 +158,10 @@ impl Context<'_> {
         let n_all = material.tokenized.examples.len() + beside.len();
         let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
         let mut trainer = self.trainer(examples, max_steps, resolved)?;
-        for (local, index) in indices.iter().enumerate() {
-            trainer.set_reference(local, references[*index].clone());
+        let of_beside = material.tokenized.examples.len()..n_all;
+        for (local, index) in indices.iter().copied().chain(of_beside).enumerate() {
+            trainer.set_reference(local, references[index].clone());
         }
-        // Of the anchors.
-        while !self
-            .uninterrupted(&mut trainer, Trainer::score_references)?
-            .is_empty()
-        {}
         let path = dir.join(format!("{}.checkpoint", label.name));
         if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
             trainer.resume(checkpoint)?;
@@ -260,7 +262,7 @@ impl Context<'_> {
         &self,
         trainer: &mut Trainer,
         material: &Material,
-        references: &[References],
+        references: &[Reference],
     ) -> Step<Shifts> {
         let examples = &material.tokenized.examples;
         let pairs: Vec<usize> = (0..examples.len())
@@ -278,7 +280,7 @@ impl Context<'_> {
             let shifts = pairs
                 .iter()
                 .zip(&scores)
-                .map(|(i, scores)| scores[side] - references[*i][side]);
+                .map(|(i, scores)| scores[side] - references[*i].logps[side]);
             shifts.sum::<f64>() / pairs.len().max(1) as f64
         };
         Ok(Shifts {

@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use thumbprint_ggml::ggml::custom::View;
+use thumbprint_ggml::math::exp;
 
 use super::element::Element;
-use super::gemm::{LANES, Mat, dot, exp, gemm};
+use super::gemm::{LANES, Mat, dot, gemm};
 
 /// Consecutive tokens that attend causally to one another and fully to an earlier range.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::{Out, View};
-use thumbprint_ggml::ggml::packed::{PANEL, pack_columns, pack_rows};
+use thumbprint_ggml::ggml::packed::{PANEL, Packing, pack_columns, pack_rows};
 use thumbprint_ggml::ggml::{GgmlError, convert_row, dequantize_row};
 
 /// Rows that one unit of [`rows`] converts.
@@ -19,8 +19,8 @@ pub struct Weight<'a> {
     pub view: View<'a, u8>,
 }
 
-impl Weight<'_> {
-    fn row(&self, row: usize, first: usize, len: usize) -> &[u8] {
+impl<'a> Weight<'a> {
+    fn row(&self, row: usize, first: usize, len: usize) -> &'a [u8] {
         let start = row * self.view.stride[1] + self.ty.row_size(first);
         &self.view.data[start..start + self.ty.row_size(len)]
     }
@@ -84,54 +84,43 @@ pub fn transposed(
     Ok(())
 }
 
-/// Rows that one unit of [`packed_transposed`] takes: pairs are never cut.
+/// Rows that one unit of [`packed_transposed`] takes: words are never cut.
 pub const PACKED_ROWS: usize = 64;
 
 /// Panel `panel` of several weights one below the other, their rows being the outputs.
-pub fn packed(weights: &[Weight<'_>], panel: usize, out: &mut [u32]) -> Result<(), GgmlError> {
-    let n_in = weights[0].view.ne[0];
-    let mut wide = vec![0.0; PANEL * n_in];
-    let n = dequantize_some(weights, panel * PANEL, &mut wide, n_in)?;
-    pack_rows(&wide[..n * n_in], n_in, out);
-    Ok(())
+pub fn packed(
+    packing: Packing,
+    weights: &[Weight<'_>],
+    panel: usize,
+    out: &mut [u32],
+) -> Result<(), GgmlError> {
+    let rows = rows_from(weights, panel * PANEL, PANEL);
+    pack_rows(packing, &rows, weights[0].view.ne[0], &mut Vec::new(), out)
 }
 
 /// Rows `first ..` ([`PACKED_ROWS`] of them) of several weights one below the other, their columns being the outputs. Region
 /// `i` of `out` is the rows' part of panel `i`.
 pub fn packed_transposed(
+    packing: Packing,
     weights: &[Weight<'_>],
     first: usize,
     out: &mut Out<'_>,
 ) -> Result<(), GgmlError> {
     let n_in = weights[0].view.ne[0];
-    let mut wide = vec![0.0; PACKED_ROWS * n_in];
-    let n = dequantize_some(weights, first, &mut wide, n_in)?;
-    let rows: Vec<&[f32]> = wide.chunks_exact(n_in).take(n).collect();
-    for panel in 0..n_in.div_ceil(PANEL) {
-        let pairs = out.region::<u32>(panel).chunks_exact_mut(PANEL);
-        for (out, pair) in pairs.zip(rows.chunks(2)) {
-            pack_columns(pair[0], pair.get(1).copied(), panel * PANEL, out);
-        }
+    let rows = rows_from(weights, first, PACKED_ROWS);
+    let mut wide = Vec::new();
+    for (word, rows) in rows.chunks(packing.inputs()).enumerate() {
+        pack_columns(packing, rows, n_in, &mut wide, |panel, write| {
+            write(&mut out.region::<u32>(panel)[word * PANEL..][..PANEL]);
+        })?;
     }
     Ok(())
 }
 
-/// Dequantizes rows from `first` on, at most as many as `wide` holds; returns how many there were.
-fn dequantize_some(
-    weights: &[Weight<'_>],
-    first: usize,
-    wide: &mut [f32],
-    n_in: usize,
-) -> Result<usize, GgmlError> {
-    let mut wide = wide.chunks_exact_mut(n_in);
-    let (mut n, mut start) = (0, 0);
-    for weight in weights {
-        let end = start + weight.view.ne[1];
-        for (row, wide) in ((first + n).max(start)..end).zip(&mut wide) {
-            dequantize_row(weight.ty, weight.row(row - start, 0, n_in), wide)?;
-            n += 1;
-        }
-        start = end;
-    }
-    Ok(n)
+/// At most `n` rows of several weights one below the other, from row `first` on, each with its format.
+fn rows_from<'a>(weights: &[Weight<'a>], first: usize, n: usize) -> Vec<(GgmlType, &'a [u8])> {
+    let rows = weights.iter().flat_map(|weight| {
+        (0..weight.view.ne[1]).map(|row| (weight.ty, weight.row(row, 0, weight.view.ne[0])))
+    });
+    rows.skip(first).take(n).collect()
 }

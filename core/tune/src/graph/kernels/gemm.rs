@@ -5,16 +5,6 @@ use wide::f32x16;
 /// Elements of one vector step; a multiple of every SIMD width in use.
 pub const LANES: usize = 16;
 
-/// `a * b + c`, fused where the CPU does it in one instruction (elsewhere `mul_add` would call a library function).
-#[inline(always)]
-pub fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
-}
-
 /// A row-major matrix inside a larger slice.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
@@ -135,32 +125,4 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let tail: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     (acc[0] + acc[1]).reduce_add() + tail
-}
-
-/// `e^x` to about 1e-7 relative, as vector code; below -87 it is 0.
-#[inline(always)]
-pub fn exp(x: f32) -> f32 {
-    const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    // ln 2 in two parts, so that the reduction is exact to single precision (Cody and Waite).
-    const LN2_HI: f32 = 0.693_359_4;
-    const LN2_LO: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let clamped = x.clamp(-87.0, 88.0);
-    let n = fma(clamped, LOG2_E, ROUND) - ROUND;
-    let r = fma(-n, LN2_LO, fma(-n, LN2_HI, clamped));
-    // Coefficients of Cephes' expf.
-    let mut p = 1.987_569_1e-4;
-    for c in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_5e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
-        p = fma(p, r, c);
-    }
-    let y = fma(p, r * r, r) + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
-    if x < -87.0 { 0.0 } else { y * scale }
 }

@@ -1,6 +1,8 @@
 //! The head's softmax over a vocabulary that is worked on in blocks.
 
-use super::gemm::{LANES, exp};
+use thumbprint_ggml::math::exp;
+
+use super::gemm::LANES;
 
 /// What is known of a token's logits so far: running maximum, sum of exponentials relative to it, the target's logit.
 pub const STATS: usize = 3;

@@ -1,6 +1,6 @@
 //! Operations on single rows: norms, the gated activation, rotary embedding. Each beside its gradient.
 
-use super::gemm::{exp, fma};
+use thumbprint_ggml::math::{exp, fma};
 
 /// `out = x / rms(x) * weight`.
 #[inline]

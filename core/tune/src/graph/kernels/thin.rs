@@ -2,9 +2,10 @@
 //!
 //! Matrices are row-major over tokens: `x` is `[n_tokens, width]`, a factor is `[rank, width]`.
 
+use thumbprint_ggml::math::fma;
 use wide::f32x16;
 
-use super::gemm::{LANES, dot, fma, load, store};
+use super::gemm::{LANES, dot, load, store};
 
 /// A range of columns of the wide operand that belongs to a range of the thin one (one projection of several fused ones).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

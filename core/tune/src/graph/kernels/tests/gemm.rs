@@ -1,4 +1,4 @@
-use super::super::gemm::{Mat, dot, exp, gemm};
+use super::super::gemm::{Mat, dot, gemm};
 use super::{numbers, relative_error, wide};
 
 #[test]
@@ -51,35 +51,5 @@ fn inner_products_equal_naive_ones_at_every_length() {
         let naive = super::dot(&wide(&a), &wide(&b));
         // Observed at most 2.4e-6, of a sum of about 30.
         assert!((f64::from(dot(&a, &b)) - naive).abs() < 1e-5, "{n}");
-    }
-}
-
-#[test]
-fn the_exponential_is_accurate_over_its_range() {
-    let mut worst = 0.0f64;
-    let n = 400_000;
-    for i in 0..=n {
-        let x = -87.0 + 175.0 * (i as f32 / n as f32);
-        let exact = f64::from(x).exp();
-        worst = worst.max((f64::from(exp(x)) / exact - 1.0).abs());
-    }
-    // Observed 8e-8: less than a unit in the last place.
-    assert!(worst < 2e-7, "{worst:.1e}");
-}
-
-#[test]
-fn the_exponential_does_what_softmax_needs_at_the_ends() {
-    assert_eq!(exp(0.0), 1.0);
-    assert_eq!(exp(-0.0), 1.0);
-    assert_eq!(exp(-87.001), 0.0);
-    assert_eq!(exp(-1e30), 0.0);
-    assert_eq!(exp(f32::NEG_INFINITY), 0.0, "a masked score");
-    assert!(exp(f32::NAN).is_nan(), "an error must not become a number");
-    assert!(exp(1e30).is_finite() && exp(1e30) >= 1.6e38);
-    let mut before = 0.0;
-    for i in 0..100_000 {
-        let y = exp(-90.0 + i as f32 * 0.00178);
-        assert!(y >= before, "it must not fall, at step {i}");
-        before = y;
     }
 }
