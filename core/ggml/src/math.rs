@@ -113,11 +113,11 @@ pub fn kl_divergence(logits_p: &[f32], log_z_p: f64, logits_q: &[f32], log_z_q: 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Numbers of both signs, up to `scale`.
-    fn numbers(n: usize, seed: u64, scale: f32) -> Vec<f32> {
+    pub(crate) fn numbers(n: usize, seed: u64, scale: f32) -> Vec<f32> {
         let mut state = seed;
         (0..n)
             .map(|_| {

@@ -295,6 +295,7 @@ impl SamplingParams {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::math::tests::numbers;
 
     #[test]
     fn argmax_is_the_first_of_the_largest_wherever_it_is() {
@@ -323,17 +324,9 @@ mod tests {
             };
             let mut chain = Chain::new(n_vocab, &params).unwrap();
             let mut draw = Draw::new(temperature, params.seed);
-            let mut state = 1u64;
             let mut seen = std::collections::HashSet::new();
             for step in 0..200 {
-                let logits: Vec<f32> = (0..n_vocab)
-                    .map(|_| {
-                        state = state
-                            .wrapping_mul(6_364_136_223_846_793_005)
-                            .wrapping_add(1);
-                        (state >> 40) as f32 / (1u64 << 24) as f32 * 20.0
-                    })
-                    .collect();
+                let logits = numbers(n_vocab, step, 10.0);
                 let token = draw.choose(&logits).unwrap();
                 assert_eq!(
                     token,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use thumbprint_ggml::llama::{
-    Batch, Context, ContextParams, FlashAttention, LlamaError, Products, Token,
+    Batch, Context, ContextParams, FlashAttention, LlamaError, Products, Token, gpu_devices,
 };
 
 use super::reply::Reply;
@@ -98,7 +98,10 @@ impl Slots {
             n_seq_max: n_slots as u32,
             n_outputs_max: n_slots as u32,
             // On the CPU the fused kernel takes one query at a time and is slower (measured: by a quarter).
-            flash_attention: FlashAttention::Off,
+            flash_attention: match gpu_devices().is_empty() {
+                true => FlashAttention::Off,
+                false => worker.sizes.flash_attention,
+            },
             // A reply must not depend on how many others are generated beside it.
             products: Products::Alike,
             ..worker.sizes.context_params()

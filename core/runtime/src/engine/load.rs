@@ -65,7 +65,7 @@ pub(super) struct Sizes {
     pub(super) n_ctx: u32,
     pub(super) n_batch: u32,
     pub(super) n_threads: u32,
-    flash_attention: FlashAttention,
+    pub(super) flash_attention: FlashAttention,
     kv_type: KvType,
 }
 

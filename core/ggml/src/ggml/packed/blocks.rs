@@ -3,6 +3,8 @@
 //! The simple formats, of 32 numbers to a scale, are decoded in registers where the CPU has a fast kernel for what comes out;
 //! all others become F32 first.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::{PANEL, Packing, pair};
 use crate::GgmlType;
 use crate::ggml::convert::dequantize_row;
@@ -77,13 +79,20 @@ pub fn pack_columns(
     if let Some(ty) = common_type(rows, n)?
         && decodes_in_registers(packing, ty, n)
         && rows.len() == packing.inputs()
+        && let Some(kernels) = Kernels::of(ty)
     {
         for panel in 0..n / PANEL {
             part(panel, &|out| {
                 assert_eq!(out.len(), PANEL, "part of a panel");
                 let block = |row: &Row<'_>| row.1[panel * ty.type_size()..].as_ptr();
+                let (low, out) = (block(&rows[0]), out.as_mut_ptr());
                 // SAFETY: the CPU has the instructions, each row holds a block for each panel, and the part has its length.
-                unsafe { pack_blocks(ty, block(&rows[0]), rows.get(1).map(block), out) };
+                unsafe {
+                    match rows.get(1) {
+                        Some(high) => (kernels.pair)(low, block(high), out),
+                        None => (kernels.decode)(low, out),
+                    }
+                }
             });
         }
         return Ok(());
@@ -147,38 +156,20 @@ fn pack_rows_fast(
     n_in: usize,
     out: &mut [u32],
 ) -> bool {
-    use super::avx512::{self, Format};
-    if starts.len() != PANEL || !packing.is_fast() {
+    let Some(kernels) = Kernels::of(ty).filter(|_| starts.len() == PANEL && packing.is_fast())
+    else {
         return false;
-    }
+    };
     let mut rows = [std::ptr::null(); PANEL];
     rows.iter_mut()
         .zip(starts)
         .for_each(|(to, from)| *to = from);
-    let (n_blocks, out) = (n_in / PANEL, out.as_mut_ptr());
-    /// # Safety
-    /// As the functions called.
-    unsafe fn pack<F: Format>(packing: Packing, rows: [*const u8; PANEL], n: usize, out: *mut u32) {
-        // SAFETY: as this function's.
-        unsafe {
-            match packing {
-                Packing::Bf16 => avx512::pack_rows_bf16::<F>(rows, n, out),
-                Packing::F32 => avx512::pack_rows_f32::<F>(rows, n, out),
-            }
-        }
-    }
+    let pack = match packing {
+        Packing::Bf16 => kernels.rows_bf16,
+        Packing::F32 => kernels.rows_f32,
+    };
     // SAFETY: the CPU has the instructions, each row holds this many blocks, and `out` has room for all of them.
-    unsafe {
-        match ty {
-            GgmlType::Q4_0 => pack::<avx512::Q4_0>(packing, rows, n_blocks, out),
-            GgmlType::Q4_1 => pack::<avx512::Q4_1>(packing, rows, n_blocks, out),
-            GgmlType::Q5_0 => pack::<avx512::Q5_0>(packing, rows, n_blocks, out),
-            GgmlType::Q5_1 => pack::<avx512::Q5_1>(packing, rows, n_blocks, out),
-            GgmlType::Q8_0 => pack::<avx512::Q8_0>(packing, rows, n_blocks, out),
-            GgmlType::F32 => pack::<avx512::F32>(packing, rows, n_blocks, out),
-            _ => return false,
-        }
-    }
+    unsafe { pack(rows, n_in / PANEL, out.as_mut_ptr()) };
     true
 }
 
@@ -193,33 +184,36 @@ fn pack_rows_fast(
     false
 }
 
-/// Packs a block of one row (in F32) or of two (in BF16).
-///
-/// # Safety
-/// A format of [`decodes_in_registers`], blocks of it, and room for [`PANEL`] words.
+/// What packs blocks of one format in registers; what each asks for stands at its definition.
 #[cfg(target_arch = "x86_64")]
-unsafe fn pack_blocks(ty: GgmlType, low: *const u8, high: Option<*const u8>, out: &mut [u32]) {
-    use super::avx512::{self, Format};
-    /// # Safety
-    /// As the functions called.
-    unsafe fn pack<F: Format>(low: *const u8, high: Option<*const u8>, out: *mut u32) {
-        // SAFETY: as this function's.
-        unsafe {
-            match high {
-                Some(high) => avx512::pair_blocks::<F>(low, high, out),
-                None => avx512::decode_block::<F>(low, out),
-            }
+#[derive(Clone, Copy)]
+struct Kernels {
+    rows_bf16: unsafe fn([*const u8; PANEL], usize, *mut u32),
+    rows_f32: unsafe fn([*const u8; PANEL], usize, *mut u32),
+    pair: unsafe fn(*const u8, *const u8, *mut u32),
+    decode: unsafe fn(*const u8, *mut u32),
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kernels {
+    fn of(ty: GgmlType) -> Option<Self> {
+        match ty {
+            GgmlType::Q4_0 => Some(Self::new::<avx512::Q4_0>()),
+            GgmlType::Q4_1 => Some(Self::new::<avx512::Q4_1>()),
+            GgmlType::Q5_0 => Some(Self::new::<avx512::Q5_0>()),
+            GgmlType::Q5_1 => Some(Self::new::<avx512::Q5_1>()),
+            GgmlType::Q8_0 => Some(Self::new::<avx512::Q8_0>()),
+            GgmlType::F32 => Some(Self::new::<avx512::F32>()),
+            _ => None,
         }
     }
-    let out = out.as_mut_ptr();
-    // SAFETY: as this function's.
-    unsafe {
-        match ty {
-            GgmlType::Q4_0 => pack::<avx512::Q4_0>(low, high, out),
-            GgmlType::Q4_1 => pack::<avx512::Q4_1>(low, high, out),
-            GgmlType::Q5_0 => pack::<avx512::Q5_0>(low, high, out),
-            GgmlType::Q5_1 => pack::<avx512::Q5_1>(low, high, out),
-            _ => pack::<avx512::Q8_0>(low, high, out),
+
+    fn new<F: avx512::Format>() -> Self {
+        Self {
+            rows_bf16: avx512::pack_rows_bf16::<F>,
+            rows_f32: avx512::pack_rows_f32::<F>,
+            pair: avx512::pair_blocks::<F>,
+            decode: avx512::decode_block::<F>,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The head's softmax over a vocabulary that is worked on in blocks.
 
-use thumbprint_ggml::math::exp;
+use thumbprint_ggml::math::{self, exp};
 
 use super::gemm::LANES;
 
@@ -24,8 +24,7 @@ pub fn begin_with_mean(h: &[f32], mean: &[f32]) -> [f32; STATS] {
 /// Takes a block of logits (vocabulary entries `first ..`) into the statistics of one token.
 #[inline]
 pub fn accumulate(logits: &[f32], first: usize, label: usize, stats: &mut [f32]) {
-    let block_max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let max = stats[0].max(block_max);
+    let max = stats[0].max(math::max(logits));
     // Lane sums in F32 over at most a few thousand terms, then F64 across lanes.
     let mut lanes = [0f32; LANES];
     let (blocks, rest) = logits.as_chunks::<LANES>();
