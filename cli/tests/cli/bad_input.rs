@@ -60,10 +60,14 @@ fn a_missing_demo_model_says_how_to_get_it() {
 #[test]
 fn an_architecture_that_cannot_be_trained_is_named_and_inference_with_it_works() {
     let folder = Folder::new();
-    let model = folder.model("qwen3.gguf", &TinyModel::qwen3());
+    let exaone = TinyModel {
+        architecture: "exaone",
+        ..TinyModel::llama()
+    };
+    let model = folder.model("exaone.gguf", &exaone);
     let words = [
-        "qwen3.gguf",
-        "architecture `qwen3` cannot be trained",
+        "exaone.gguf",
+        "architecture `exaone` cannot be trained",
         "generation with it works",
     ];
     Run::of(&mut train(
@@ -86,7 +90,7 @@ fn an_architecture_that_cannot_be_trained_is_named_and_inference_with_it_works()
         report["model"]["training"]["on"]
             .as_str()
             .unwrap()
-            .contains("qwen3")
+            .contains("exaone")
     );
     let loading = &mut |_| ControlFlow::Continue(());
     let engine =

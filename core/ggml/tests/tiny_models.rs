@@ -70,11 +70,13 @@ fn llama_cpp_generates_from_every_kind_of_tiny_model() {
                 ..TinyModel::llama()
             },
         ),
-        ("qwen2", TinyModel::qwen2()),
-        ("qwen3", TinyModel::qwen3()),
-        ("smollm3", TinyModel::smollm3()),
-        ("granite", TinyModel::granite()),
-    ];
+    ]
+    .into_iter()
+    .chain(
+        TinyModel::every_architecture()
+            .into_iter()
+            .map(|tiny| (tiny.architecture, tiny)),
+    );
     let folder = tempfile::tempdir().unwrap();
     for (name, tiny) in models {
         let path = folder.path().join("tiny.gguf");
@@ -86,10 +88,10 @@ fn llama_cpp_generates_from_every_kind_of_tiny_model() {
             .tokenize("<|im_start|>user\nHow do I cook rice?<|im_end|>\n<|im_start|>assistant\n");
         let logits = model.logits(&prompt);
         assert_eq!(logits.len(), tiny.n_vocab, "{name}");
-        // Observed: 2.42 to 2.56.
+        // Observed: 2.31 to 2.66, and 2.20 where logits are capped.
         let spread = standard_deviation(&logits);
         assert!(
-            (2.2..2.8).contains(&spread),
+            (2.1..2.8).contains(&spread),
             "{name}: logits spread by {spread}"
         );
         let other = model.logits(&model.tokenize("<|im_start|>user\nTell me a story.<|im_end|>\n"));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::example::Example;
 use crate::graph::{Kernels, NetworkOptions};
-use crate::model::BlockSpec;
+use crate::model::Model;
 
 /// A resolved plan. Together with the base model, the examples and the configuration it decides an adapter bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,16 +79,11 @@ const PROCESS_MIB: usize = 24;
 const MIB: usize = 1 << 20;
 
 impl Plan {
-    /// The fastest plan within the budget.
+    /// The fastest plan within the budget. `n_lora`: parameters of the adapter.
     ///
     /// # Errors
     /// [`OverBudget`] with the smallest budget that would do.
-    pub fn resolve(
-        spec: &BlockSpec,
-        model_bytes: usize,
-        n_lora: usize,
-        budget: &Budget,
-    ) -> Result<Self, OverBudget> {
+    pub fn resolve(model: &Model, n_lora: usize, budget: &Budget) -> Result<Self, OverBudget> {
         let base = Self {
             kernels: budget.kernels,
             n_threads: budget.n_threads,
@@ -113,6 +108,11 @@ impl Plan {
                 max_tokens: full,
                 ..base.clone()
             },
+            Self {
+                max_tokens: full,
+                head_rows: 128,
+                ..base.clone()
+            },
             small(full, 128),
             small(full, 32),
             small(longest, 32),
@@ -120,7 +120,7 @@ impl Plan {
         let Some(memory_mib) = budget.memory_mib else {
             return Ok(base);
         };
-        let estimate = |plan: &Self| plan.estimate_bytes(spec, model_bytes, n_lora).div_ceil(MIB);
+        let estimate = |plan: &Self| plan.estimate_bytes(model, n_lora).div_ceil(MIB);
         candidates
             .iter()
             .find(|plan| estimate(plan) <= memory_mib)
@@ -133,24 +133,37 @@ impl Plan {
     }
 
     /// Estimated peak of resident memory, bytes, the mapped model included. `n_lora`: parameters of the adapter.
-    pub fn estimate_bytes(&self, spec: &BlockSpec, model_bytes: usize, n_lora: usize) -> usize {
-        let n = self.max_tokens;
+    pub fn estimate_bytes(&self, model: &Model, n_lora: usize) -> usize {
+        let (spec, n) = (&model.spec, self.max_tokens);
         let (f32, saved) = (4, self.kernels.saved.type_size());
         let scratch = |elements| self.kernels.scratch.bytes(elements);
-        let slot = n
-            * ((spec.n_qkv() + spec.n_attn() + 2 * spec.n_ff) * saved
-                + (spec.n_embd + spec.n_head) * f32);
-        let slots = if self.checkpoint { 1 } else { spec.n_layer };
-        let states = (spec.n_layer + 2) * n * spec.n_embd * f32;
+        let results = if spec.layout.post_norms { 2 } else { 0 };
+        let (gate_up, experts) = match spec.experts {
+            None => (2 * spec.n_ff, 0),
+            Some(experts) => (0, (2 * experts.n_used + 1) * spec.n_embd + experts.n),
+        };
+        // What a block keeps for the way back, and the residual stream.
+        let kept = spec.n_qkv() + spec.n_attn() + gate_up + (2 + results) * spec.n_embd;
+        let slot = n * (kept * saved + spec.n_head * f32);
+        let (slots, streams) = match self.checkpoint {
+            true => (1, spec.n_layer + 1),
+            false => (spec.n_layer, 2),
+        };
+        let states = n * ((streams + 1) * spec.n_embd + experts) * f32;
         // Parameters, gradients, two moments, and their copy on the device.
         let optimizer = 5 * n_lora * f32;
         // The widest moment of a backward graph: a scratch matrix and a handful of wide intermediates.
-        let widest = scratch(spec.n_embd * 2 * spec.n_ff);
-        let layer = widest + n * (3 * spec.n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
+        let n_ff = spec.n_ff * spec.experts.map_or(1, |experts| experts.n_used);
+        let widest = scratch((spec.n_embd * 2 * spec.n_ff).max(spec.n_embd * spec.n_qkv()));
+        let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
         let head = self.head_rows * spec.n_vocab * f32
-            + 2 * scratch(crate::graph::VOCAB_BLOCK.min(spec.n_vocab) * spec.n_embd)
-            + 3 * n * spec.n_embd * f32;
-        PROCESS_MIB * MIB + model_bytes + slots * slot + states + optimizer + layer.max(head)
+            + scratch(crate::graph::VOCAB_BLOCK.min(spec.n_vocab) * spec.n_embd)
+            + 3 * self.head_rows * spec.n_embd * f32
+            + 2 * n * spec.n_embd * f32;
+        // Weights are let go of block by block, so that those of one block, or the head, are there at a time.
+        let layer = layer + model.largest_block_bytes();
+        let head = head + model.ends_bytes();
+        PROCESS_MIB * MIB + slots * slot + states + optimizer + layer.max(head)
     }
 
     /// The network that the plan describes.

@@ -13,7 +13,7 @@ use crate::batch::{Group, Packed};
 use crate::checkpoint::{Checkpoint, CheckpointMeta, Cursor, Hashes};
 use crate::config::{ConfigError, TrainConfig};
 use crate::example::{Example, ExampleError, Kind};
-use crate::graph::{Network, NetworkError, Scores};
+use crate::graph::{Network, NetworkError, Scores, Spent};
 use crate::model::Model;
 use crate::objective::{
     BcoState, ClassRewards, Metrics, MetricsSum, ObjectiveError, PairLogps, Totals, UnpairedLogps,
@@ -197,6 +197,16 @@ impl Trainer {
     /// The model and its memory.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Where the time of all passes went since this was last asked.
+    pub fn take_spent(&mut self) -> Spent {
+        self.network.take_spent()
+    }
+
+    /// What the run was planned to be.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// While this flag is true, a step stops within one layer and changes nothing.

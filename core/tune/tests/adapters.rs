@@ -36,6 +36,8 @@ fn block(layer: usize) -> Vec<LoraShape> {
         Module::K | Module::V => (embd, kv),
         Module::Gate | Module::Up => (embd, ff),
         Module::Down => (ff, embd),
+        Module::Qkv => (embd, embd + 2 * kv),
+        Module::GateUp => (embd, 2 * ff),
     };
     let shape = |module| {
         let (n_in, n_out) = size(module);
@@ -46,7 +48,7 @@ fn block(layer: usize) -> Vec<LoraShape> {
             n_out,
         }
     };
-    Module::ALL.map(shape).to_vec()
+    Module::SEPARATE.map(shape).to_vec()
 }
 
 fn shapes(layers: usize) -> Vec<LoraShape> {
@@ -240,8 +242,16 @@ fn settings_and_shapes_that_make_no_sense_are_refused() {
         .into_iter()
         .filter(|s| s.module != Module::Gate)
         .collect();
-    let error = Lora::new(base(), &without_gate).unwrap_err().to_string();
+    let gate = LoraConfig {
+        targets: BTreeSet::from([Module::Q, Module::Gate]),
+        ..base()
+    };
+    let error = Lora::new(gate, &without_gate).unwrap_err().to_string();
     assert!(error.contains("no `gate_proj`"), "{error}");
+    // All means all that there are.
+    let rest = Lora::new(base(), &without_gate).unwrap();
+    assert_eq!(rest.tensors.len(), 6);
+    assert!(!rest.config.targets.contains(&Module::Gate));
     let twice = [block(0), block(0)].concat();
     assert!(matches!(
         Lora::new(base(), &twice),
@@ -326,7 +336,7 @@ proptest! {
         alpha in 0.5f32..40.0,
         layers in 1usize..4,
         seed in any::<u32>(),
-        targets in proptest::sample::subsequence(Module::ALL.to_vec(), 1..=7),
+        targets in proptest::sample::subsequence(Module::SEPARATE.to_vec(), 1..=7),
         llama_like in any::<bool>(),
     ) {
         let config = LoraConfig {
@@ -456,7 +466,7 @@ fn gguf_adapters_that_cannot_be_trained_on_are_refused_by_tensor() {
     };
     for name in [
         "output.weight",
-        "blk.0.attn_qkv.weight",
+        "blk.0.attn_rotary.weight",
         "blk.x.attn_q.weight",
         "blk.0.attn_q.bias",
     ] {
@@ -574,7 +584,7 @@ fn peft_files_that_cannot_be_read_are_refused_by_tensor() {
     for unknown in [
         "base_model.model.lm_head.lora_A.weight",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector.weight",
-        "base_model.model.model.layers.0.self_attn.qkv_proj.lora_A.weight",
+        "base_model.model.model.layers.0.self_attn.rotary_proj.lora_A.weight",
     ] {
         assert!(
             refused(&[(unknown, [2, 6], Dtype::F32)])

@@ -262,7 +262,7 @@ fn gradients_hold_for_every_variant_of_every_architecture() {
         ("heads rotated in part", partly_rotated),
         ("biases", biased),
     ];
-    let others = other_architectures().map(|tiny| {
+    let others = other_architectures().into_iter().map(|tiny| {
         let tiny = TinyModel {
             n_vocab: 260,
             ..tiny

@@ -100,6 +100,29 @@ fn packing_gives_what_one_example_at_a_time_gives() {
     assert_near("packed and single", &packed, &single);
 }
 
+/// Windows, norms, experts: what makes an architecture another one must hold to packing as well.
+#[test]
+fn sharing_packing_and_recomputing_change_nothing_in_any_architecture() {
+    for tiny in TinyModel::every_architecture() {
+        let name = tiny.architecture;
+        let file = ModelFile::new(&tiny.writer());
+        let lora = random_lora(&file.open(), 3, &Module::ALL);
+        let shared = outcome(&file, exact(512), &lora, &pairs().pack());
+        let unshared = outcome(&file, exact(512), &lora, &pairs().unshared().pack());
+        assert_near(name, &shared, &unshared);
+        for kernels in [Kernels::EXACT, Kernels::BF16] {
+            let options = |checkpoint| NetworkOptions {
+                checkpoint,
+                kernels,
+                ..exact(512)
+            };
+            let plain = outcome(&file, options(false), &lora, &pairs().pack());
+            let recomputed = outcome(&file, options(true), &lora, &pairs().pack());
+            assert!(plain == recomputed, "{name}, {kernels:?}: recomputed");
+        }
+    }
+}
+
 #[test]
 fn the_order_of_groups_does_not_matter() {
     let file = tiny();

@@ -4,16 +4,18 @@
 mod common;
 
 use common::measure::{max_difference_f32, rms, rms_difference};
-use common::reference::Reference;
+use common::reference::{Merged, Reference};
 use common::{
-    Examples, ModelFile, exact, first_layers, llama_cpp, other_architectures, random_lora,
+    Examples, ModelFile, exact, first_layers, llama_cpp, model_of_type, other_architectures,
+    random_lora,
 };
-use thumbprint_fixtures::{TinyModel, demo_model_path};
-use thumbprint_ggml::GgmlType;
+use thumbprint_fixtures::{TinyModel, WINDOW, demo_model_path};
 use thumbprint_ggml::gguf::GgufWriter;
 use thumbprint_tune::adapter::{AdapterFile, Lora, LoraConfig, Module};
-use thumbprint_tune::graph::{Kernels, NetworkOptions};
-use thumbprint_tune::model::trainable_architectures;
+use thumbprint_tune::graph::{Kernels, Network, NetworkOptions};
+use thumbprint_tune::model::{
+    Activation, LayerWeights, Model, Norm, Part, QkNorms, RopeKind, trainable_architectures, trainable_types,
+};
 
 /// Every variant of every architecture that llama.cpp loads and the fixtures can make.
 fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
@@ -66,7 +68,31 @@ fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
     }
     .writer();
     scaled_by_old_key.set("llama.rope.scale_linear", 4.0f32);
+    let mut yarn = TinyModel {
+        seed: 6,
+        ..tiny.clone()
+    }
+    .writer();
+    yarn.set("llama.rope.scaling.type", "yarn")
+        .set("llama.rope.scaling.factor", 4.0f32)
+        .set("llama.rope.scaling.original_context_length", 64u32);
+    let mut windowed = TinyModel {
+        n_layer: 4,
+        ..TinyModel::olmo2()
+    }
+    .writer();
+    windowed
+        .set("olmo2.attention.sliding_window", WINDOW)
+        .set("olmo2.rope.scaling.factor", 4.0f32);
+    let mut every_third = TinyModel::gemma3().writer();
+    every_third.set("gemma3.attention.sliding_window_pattern", 3u32);
+    let mut without_windows = TinyModel::gemma3().writer();
+    without_windows.remove("gemma3.attention.sliding_window");
     vec![
+        ("yarn", yarn),
+        ("an olmo2 with windows", windowed),
+        ("a gemma3 with a pattern of its own", every_third),
+        ("a gemma3 without windows", without_windows),
         ("grouped queries", tiny.writer()),
         ("a key head for each query head", multi_head.writer()),
         ("one key head", multi_query.writer()),
@@ -79,7 +105,11 @@ fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
         ("biases", with_biases(&TinyModel { seed: 7, ..tiny })),
     ]
     .into_iter()
-    .chain(other_architectures().map(|tiny| (tiny.architecture, tiny.writer())))
+    .chain(
+        other_architectures()
+            .into_iter()
+            .map(|tiny| (tiny.architecture, tiny.writer())),
+    )
     .collect()
 }
 
@@ -97,7 +127,7 @@ fn with_biases(tiny: &TinyModel) -> GgufWriter<'static> {
             tiny.n_ff,
             tiny.n_embd,
         ];
-        for (module, n) in Module::ALL.into_iter().zip(sizes) {
+        for (module, n) in Module::SEPARATE.into_iter().zip(sizes) {
             let value = |i: usize| 0.3 * ((7 * i + 3 * layer + n) as f32).sin();
             let values: Vec<f32> = (0..n).map(value).collect();
             let name = format!("blk.{layer}.{}.bias", module.gguf_name());
@@ -114,9 +144,33 @@ fn examples() -> Examples {
 
 #[test]
 fn every_architecture_of_the_table_is_among_the_variants() {
-    let others = other_architectures().map(|tiny| tiny.architecture);
+    let others = other_architectures().into_iter().map(|tiny| tiny.architecture);
     let all: Vec<_> = ["llama"].into_iter().chain(others).collect();
     assert_eq!(trainable_architectures(), all);
+}
+
+/// What llama.cpp's logits are to be compared with, and how far they may lie from it. Ours; but llama.cpp looks GELU up in a table of
+/// half precision, and ours are exact (see below), so that with a GELU the comparison is with a reference that looks it up, too. What
+/// lies near the edge of two entries falls to either side, so that this is less sharp.
+fn expectation(file: &ModelFile, lora: Option<&Lora>, ours: &[f32]) -> (Vec<f32>, f64) {
+    let reference = Reference::open(&file.path).with_rounded_gelu();
+    if !reference.has_gelu() {
+        return (ours.to_vec(), 1e-4);
+    }
+    let merged = match lora {
+        Some(lora) => {
+            let values: Vec<f64> = lora.values.iter().map(|x| f64::from(*x)).collect();
+            reference.merged(lora, &values)
+        }
+        None => reference.plain(),
+    };
+    (logits_of(&merged, &examples()), 6e-3)
+}
+
+fn logits_of(model: &Merged<'_>, examples: &Examples) -> Vec<f32> {
+    let logits = |(prompt, completion)| model.logits(prompt, completion).concat();
+    let all = examples.sequences().flat_map(logits);
+    all.map(|x| x as f32).collect()
 }
 
 #[test]
@@ -129,11 +183,12 @@ fn logits_equal_llama_cpps_on_every_variant_of_every_architecture() {
             .logits(&examples.pack(), false)
             .unwrap();
         let theirs = llama_cpp::logits(&file.path, None, &examples);
-        let difference = max_difference_f32(&ours, &theirs) / rms(&theirs);
+        let (expected, tolerance) = expectation(&file, None, &ours);
+        let difference = max_difference_f32(&expected, &theirs) / rms(&theirs);
         println!("{name}: {difference:.1e}");
-        // Observed 3e-6 to 1.1e-5.
+        // Observed 3e-6 to 2.4e-5.
         assert!(
-            difference < 1e-4,
+            difference < tolerance,
             "{name}: {difference:.1e} of the logits' rms"
         );
     }
@@ -154,11 +209,7 @@ fn logits_equal_a_double_precision_forward_pass() {
             .logits(&examples.pack(), false)
             .unwrap();
         let reference = Reference::open(&file.path);
-        let exact: Vec<f32> = examples
-            .sequences()
-            .flat_map(|(prompt, completion)| reference.plain().logits(prompt, completion).concat())
-            .map(|x| x as f32)
-            .collect();
+        let exact = logits_of(&reference.plain(), &examples);
         let difference = max_difference_f32(&ours, &exact) / rms(&exact);
         println!("{name}: {difference:.1e}");
         // Observed 3.4e-6 to 9e-6.
@@ -169,29 +220,241 @@ fn logits_equal_a_double_precision_forward_pass() {
     }
 }
 
+/// A change of a model's specification or weights that a mistake in reading it could make; false where the model has no such part.
+type Mutation = fn(&mut Model) -> bool;
+
+fn layers(model: &mut Model, change: fn(&mut LayerWeights) -> bool) -> bool {
+    model.layers.iter_mut().all(change)
+}
+
+fn unbias(part: Option<&mut Part>) -> bool {
+    part.is_some_and(|part| part.bias.take().is_some())
+}
+
+const MUTATIONS: &[(&str, Mutation)] = &[
+    ("embedding scale", |m| {
+        m.spec.embedding_scale *= 1.1;
+        true
+    }),
+    ("attention scale", |m| {
+        m.spec.attention_scale *= 1.1;
+        true
+    }),
+    ("residual scale", |m| {
+        m.spec.residual_scale *= 1.1;
+        true
+    }),
+    ("logit scale", |m| {
+        m.spec.logit_scale *= 1.1;
+        true
+    }),
+    ("cap of scores", |m| m.spec.attention_cap.take().is_some()),
+    ("cap of logits", |m| m.spec.logit_cap.take().is_some()),
+    ("epsilon", |m| {
+        let (Norm::Rms { eps } | Norm::Layer { eps }) = &mut m.spec.norm;
+        *eps += 0.1;
+        true
+    }),
+    ("kind of norm", |m| {
+        m.spec.norm = match m.spec.norm {
+            Norm::Rms { eps } => Norm::Layer { eps },
+            Norm::Layer { eps } => Norm::Rms { eps },
+        };
+        true
+    }),
+    ("activation", |m| {
+        m.spec.activation = match m.spec.activation {
+            Activation::SwiGlu => Activation::GeGlu,
+            Activation::GeGlu => Activation::SwiGlu,
+        };
+        true
+    }),
+    ("rotated pairs", |m| {
+        m.spec.rope.kind = match m.spec.rope.kind {
+            RopeKind::Interleaved => RopeKind::Halves,
+            RopeKind::Halves => RopeKind::Interleaved,
+        };
+        true
+    }),
+    ("frequencies", |m| {
+        m.spec.rope.freq_base *= 2.0;
+        true
+    }),
+    ("frequencies in windows", |m| {
+        let window = m.spec.window.as_mut();
+        window.is_some_and(|window| {
+            window.rope.freq_base *= 2.0;
+            true
+        })
+    }),
+    ("scale of positions", |m| {
+        m.spec.rope.freq_scale *= 0.9;
+        true
+    }),
+    ("yarn", |m| m.spec.rope.yarn.take().is_some()),
+    ("magnitude of rotation", |m| {
+        m.spec.rope.magnitude *= 1.1;
+        true
+    }),
+    ("factors of frequencies", |m| m.rope_factors.take().is_some()),
+    ("blocks without rotation", |m| m.spec.no_rope_every.take().is_some()),
+    ("window", |m| {
+        let window = m.spec.window.as_mut();
+        window.is_some_and(|window| {
+            window.size += 1;
+            true
+        })
+    }),
+    ("blocks with a window", |m| {
+        let window = m.spec.window.as_mut();
+        window.is_some_and(|window| {
+            window.layers.iter_mut().for_each(|has| *has = !*has);
+            true
+        })
+    }),
+    ("norms of attention and feed-forward part swapped", |m| {
+        layers(m, |l| {
+            std::mem::swap(&mut l.attn_norm, &mut l.ffn_norm);
+            l.attn_norm.is_some()
+        })
+    }),
+    ("norms of results swapped", |m| {
+        layers(m, |l| {
+            std::mem::swap(&mut l.attn_post_norm, &mut l.ffn_post_norm);
+            l.attn_post_norm.is_some()
+        })
+    }),
+    ("norm of attention's input", |m| layers(m, |l| l.attn_norm.take().is_some())),
+    ("norm of attention's result", |m| layers(m, |l| l.attn_post_norm.take().is_some())),
+    ("norm of the feed-forward part's input", |m| layers(m, |l| l.ffn_norm.take().is_some())),
+    ("norm of the feed-forward part's result", |m| {
+        layers(m, |l| l.ffn_post_norm.take().is_some())
+    }),
+    ("norms of queries and keys", |m| layers(m, |l| l.qk_norms.take().is_some())),
+    ("norms of queries and keys swapped", |m| {
+        let whole = m.spec.layout.qk_norms == Some(QkNorms::Whole);
+        layers(m, |l| {
+            let norms = l.qk_norms.as_mut();
+            norms.is_some_and(|[q, k]| {
+                std::mem::swap(q, k);
+                true
+            })
+        }) && !whole
+    }),
+    ("biases of norms", |m| {
+        layers(m, |l| {
+            let norms = [&mut l.attn_norm, &mut l.ffn_norm].into_iter().flatten();
+            norms.fold(false, |any, norm| norm.bias.take().is_some() || any)
+        })
+    }),
+    ("bias of the last norm", |m| m.output_norm.bias.take().is_some()),
+    ("bias of queries", |m| layers(m, |l| unbias(l.qkv.parts.first_mut()))),
+    ("bias of values", |m| {
+        layers(m, |l| unbias(l.qkv.parts.last_mut()))
+    }),
+    ("bias of attention's output", |m| {
+        layers(m, |l| unbias(l.attn_output.parts.first_mut()))
+    }),
+    ("bias of the gate", |m| layers(m, |l| unbias(l.gate_up.parts.first_mut()))),
+    ("bias of the feed-forward part's output", |m| {
+        layers(m, |l| unbias(l.down.parts.first_mut()))
+    }),
+    ("keys and values swapped", |m| {
+        layers(m, |l| {
+            let is_apart = l.qkv.parts.len() == 3;
+            if is_apart {
+                l.qkv.parts.swap(1, 2);
+            }
+            is_apart
+        })
+    }),
+    ("gate and up swapped", |m| {
+        layers(m, |l| {
+            l.gate_up.parts.reverse();
+            l.gate_up.parts.len() == 2
+        })
+    }),
+    ("number of experts that a token goes to", |m| {
+        let experts = m.spec.experts.as_mut();
+        experts.is_some_and(|experts| {
+            experts.n_used -= 1;
+            true
+        })
+    }),
+    ("experts' gate and up swapped", |m| {
+        layers(m, |l| {
+            let experts = l.experts.as_mut();
+            experts.is_some_and(|experts| {
+                std::mem::swap(&mut experts.gate, &mut experts.up);
+                true
+            })
+        })
+    }),
+];
+
+/// What the comparisons above can find: each part of each specification, mistaken, moves logits a hundred times further than they allow.
+#[test]
+fn a_mistake_in_any_part_of_a_specification_is_seen_in_the_logits() {
+    let examples = examples();
+    let mut seen = std::collections::BTreeSet::new();
+    for (name, writer) in variants() {
+        let file = ModelFile::new(&writer);
+        let logits = |model: Model| {
+            let mut network = Network::new(model, exact(256), None).unwrap();
+            network.logits(&examples.pack(), false).unwrap()
+        };
+        let right = logits(file.open());
+        for (mutation, mutate) in MUTATIONS {
+            let mut model = file.open();
+            if !mutate(&mut model) {
+                continue;
+            }
+            let wrong = logits(model);
+            let difference = max_difference_f32(&wrong, &right) / rms(&right);
+            // A norm's scale is nothing to what is normed again.
+            assert!(difference > 1e-2, "{name}, {mutation}: {difference:.1e}");
+            seen.insert(*mutation);
+        }
+    }
+    let unseen: Vec<_> = MUTATIONS.iter().filter(|(name, _)| !seen.contains(name)).collect();
+    assert!(unseen.is_empty(), "{:?}", unseen.iter().map(|(name, _)| name).collect::<Vec<_>>());
+}
+
 #[test]
 fn llama_cpp_with_our_adapter_gives_our_logits() {
     let examples = examples();
     for (name, writer) in variants() {
         let file = ModelFile::new(&writer);
         let model = file.open();
-        for targets in [&Module::ALL[..], &[Module::Q, Module::V], &[Module::Down]] {
-            let lora = random_lora(&model, 3, targets);
+        let subsets: [&[Module]; 4] = [
+            &Module::ALL,
+            &[Module::Q, Module::V],
+            &[Module::Qkv, Module::GateUp],
+            &[Module::Down],
+        ];
+        let has = |module: &Module| model.parts().any(|(_, part, _)| part.module == *module);
+        for targets in subsets {
+            let targets: Vec<_> = targets.iter().copied().filter(has).collect();
+            if targets.is_empty() {
+                continue;
+            }
+            let lora = random_lora(&model, 3, &targets);
             let path = file.write_adapter(&lora);
             let mut network = file.network(exact(256), Some(&lora));
             let ours = network.logits(&examples.pack(), true).unwrap();
             let plain = network.logits(&examples.pack(), false).unwrap();
             let theirs = llama_cpp::logits(&file.path, Some(&path), &examples);
-            let difference = max_difference_f32(&ours, &theirs) / rms(&theirs);
+            let (expected, tolerance) = expectation(&file, Some(&lora), &ours);
+            let difference = max_difference_f32(&expected, &theirs) / rms(&theirs);
             let effect = rms_difference(&ours, &plain) / rms(&plain);
             println!("{name}, {targets:?}: {difference:.1e}, effect {effect:.2}");
             // Observed 3e-6 to 1.8e-5, where the adapter itself changes logits by 0.16 to 0.85 of their rms.
             assert!(
-                difference < 1e-4,
+                difference < tolerance,
                 "{name}, {targets:?}: {difference:.1e} of the rms"
             );
             assert!(
-                effect > 0.05,
+                effect > 0.01,
                 "{name}, {targets:?}: the adapter does too little to test"
             );
         }
@@ -322,31 +585,12 @@ fn network_of(path: &std::path::Path, lora: &Lora) -> thumbprint_tune::graph::Ne
 
 #[test]
 fn every_trainable_type_of_weight_gives_the_logits_of_its_values() {
-    let types = [
-        GgmlType::F16,
-        GgmlType::BF16,
-        GgmlType::Q4_0,
-        GgmlType::Q4_1,
-        GgmlType::Q5_0,
-        GgmlType::Q5_1,
-        GgmlType::Q8_0,
-        GgmlType::Q2_K,
-        GgmlType::Q3_K,
-        GgmlType::Q4_K,
-        GgmlType::Q5_K,
-        GgmlType::Q6_K,
-        GgmlType::IQ4_NL,
-        GgmlType::IQ4_XS,
-    ];
     let examples = Examples::random(12, 384, &[(6, &[5, 4])]);
+    let types = trainable_types();
+    // All that the language models in circulation have, and then some.
+    assert!(types.len() >= 27, "{types:?}");
     for ty in types {
-        let file = ModelFile::new(
-            &TinyModel {
-                ty,
-                ..TinyModel::wide_llama()
-            }
-            .writer(),
-        );
+        let file = model_of_type(ty);
         let ours = file
             .network(exact(64), None)
             .logits(&examples.pack(), false)

@@ -110,11 +110,17 @@ fn a_tensor_of_another_shape_is_named() {
 
 #[test]
 fn an_architecture_without_a_row_in_the_table_is_named_with_those_that_have_one() {
-    let error = refusal(&TinyModel::qwen3().writer());
-    assert!(matches!(&error, ModelError::Architecture { architecture } if architecture == "qwen3"));
+    let exaone = TinyModel {
+        architecture: "exaone",
+        ..TinyModel::llama()
+    };
+    let error = refusal(&exaone.writer());
+    assert!(
+        matches!(&error, ModelError::Architecture { architecture } if architecture == "exaone")
+    );
     let message = error.to_string();
     assert!(
-        message.contains("`qwen3`") && message.contains("trainable: llama"),
+        message.contains("`exaone`") && message.contains("trainable: llama"),
         "{message}"
     );
 }
@@ -154,8 +160,13 @@ fn features_that_are_not_trained_are_named() {
     let heads: &[u32] = &[4, 2];
     let scaling = with(&|w| {
         w.set("llama.rope.scaling.type", "yarn");
+        w.set("llama.rope.scaling.yarn_log_multiplier", 0.1f32);
     });
-    assert_eq!(scaling, "rope scaling `yarn`");
+    assert_eq!(scaling, "yarn with `llama.rope.scaling.yarn_log_multiplier`");
+    let caps = with(&|w| {
+        w.set("llama.attn_logit_softcapping", 50.0f32);
+    });
+    assert_eq!(caps, "`llama.attn_logit_softcapping`");
     let experts = with(&|w| {
         w.set("llama.expert_count", 8u32);
     });

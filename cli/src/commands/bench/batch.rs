@@ -19,22 +19,26 @@ pub const UBATCH: usize = 512;
 /// Short answers preferred over long ones, as thumbs give them.
 const PAIRS: &str = include_str!("pairs.jsonl");
 
-/// Pairs that take exactly [`UBATCH`] rows together.
+/// Pairs that take exactly so many rows together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchBatch {
     pairs: Vec<[Vec<Token>; 3]>,
+    n_rows: usize,
 }
 
 impl BenchBatch {
-    /// Takes whole pairs while they fit, and goes on with the last one's tokens until the ubatch is full.
+    /// Takes whole pairs while they fit, and goes on with the last one's tokens until there are `n_rows`.
     ///
     /// # Errors
     /// The model's chat template refuses the conversations.
-    pub fn new(chat: &Chat) -> Result<Self> {
+    pub fn new(chat: &Chat, n_rows: usize) -> Result<Self> {
         let rows = PreferenceReader::new("pairs.jsonl", PAIRS.as_bytes());
         let pairs =
             Pairs::from_reader(Path::new("pairs.jsonl"), rows, chat, Preparation::EndToken)?.pairs;
-        let mut batch = Self { pairs: Vec::new() };
+        let mut batch = Self {
+            pairs: Vec::new(),
+            n_rows,
+        };
         for Pair {
             prompt,
             chosen,
@@ -43,17 +47,27 @@ impl BenchBatch {
         } in pairs.into_iter().cycle()
         {
             batch.pairs.push([prompt, chosen, rejected]);
-            let n = batch.n_rows();
-            if n < UBATCH {
+            let n = batch.packed().tokens.len();
+            if n < n_rows {
                 continue;
             }
-            if n > UBATCH && batch.pairs.len() > 1 {
+            if n > n_rows && batch.pairs.len() > 1 {
                 batch.pairs.pop();
             }
             break;
         }
         batch.fill();
         Ok(batch)
+    }
+
+    /// One pair alone that takes so many rows: a long context, where [`new`](Self::new) makes a wide batch.
+    pub fn of_one_pair(&self, n_rows: usize) -> Self {
+        let mut batch = Self {
+            pairs: self.pairs[..1].to_vec(),
+            n_rows,
+        };
+        batch.fill();
+        batch
     }
 
     /// As the trainer takes them.
@@ -89,7 +103,7 @@ impl BenchBatch {
 
     /// Rows that are computed.
     pub fn n_rows(&self) -> usize {
-        self.packed().tokens.len()
+        self.n_rows
     }
 
     /// Tokens as a trainer without shared prompts counts them: 2P + C + R for each pair.
@@ -103,14 +117,19 @@ impl BenchBatch {
     }
 
     fn fill(&mut self) {
-        let n = self.n_rows();
+        let n = self.packed().tokens.len();
         let Some([.., rejected]) = self.pairs.last_mut() else {
             return;
         };
-        if n > UBATCH {
-            rejected.truncate((rejected.len() + UBATCH).saturating_sub(n).max(2));
+        if n > self.n_rows {
+            rejected.truncate((rejected.len() + self.n_rows).saturating_sub(n).max(2));
         } else {
-            let more: Vec<Token> = rejected.iter().copied().cycle().take(UBATCH - n).collect();
+            let more: Vec<Token> = rejected
+                .iter()
+                .copied()
+                .cycle()
+                .take(self.n_rows - n)
+                .collect();
             rejected.extend(more);
         }
     }

@@ -65,7 +65,7 @@ fn visible(segment: &Segment) -> usize {
 #[cfg(test)]
 mod tests {
     use thumbprint_tune::batch::Group;
-    use thumbprint_tune::model::{Activation, Norm, Rope, RopeKind};
+    use thumbprint_tune::model::{Activation, Layout, Norm, Rope, RopeKind};
 
     use super::*;
 
@@ -78,21 +78,34 @@ mod tests {
             n_head_kv: 3,
             head_dim: 64,
             n_ff: 1536,
+            experts: None,
             n_vocab: 49152,
             n_ctx_train: 8192,
+            n_ctx_orig: 8192,
             norm: Norm::Rms { eps: 1e-5 },
+            layout: Layout {
+                pre_norms: true,
+                post_norms: false,
+                qk_norms: None,
+                fused: false,
+            },
             rope: Rope {
                 kind: RopeKind::Interleaved,
                 n_dims: 64,
                 freq_base: 1e5,
                 freq_scale: 1.0,
+                yarn: None,
+                magnitude: 1.0,
             },
             no_rope_every: None,
+            window: None,
             attention_scale: 0.125,
+            attention_cap: None,
             activation: Activation::SwiGlu,
             embedding_scale: 1.0,
             residual_scale: 1.0,
             logit_scale: 1.0,
+            logit_cap: None,
         }
     }
 

@@ -115,13 +115,15 @@ impl Inference {
 }
 
 /// What one would write over llama.cpp by hand.
-struct Bare {
+pub struct Bare {
     context: Context,
     sampler: Sampler,
 }
 
 impl Bare {
-    fn new(model: &Arc<Model>, n_ctx: u32, n_threads: u32) -> Result<Self> {
+    /// # Errors
+    /// The context cannot be made.
+    pub fn new(model: &Arc<Model>, n_ctx: u32, n_threads: u32) -> Result<Self> {
         let ubatch = UBATCH as u32;
         let params = ContextParams {
             n_ctx,
@@ -138,7 +140,10 @@ impl Bare {
     }
 
     /// Seconds to read a text from nothing and choose the token after it.
-    fn read(&mut self, text: &[Token]) -> Result<f64> {
+    ///
+    /// # Errors
+    /// A computation failed.
+    pub fn read(&mut self, text: &[Token]) -> Result<f64> {
         let started = Instant::now();
         self.context.kv_clear();
         self.decode(text, 0)?;

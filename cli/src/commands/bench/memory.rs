@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,10 @@ pub struct Memory {
     pub peak_mib: Option<f64>,
     /// The part that no file backs, after the last step.
     pub anonymous_mib: Option<f64>,
+    /// What the planner expected of the peak.
+    pub planned_mib: f64,
+    /// Seconds of the last step.
+    pub step_s: f64,
 }
 
 /// Has another process take a few steps.
@@ -88,12 +93,17 @@ pub fn run_memory(options: &MemoryOptions, out: &Output) -> Result<()> {
     })?;
     let model = base_model::open(&options.model)?;
     let mut training = Training::with_memory(model, &batch, options.threads, options.low)?;
+    let mut step_s = 0.0;
     for _ in 0..STEPS {
+        let started = Instant::now();
         training.step()?;
+        step_s = started.elapsed().as_secs_f64();
     }
     let (peak_mib, anonymous_mib) = files::resident_memory_mib().unzip();
     out.object(&Memory {
         peak_mib,
         anonymous_mib,
+        planned_mib: training.planned_mib(),
+        step_s,
     })
 }

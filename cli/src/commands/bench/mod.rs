@@ -9,11 +9,12 @@ mod inference;
 mod matmul;
 mod memory;
 mod report;
+mod train;
 mod training;
 
 use std::collections::BTreeMap;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use thumbprint::store::bench::{RecordLatency, bench_record};
 use thumbprint_ggml::ggml::{cpu_features, devices};
 
@@ -22,7 +23,7 @@ use crate::error::{CliError, Result};
 use crate::options::{DataDirOption, ModelOption, ThreadsOption};
 use crate::output::Output;
 
-use batch::BenchBatch;
+use batch::{BenchBatch, UBATCH};
 use inference::Inference;
 use matmul::MulMats;
 use report::{Figures, Setting};
@@ -30,8 +31,20 @@ use training::Training;
 
 pub use memory::{MEMORY_COMMAND, MemoryOptions, run_memory};
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Training, generation and recording
+    All,
+    /// Training alone: its phases, and what it takes as the context grows
+    Train,
+}
+
 #[derive(Args, Debug)]
 pub struct Options {
+    /// What to measure
+    #[arg(value_enum, default_value_t = What::All)]
+    what: What,
     #[command(flatten)]
     model: ModelOption,
     /// Where a database for timing is made, and removed again: the disk that an app's data would be on
@@ -54,9 +67,12 @@ pub struct Options {
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let path = options.model.path()?;
     let n_threads = options.threads.count();
+    if options.what == What::Train {
+        return train::run(&path, n_threads, options.rounds, out);
+    }
     let model = base_model::open(&path)?;
     let chat = base_model::load_chat(&path)?;
-    let batch = BenchBatch::new(&chat)?;
+    let batch = BenchBatch::new(&chat, UBATCH)?;
 
     let bar = out.progress(u64::from(options.rounds) + 4, "memory");
     let full = memory::measure(&path, &batch, n_threads, false)?;
@@ -98,15 +114,17 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
             products_in: training.products_in(),
             threads: n_threads,
             rounds: options.rounds,
-            cpu: devices()
-                .into_iter()
-                .next()
-                .map(|device| device.description)
-                .unwrap_or_default(),
+            cpu: cpu(),
             cpu_features: cpu_features(),
         },
     );
     figures.print(out)
+}
+
+/// The processor in words.
+fn cpu() -> String {
+    let first = devices().into_iter().next();
+    first.map(|device| device.description).unwrap_or_default()
 }
 
 /// Seconds, or rates where the name says so, by name and in the order of measuring.

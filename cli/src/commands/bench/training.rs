@@ -11,10 +11,13 @@ use thumbprint_tune::schedule::Shape;
 use thumbprint_tune::trainer::{Trainer, lora_shapes};
 
 use super::Times;
-use super::batch::{BenchBatch, UBATCH};
+use super::batch::BenchBatch;
 use crate::error::Result;
 use crate::kernels::kernels;
 use crate::options::Precision;
+
+/// The parts of a step that are timed; the last is all that is not a pass: objective, clipping, AdamW, copies of the adapter.
+pub const PHASES: [&str; 4] = ["blocks_forward", "head", "blocks_backward", "update"];
 
 /// A trainer whose every step is the same ubatch.
 pub struct Training {
@@ -52,13 +55,12 @@ impl Training {
         let lora = Lora::new(config.lora.clone(), &lora_shapes(&model))?;
         let mut budget = Budget {
             memory_mib: None,
-            longest_example: UBATCH,
-            step_rows: UBATCH,
+            longest_example: batch.n_rows(),
+            step_rows: batch.n_rows(),
             n_threads,
             kernels: kernels(Precision::Fast, n_threads)?,
         };
-        let model_bytes = model.gguf().bytes().len();
-        let resolve = |budget| Plan::resolve(&model.spec, model_bytes, lora.values.len(), &budget);
+        let resolve = |budget| Plan::resolve(&model, lora.values.len(), &budget);
         if low_memory {
             // What nothing fits says what the least is.
             let least = resolve(Budget {
@@ -89,6 +91,14 @@ impl Training {
         .to_bytes()?)
     }
 
+    /// The peak of resident memory that was planned for, MiB.
+    pub fn planned_mib(&self) -> f64 {
+        let model = self.trainer.network().model();
+        let n_lora = self.trainer.lora().values.len();
+        let bytes = self.trainer.plan().estimate_bytes(model, n_lora);
+        bytes as f64 / f64::from(1 << 20)
+    }
+
     /// The format of products.
     pub fn products_in(&self) -> &'static str {
         self.trainer.network().options().kernels.scratch.name()
@@ -108,9 +118,17 @@ impl Training {
     /// # Errors
     /// A pass failed.
     pub fn measure(&mut self, times: &mut Times) -> Result<()> {
+        self.trainer.take_spent();
         let started = Instant::now();
         self.trainer.step()?;
-        times.add("step", started.elapsed().as_secs_f64());
+        let step = started.elapsed().as_secs_f64();
+        times.add("step", step);
+        let spent = self.trainer.take_spent();
+        let passes = [spent.forward, spent.head, spent.backward].map(|t| t.as_secs_f64());
+        for (name, seconds) in PHASES.into_iter().zip(passes) {
+            times.add(name, seconds);
+        }
+        times.add(PHASES[3], step - passes.iter().sum::<f64>());
         for (name, with_adapter) in [("forward", true), ("reference", false)] {
             let started = Instant::now();
             self.trainer.score_examples(&self.examples, with_adapter)?;

@@ -8,11 +8,12 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 use thumbprint::engine::Chat;
+use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{DeviceInfo, DeviceKind, cpu_features, devices};
 use thumbprint_ggml::gguf::Gguf;
 use thumbprint_ggml::llama::{self, gpu_devices, system_info};
 use thumbprint_tune::adapter::{Lora, LoraConfig};
-use thumbprint_tune::model::{Model, trainable_architectures};
+use thumbprint_tune::model::{Model, trainable_architectures, trainable_types};
 use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::trainer::lora_shapes;
 
@@ -52,6 +53,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
             .map(|path| ModelReport::new(path, options.threads.count()))
             .transpose()?,
         trainable_architectures: trainable_architectures(),
+        trainable_types: trainable_types().into_iter().map(GgmlType::name).collect(),
     };
     if out.is_json() {
         out.object(&report)
@@ -69,6 +71,8 @@ struct Report {
     folders: Folders,
     model: Option<ModelReport>,
     trainable_architectures: Vec<&'static str>,
+    /// Of a model's matrices.
+    trainable_types: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -288,13 +292,12 @@ impl TrainingEstimate {
             n_threads: threads,
             kernels,
         };
-        let model_bytes = model.gguf().bytes().len();
-        let full = Plan::resolve(&model.spec, model_bytes, n_lora, &budget)?;
+        let full = Plan::resolve(model, n_lora, &budget)?;
         let checkpointed = Plan {
             checkpoint: true,
             ..full.clone()
         };
-        let mib = |plan: &Plan| plan.estimate_bytes(&model.spec, model_bytes, n_lora) >> 20;
+        let mib = |plan: &Plan| plan.estimate_bytes(model, n_lora) >> 20;
         Ok(Self {
             lora_parameters: n_lora,
             products_in: kernels.scratch.name(),

@@ -212,7 +212,7 @@ fn plan(options: &Options, model: &Model, examples: &[Example], n_lora: usize) -
     let batch_size = options.batch_size() as usize;
     let memory_mib = options.memory_mib;
     let budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
-    let mut plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
+    let mut plan = Plan::resolve(model, n_lora, &budget)?;
     plan.checkpoint |= options.gradient_checkpointing;
     Ok(plan)
 }

@@ -9,7 +9,7 @@ use super::{GgmlType, Gguf, GgufError};
 ///
 /// llama.cpp reports most problems, but aborts the process (or throws through C) on those that are checked here.
 /// Whether the tensors have the shapes that the architecture demands is left to llama.cpp, which reports it. The widths
-/// of heads are checked for `llama`, `qwen2`, `qwen3`, `smollm3` and `granite`; keys that only other architectures have are not.
+/// of heads are checked for those that the trainer knows; keys that only other architectures have are not.
 ///
 /// # Errors
 /// What is wrong with the first key or tensor that does not fit.
@@ -29,6 +29,11 @@ pub fn check_model(model: &Gguf) -> Result<(), GgufError> {
 /// llama.cpp's `LLAMA_MAX_LAYERS` and `LLAMA_MAX_EXPERTS`.
 const MAX_LAYERS: u32 = 512;
 const MAX_EXPERTS: u32 = 512;
+
+const ROTATED_WHOLE: [&str; 10] = [
+    "llama", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "smollm3", "olmo2", "granite",
+];
+const ROTATED_IN_PART: [&str; 2] = ["phi3", "stablelm"];
 
 /// Vocabularies whose requirements `check_vocabulary` knows: byte-level BPE, SentencePiece, and Gemma 4's mixture.
 const TOKENIZERS: [&str; 3] = ["gpt2", "llama", "gemma4"];
@@ -127,8 +132,8 @@ fn check_hyperparameters(model: &Gguf, architecture: &str) -> Result<(), GgufErr
         }
     }
 
-    // The graphs of these architectures assert that a head has one width, and that all of it is rotated.
-    if ["llama", "qwen2", "qwen3", "smollm3", "granite"].contains(&architecture) {
+    // The graphs of these architectures assert that a head has one width, and most that all of it is rotated.
+    if ROTATED_WHOLE.contains(&architecture) || ROTATED_IN_PART.contains(&architecture) {
         let n_head = heads.first().copied().unwrap_or(0);
         within("attention.head_count", n_head, 1, n_embd)?;
         let head = model.u32_or(&key("attention.key_length"), n_embd / n_head)?;
@@ -139,7 +144,10 @@ fn check_hyperparameters(model: &Gguf, architecture: &str) -> Result<(), GgufErr
             } else {
                 n_embd / n_head
             };
-            within(name, model.u32_or(&key(name), default)?, head, head)?;
+            let in_part =
+                name == "rope.dimension_count" && ROTATED_IN_PART.contains(&architecture);
+            let least = if in_part { 2 } else { head };
+            within(name, model.u32_or(&key(name), default)?, least, head)?;
         }
     }
     Ok(())
@@ -368,16 +376,26 @@ fn hyperparameter_kinds(name: &str) -> &'static [Kind] {
         | "attention.key_length"
         | "attention.value_length"
         | "rope.dimension_count"
+        | "attention.sliding_window"
         | "rope.scaling.original_context_length" => &[One(ValueKind::U32)],
+        "attention.sliding_window_pattern" => {
+            &[One(ValueKind::U32), Many(ValueKind::Bool), Many(ValueKind::U32), Many(ValueKind::I32)]
+        }
         "attention.layer_norm_epsilon"
         | "attention.layer_norm_rms_epsilon"
         | "rope.freq_base"
         | "rope.scale_linear"
         | "rope.scaling.factor"
-        | "rope.scaling.attn_factor" => &[One(ValueKind::F32)],
+        | "rope.scaling.attn_factor"
+        | "rope.freq_base_swa"
+        | "rope.scaling.yarn_beta_fast"
+        | "rope.scaling.yarn_beta_slow"
+        | "attn_logit_softcapping"
+        | "final_logit_softcapping" => &[One(ValueKind::F32)],
         "attention.causal" | "rope.scaling.finetuned" => &[One(ValueKind::Bool)],
         "rope.scaling.type" => &[One(ValueKind::String)],
         "feed_forward_length"
+        | "expert_feed_forward_length"
         | "attention.head_count"
         | "attention.head_count_kv"
         | "expert_used_count" => &[

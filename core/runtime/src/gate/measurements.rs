@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::folds::FoldResults;
 use super::stats;
 
-/// The scales at which a candidate is tried, largest first.
+/// The scales at which a candidate is tried, as shares of its [`strength`](Measurements::strength), largest first.
 pub const SCALES: [f64; 4] = [1.0, 0.75, 0.5, 0.25];
 
 /// Everything the offline tier looks at, for one candidate.
@@ -15,12 +15,19 @@ pub struct Measurements {
     pub thumbs: usize,
     /// The base with the adapter off.
     pub base: BaseMeasurements,
+    /// The scale that the candidate should have, if it harms nothing (see [`strength`](super::strength())).
+    #[serde(default = "full")]
+    pub strength: f64,
     /// The candidate at each scale measured so far, in any order. Scales that were not needed are absent.
     pub scales: Vec<ScaleMeasurements>,
     /// What the feedback says about length; `None` where it says nothing.
     pub length_taste: Option<LengthTaste>,
     /// How two half-trained adapters ranked the half they had not seen.
     pub folds: FoldResults,
+}
+
+fn full() -> f64 {
+    1.0
 }
 
 /// The base model on the guard texts and prompts of [`super::neutral`].

@@ -22,6 +22,7 @@ mod offline;
 pub mod replay;
 mod state;
 pub mod stats;
+mod strength;
 pub mod text;
 
 pub use eprocess::{
@@ -36,4 +37,5 @@ pub use measurements::{
 pub use offline::{
     FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
 };
+pub use strength::{STRENGTHS, TARGET_KL, strength};
 pub use state::{AdapterState, Event, IllegalTransition};

@@ -95,6 +95,7 @@ pub fn next_scale(measured: &Measurements, limits: &Limits) -> Option<f64> {
     }
     SCALES
         .into_iter()
+        .map(|share| share * measured.strength)
         .filter(|scale| allowed(*scale, measured.thumbs))
         .find(|scale| !reports.iter().any(|report| report.scale == *scale))
 }
@@ -183,6 +184,7 @@ mod tests {
             base: base(),
             scales,
             length_taste: None,
+            strength: 1.0,
             folds: FoldResults {
                 pairs,
                 thumbs: None,

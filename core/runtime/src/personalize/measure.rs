@@ -18,7 +18,7 @@ const SCORED_REPLIES: usize = 10;
 /// Tokens of a sampled reply at most.
 const SAMPLE_TOKENS: u32 = 192;
 /// Replies generated side by side.
-const PARALLEL: usize = 16;
+const PARALLEL: usize = 32;
 const SEED: u32 = 20_260_101;
 
 /// What all measurements rest on.
@@ -60,20 +60,23 @@ pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
     })
 }
 
+/// How far a candidate moves the model on the prompts of the feedback: KL(base || adapter), nats per token.
+pub fn feedback_kl(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<f64> {
+    let comparisons = bench.compare(
+        bench.feedback_replies(),
+        With::Base,
+        With::Adapter(adapter.clone()),
+    )?;
+    Ok(mean_kl(&comparisons))
+}
+
 /// The numbers of a candidate at one scale, which the loaded adapter has.
 pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurements> {
     let with = || With::Adapter(adapter.clone());
-    let compare = |texts, p, q| {
-        bench.check()?;
-        bench.engine.compare(texts, p, q, bench.canceller)
-    };
-    let neutral = compare(bench.neutral_texts()?, With::Base, with())?;
-    let feedback: Vec<_> = spread(bench.feedback, SCORED_REPLIES)
-        .map(|(_, reply)| reply.clone())
-        .collect();
-    let feedback = compare(feedback, With::Base, with())?;
+    let neutral = bench.compare(bench.neutral_texts()?, With::Base, with())?;
+    let feedback = bench.compare(bench.feedback_replies(), With::Base, with())?;
     let samples = bench.sample(with())?;
-    let own = compare(score_texts(&samples), with(), With::Base)?;
+    let own = bench.compare(score_texts(&samples), with(), With::Base)?;
     Ok(ScaleMeasurements {
         scale: f64::from(adapter.scale()),
         neutral_perplexity: (-mean(neutral.iter().flat_map(|c| &c.logps_q))).exp(),
@@ -89,6 +92,16 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
 }
 
 impl Bench<'_> {
+    fn compare(&self, texts: Vec<ScoreText>, p: With, q: With) -> Result<Vec<Comparison>> {
+        self.check()?;
+        self.engine.compare(texts, p, q, self.canceller)
+    }
+
+    fn feedback_replies(&self) -> Vec<ScoreText> {
+        let replies = spread(self.feedback, SCORED_REPLIES);
+        replies.map(|(_, reply)| reply.clone()).collect()
+    }
+
     fn check(&self) -> Result<()> {
         match self.canceller.is_cancelled() || !(self.go_on)() {
             true => Err(EngineError::Cancelled),

@@ -279,10 +279,14 @@ impl Context<'_> {
         let classes = classes(examples);
         let replay = replay_examples(examples.len(), classes).min(replay::PROMPTS.len());
         let n_params = self.loaded.engine.chat().model().n_params();
-        let anchors = replay::PASSAGES.len();
+        let model = Model::open(&self.loaded.path)?;
+        // Where logits are capped, a distribution is not known by its mean embedding.
+        let anchors = match model.spec.logit_cap {
+            None => replay::PASSAGES.len(),
+            Some(_) => 0,
+        };
         let n_all = examples.len() + replay + anchors;
         let train = train_config(n_all, classes, n_params, self.budget.seed);
-        let model = Model::open(&self.loaded.path)?;
         let rank = train.lora.rank;
         let n_lora = lora_shapes(&model)
             .iter()
@@ -293,7 +297,7 @@ impl Context<'_> {
         let kernels = self.kernels(n_threads)?;
         let memory_mib = self.budget.memory_mib;
         let budget = plan::Budget::for_examples(examples, BATCH, n_threads, kernels, memory_mib);
-        let plan = Plan::resolve(&model.spec, model.gguf().bytes().len(), n_lora, &budget)?;
+        let plan = Plan::resolve(&model, n_lora, &budget)?;
         Ok(Resolved {
             train,
             plan,

@@ -53,7 +53,7 @@ pub struct AdapterRow {
     pub file_hash: String,
     /// Seed of the run.
     pub seed: u64,
-    /// The scale it is served at, in (0, 1].
+    /// The scale it is served at: above 0, and at most the largest of [`STRENGTHS`](crate::gate::STRENGTHS).
     pub scale: f32,
     /// The gate's report.
     pub gate: Option<Value>,

@@ -8,6 +8,7 @@ use thumbprint_ggml::gguf::{Gguf, GgufError, GgufWriter, TensorInfo, check_adapt
 
 use super::{AdapterError, Lora, LoraConfig, LoraShape, Module};
 use crate::durable;
+use crate::model::has_fused_matrices;
 
 const BASE_SHA256: &str = "thumbprint.base_sha256";
 const VERSION: &str = "thumbprint.version";
@@ -65,6 +66,8 @@ impl AdapterFile {
     pub fn from_gguf(file: &Gguf) -> Result<Self, AdapterError> {
         let pairs = check_adapter(file)?;
         let rank = pairs.first().map_or(0, |p| p.rank());
+        let architecture = file.architecture()?;
+        let fused = has_fused_matrices(architecture);
         let config = LoraConfig {
             rank,
             alpha: file.f32("adapter.lora.alpha")?,
@@ -72,7 +75,7 @@ impl AdapterFile {
         };
         let mut read = Vec::with_capacity(pairs.len());
         for pair in &pairs {
-            let Some((layer, module)) = parse_base(pair.base) else {
+            let Some((layer, module)) = parse_base(pair.base, fused) else {
                 let problem = "changes a tensor that is not a matrix of a block".to_owned();
                 return Err(AdapterError::Tensor {
                     tensor: pair.a.name.clone(),
@@ -102,7 +105,7 @@ impl AdapterFile {
         };
         Ok(AdapterFile {
             lora: Lora::assemble(config, read)?,
-            architecture: file.architecture()?.to_owned(),
+            architecture: architecture.to_owned(),
             base_sha256,
         })
     }
@@ -142,9 +145,9 @@ impl AdapterFile {
 }
 
 /// `blk.<layer>.<module>.weight`.
-fn parse_base(name: &str) -> Option<(usize, Module)> {
+fn parse_base(name: &str, fused: bool) -> Option<(usize, Module)> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let module = rest.strip_suffix(".weight")?;
-    let module = Module::ALL.into_iter().find(|m| m.gguf_name() == module)?;
+    let module = Module::from_gguf_name(module, fused)?;
     Some((layer.parse().ok()?, module))
 }

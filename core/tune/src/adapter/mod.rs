@@ -32,7 +32,7 @@ pub struct LoraConfig {
     pub rank: usize,
     /// The change is scaled by `alpha / rank`.
     pub alpha: f32,
-    /// The matrices to change.
+    /// The matrices to change; [`Module::ALL`] for all that the model has.
     pub targets: BTreeSet<Module>,
     /// Probability that an input of A is dropped in training, in [0, 1).
     pub dropout: f32,
@@ -240,8 +240,13 @@ impl Lora {
         }
     }
 
-    fn zeros(config: LoraConfig, shapes: &[LoraShape]) -> Result<Self, AdapterError> {
+    fn zeros(mut config: LoraConfig, shapes: &[LoraShape]) -> Result<Self, AdapterError> {
         config.validate()?;
+        // No model has all: all means all that the model has.
+        if config.targets.len() == Module::ALL.len() && !shapes.is_empty() {
+            let has = |module: &Module| shapes.iter().any(|s| s.module == *module);
+            config.targets.retain(has);
+        }
         let mut chosen: Vec<&LoraShape> = shapes
             .iter()
             .filter(|s| config.targets.contains(&s.module))

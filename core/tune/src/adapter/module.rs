@@ -19,6 +19,9 @@ pub enum Module {
     /// Values.
     #[serde(rename = "v_proj")]
     V,
+    /// Queries, keys and values as one matrix, where a model has them so.
+    #[serde(rename = "qkv_proj")]
+    Qkv,
     /// Attention's output.
     #[serde(rename = "o_proj")]
     O,
@@ -28,14 +31,30 @@ pub enum Module {
     /// Into the feed-forward part.
     #[serde(rename = "up_proj")]
     Up,
+    /// The gate and what goes into the feed-forward part as one matrix, where a model has them so.
+    #[serde(rename = "gate_up_proj")]
+    GateUp,
     /// Out of the feed-forward part.
     #[serde(rename = "down_proj")]
     Down,
 }
 
 impl Module {
-    /// All seven.
-    pub const ALL: [Module; 7] = [
+    /// All there are. A model has either `Qkv` and `GateUp`, or those that they stand for.
+    pub const ALL: [Module; 9] = [
+        Module::Q,
+        Module::K,
+        Module::V,
+        Module::Qkv,
+        Module::O,
+        Module::Gate,
+        Module::Up,
+        Module::GateUp,
+        Module::Down,
+    ];
+
+    /// Those of a model without fused matrices.
+    pub const SEPARATE: [Module; 7] = [
         Module::Q,
         Module::K,
         Module::V,
@@ -51,11 +70,21 @@ impl Module {
             Module::Q => "attn_q",
             Module::K => "attn_k",
             Module::V => "attn_v",
+            Module::Qkv => "attn_qkv",
             Module::O => "attn_output",
             Module::Gate => "ffn_gate",
-            Module::Up => "ffn_up",
+            Module::Up | Module::GateUp => "ffn_up",
             Module::Down => "ffn_down",
         }
+    }
+
+    /// The module of this name in GGUF; `fused` where the architecture's files hold fused matrices.
+    pub fn from_gguf_name(name: &str, fused: bool) -> Option<Module> {
+        let found = Module::ALL.into_iter().find(|m| m.gguf_name() == name)?;
+        Some(match found {
+            Module::Up if fused => Module::GateUp,
+            found => found,
+        })
     }
 
     /// The path in PEFT and transformers, below `model.layers.<layer>`.
@@ -64,9 +93,11 @@ impl Module {
             Module::Q => "self_attn.q_proj",
             Module::K => "self_attn.k_proj",
             Module::V => "self_attn.v_proj",
+            Module::Qkv => "self_attn.qkv_proj",
             Module::O => "self_attn.o_proj",
             Module::Gate => "mlp.gate_proj",
             Module::Up => "mlp.up_proj",
+            Module::GateUp => "mlp.gate_up_proj",
             Module::Down => "mlp.down_proj",
         }
     }

@@ -8,9 +8,10 @@ use thumbprint_ggml::ggml::{GgmlError, Graph, Tensor};
 
 use super::kernels::dropout::Dropout;
 use super::kernels::thin::{self, OUTER_COLUMNS, Span};
-use super::kernels::{element::Element, rows};
+use super::kernels::element::Element;
+use super::kernels::rows::{self, GeGlu, Gated, SwiGlu};
 use super::scratch::Scratch;
-use crate::model::{BlockSpec, Norm, RopeKind};
+use crate::model::{Activation, BlockSpec, Norm, RopeKind};
 
 type Result<T> = std::result::Result<T, GgmlError>;
 
@@ -21,8 +22,50 @@ const F32: usize = size_of::<f32>();
 /// The cosines and sines of rotary embedding, `[n_dims / 2, n_tokens]` each.
 #[derive(Clone, Copy)]
 pub struct RopeTables<'g> {
+    pub kind: RopeKind,
     pub cos: Tensor<'g>,
     pub sin: Tensor<'g>,
+}
+
+/// A norm with its weights as loaded into a graph.
+#[derive(Clone, Copy)]
+pub struct LoadedNorm<'g> {
+    pub norm: Norm,
+    pub weight: Tensor<'g>,
+    pub bias: Option<Tensor<'g>>,
+}
+
+impl<'g> LoadedNorm<'g> {
+    /// The weights as arguments of an operation: always two, of which the second has no meaning without a bias.
+    fn args(&self) -> [Tensor<'g>; 2] {
+        [self.weight, self.bias.unwrap_or(self.weight)]
+    }
+
+    /// The function of a row, its arguments starting at `first`.
+    fn kernel(&self, first: usize) -> impl Fn(&Args, &[f32], &mut [f32]) + Send + Sync + use<> {
+        let (norm, has_bias) = (self.norm, self.bias.is_some());
+        move |args, x, y| {
+            let weight = args.f32(first).data;
+            match norm {
+                Norm::Rms { eps } => rows::rms_norm(x, weight, eps, y),
+                Norm::Layer { eps } => rows::layer_norm(x, weight, eps, y),
+            }
+            if has_bias {
+                let bias = args.f32(first + 1).data;
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        }
+    }
+}
+
+impl Norm {
+    /// Adds to `dx`.
+    fn backward(self, x: &[f32], weight: &[f32], dy: &[f32], dx: &mut [f32]) {
+        match self {
+            Norm::Rms { eps } => rows::rms_norm_backward(x, weight, eps, dy, dx),
+            Norm::Layer { eps } => rows::layer_norm_backward(x, weight, eps, dy, dx),
+        }
+    }
 }
 
 /// The frozen weights of a fused projection as loaded into a graph.
@@ -32,6 +75,7 @@ pub struct LoadedWeights<'g> {
 }
 
 /// Builds fragments in one graph.
+#[derive(Clone, Copy)]
 pub struct Builder<'g, 'a> {
     pub graph: &'g Graph<'a>,
     /// What frozen weights are made into before a product.
@@ -176,7 +220,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     // ---- rows ----
 
     /// `[width, n_tokens]`, each row written by `kernel`, which gets its index, the arguments and the row.
-    fn rows(
+    pub fn rows(
         &self,
         name: &'static str,
         width: usize,
@@ -198,23 +242,23 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     }
 
     /// The norm of `x` `[width, n]`.
-    pub fn norm(&self, norm: Norm, x: Tensor<'g>, weight: Tensor<'g>) -> Result<Tensor<'g>> {
-        let Norm::Rms { eps } = norm;
-        self.rows("norm", x.ne()[0], &[x, weight], move |row, args, y| {
-            rows::rms_norm(args.f32(0).row(row), args.f32(1).data, eps, y);
+    pub fn norm(&self, loaded: &LoadedNorm<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        let (kernel, [weight, bias]) = (loaded.kernel(1), loaded.args());
+        let args = [x, weight, bias];
+        self.rows("norm", x.ne()[0], &args, move |row, args, y| {
+            kernel(args, args.f32(0).row(row), y);
         })
     }
 
     /// `residual` plus the gradient of [`norm`](Self::norm) with respect to `x`, given the output's gradient `dy`.
     pub fn norm_backward(
         &self,
-        norm: Norm,
+        loaded: &LoadedNorm<'g>,
         x: Tensor<'g>,
-        weight: Tensor<'g>,
         dy: Tensor<'g>,
         residual: Option<Tensor<'g>>,
     ) -> Result<Tensor<'g>> {
-        let Norm::Rms { eps } = norm;
+        let (norm, weight) = (loaded.norm, loaded.weight);
         let args: Vec<_> = [x, weight, dy].into_iter().chain(residual).collect();
         let has_residual = residual.is_some();
         self.rows("norm_backward", x.ne()[0], &args, move |row, args, dx| {
@@ -224,8 +268,72 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                 dx.fill(0.0);
             }
             let (x, weight, dy) = (args.f32(0).row(row), args.f32(1).data, args.f32(2).row(row));
-            rows::rms_norm_backward(x, weight, eps, dy, dx);
+            norm.backward(x, weight, dy, dx);
         })
+    }
+
+    /// Queries and keys of `qkv` `[n_qkv, n]` normed, each head by itself or all at once as the weights are wide, then rotated; values as
+    /// they are.
+    pub fn norm_heads(
+        &self,
+        spec: &BlockSpec,
+        norms: &[LoadedNorm<'g>; 2],
+        qkv: Tensor<'g>,
+        rope: Option<RopeTables<'g>>,
+    ) -> Result<Tensor<'g>> {
+        let kernels = [norms[0].kernel(1), norms[1].kernel(3)];
+        let (n_q, n_qk) = (spec.n_attn(), spec.n_qk());
+        let rotation = rope.map(|tables| Rotation::new(spec, tables));
+        let mut args = vec![qkv];
+        args.extend(norms.iter().flat_map(LoadedNorm::args));
+        args.extend(rope.into_iter().flat_map(|t| [t.cos, t.sin]));
+        self.rows("norm_heads", spec.n_qkv(), &args, move |row, args, y| {
+            let x = args.f32(0).row(row);
+            for (which, part) in [0..n_q, n_q..n_qk].into_iter().enumerate() {
+                let together = args.f32(1 + 2 * which).data.len();
+                let inputs = x[part.clone()].chunks_exact(together);
+                for (x, y) in inputs.zip(y[part].chunks_exact_mut(together)) {
+                    kernels[which](args, x, y);
+                }
+            }
+            y[n_qk..].copy_from_slice(&x[n_qk..]);
+            if let Some(rotation) = &rotation {
+                rotation.apply(y, args.f32(5).row(row), args.f32(6).row(row), 1.0);
+            }
+        })
+    }
+
+    /// The gradient of [`norm_heads`](Self::norm_heads) with respect to `qkv`, from that of what it makes after it is rotated back.
+    pub fn norm_heads_backward(
+        &self,
+        spec: &BlockSpec,
+        norms: &[LoadedNorm<'g>; 2],
+        qkv: Tensor<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let norm = norms[0].norm;
+        let (n_q, n_qk) = (spec.n_attn(), spec.n_qk());
+        let args = [qkv, dy, norms[0].weight, norms[1].weight];
+        self.rows(
+            "norm_heads_backward",
+            spec.n_qkv(),
+            &args,
+            move |row, args, dx| {
+                let (x, dy) = (args.f32(0).row(row), args.f32(1).row(row));
+                dx[..n_qk].fill(0.0);
+                for (which, part) in [0..n_q, n_q..n_qk].into_iter().enumerate() {
+                    let weight = args.f32(2 + which).data;
+                    let together = weight.len();
+                    let rows = x[part.clone()]
+                        .chunks_exact(together)
+                        .zip(dy[part.clone()].chunks_exact(together));
+                    for ((x, dy), dx) in rows.zip(dx[part].chunks_exact_mut(together)) {
+                        norm.backward(x, weight, dy, dx);
+                    }
+                }
+                dx[n_qk..].copy_from_slice(&dy[n_qk..]);
+            },
+        )
     }
 
     /// `factor * x`; `x` itself where the factor is 1.
@@ -237,6 +345,22 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             let x = args.f32(0).row(row);
             y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x);
         })
+    }
+
+    /// `cap * tanh(x / cap)` in place of `x`, if there is a cap.
+    pub fn capped(&self, x: Tensor<'g>, cap: Option<f32>) -> Result<Tensor<'g>> {
+        let Some(cap) = cap else { return Ok(x) };
+        let width = x.ne()[0];
+        let work = Work::rows("cap", self.n_tokens, width * F32, ROWS);
+        self.graph.custom_in_place(
+            x,
+            &[],
+            work,
+            Box::new(move |_, _, out| {
+                let x = out.region::<f32>(0);
+                x.iter_mut().for_each(|x| *x = rows::capped(*x, cap));
+            }),
+        )
     }
 
     /// What follows a projection, in place on `y`: biases, the residual stream (to which `y` is added with a factor), rotary embedding
@@ -259,7 +383,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         let residual = residual.map(|(_, factor)| factor);
         let rotation = rope.map(|(spec, tables)| {
             args.extend([tables.cos, tables.sin]);
-            Rotation::new(spec)
+            Rotation::new(spec, tables)
         });
         let work = Work::rows("epilogue", self.n_tokens, width * F32, ROWS);
         self.graph.custom_in_place(
@@ -301,7 +425,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         rope: Option<RopeTables<'g>>,
     ) -> Result<Tensor<'g>> {
         let (width, n_attn) = (spec.n_qkv(), spec.n_attn());
-        let rotation = rope.map(|_| Rotation::new(spec));
+        let rotation = rope.map(|tables| Rotation::new(spec, tables));
         let mut args = vec![dq, dkv];
         args.extend(rope.into_iter().flat_map(|tables| [tables.cos, tables.sin]));
         self.rows("join_qkv", width, &args, move |row, args, y| {
@@ -314,14 +438,16 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     }
 
     /// The gated activation of `gate_up` `[2 n_ff, n]`: `[n_ff, n]`.
-    pub fn activation(&self, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
-        match gate_up.ty() {
-            GgmlType::F32 => self.activation_of::<f32>(gate_up),
-            _ => self.activation_of::<u16>(gate_up),
+    pub fn activation(&self, kind: Activation, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
+        match (kind, gate_up.ty()) {
+            (Activation::SwiGlu, GgmlType::F32) => self.activation_of::<f32, SwiGlu>(gate_up),
+            (Activation::SwiGlu, _) => self.activation_of::<u16, SwiGlu>(gate_up),
+            (Activation::GeGlu, GgmlType::F32) => self.activation_of::<f32, GeGlu>(gate_up),
+            (Activation::GeGlu, _) => self.activation_of::<u16, GeGlu>(gate_up),
         }
     }
 
-    fn activation_of<T: Element>(&self, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn activation_of<T: Element, G: Gated>(&self, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
         let n_ff = gate_up.ne()[0] / 2;
         let work = Work::rows("activation", self.n_tokens, n_ff * F32, ROWS);
         self.graph.custom(
@@ -336,7 +462,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                     T::widen(gate_up.row(unit * ROWS + i), &mut wide);
                     let (gate, up) = wide.split_at(n_ff);
                     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                        *y = rows::swiglu(*gate, *up);
+                        *y = G::value(*gate, *up);
                     }
                 }
             }),
@@ -344,14 +470,25 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     }
 
     /// The gradient of [`activation`](Self::activation): `[2 n_ff, n]`.
-    pub fn activation_backward(&self, gate_up: Tensor<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
-        match gate_up.ty() {
-            GgmlType::F32 => self.activation_backward_of::<f32>(gate_up, dy),
-            _ => self.activation_backward_of::<u16>(gate_up, dy),
+    pub fn activation_backward(
+        &self,
+        kind: Activation,
+        gate_up: Tensor<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        match (kind, gate_up.ty()) {
+            (Activation::SwiGlu, GgmlType::F32) => {
+                self.activation_backward_of::<f32, SwiGlu>(gate_up, dy)
+            }
+            (Activation::SwiGlu, _) => self.activation_backward_of::<u16, SwiGlu>(gate_up, dy),
+            (Activation::GeGlu, GgmlType::F32) => {
+                self.activation_backward_of::<f32, GeGlu>(gate_up, dy)
+            }
+            (Activation::GeGlu, _) => self.activation_backward_of::<u16, GeGlu>(gate_up, dy),
         }
     }
 
-    fn activation_backward_of<T: Element>(
+    fn activation_backward_of<T: Element, G: Gated>(
         &self,
         gate_up: Tensor<'g>,
         dy: Tensor<'g>,
@@ -376,7 +513,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                     for ((d_gate, d_up), ((gate, up), dy)) in
                         d_gate.iter_mut().zip(d_up).zip(inputs)
                     {
-                        (*d_gate, *d_up) = rows::swiglu_backward(*gate, *up, *dy);
+                        (*d_gate, *d_up) = G::gradient(*gate, *up, *dy);
                     }
                 }
             }),
@@ -392,9 +529,9 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn new(spec: &BlockSpec) -> Self {
+    fn new(spec: &BlockSpec, tables: RopeTables<'_>) -> Self {
         Self {
-            kind: spec.rope.kind,
+            kind: tables.kind,
             head_dim: spec.head_dim,
             n_heads: spec.n_head + spec.n_head_kv,
         }

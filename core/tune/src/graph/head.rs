@@ -5,14 +5,18 @@
 //! vocabulary is worked on in blocks, so that neither scratch nor transposed weights grow with it.
 //!
 //! A target may also be a whole distribution `q`, of which its mean embedding `e = sum_v q_v W[v]` says all: logits are linear in
-//! `W`, so the cross-entropy is `log sum_v exp(h . W[v]) - h . e`, and the gradient of its negative is `e - sum_v p_v W[v]`.
+//! `W` (where no cap bends them), so the cross-entropy is `log sum_v exp(h . W[v]) - h . e`, and the gradient of its negative is `e - sum_v p_v W[v]`.
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequantize_row};
 
 use super::builder::Builder;
-use super::kernels::head::{STATS, accumulate, begin, begin_with_mean, probabilities};
+use super::kernels::head::{
+    LABEL, STATS, accumulate, begin, begin_with_mean, capped_probabilities, probabilities,
+};
+use super::kernels::rows::cap_slope;
+use super::layer::load_norm;
 use super::scratch::Scratch;
 use crate::model::Model;
 
@@ -23,7 +27,7 @@ pub const VOCAB_BLOCK: usize = 8192;
 
 /// Tensors that the graph of a chunk may need.
 pub fn graph_nodes(n_vocab: usize) -> usize {
-    56 + 14 * n_vocab.div_ceil(VOCAB_BLOCK)
+    64 + 18 * n_vocab.div_ceil(VOCAB_BLOCK)
 }
 
 /// In place of a label: the target is a distribution, by its mean embedding.
@@ -70,18 +74,18 @@ impl<'a> HeadChunk<'a> {
         let hidden = graph.rows(graph.load(self.storage, self.hidden)?, 0, self.n_rows)?;
         let labels = graph.columns(graph.load(self.storage, self.labels)?, 0, self.n_rows)?;
         let means = graph.rows(graph.load(self.storage, self.means)?, 0, self.n_rows)?;
-        let norm = graph.load(&model.storage, model.output_norm)?;
+        let norm = load_norm(graph, model, model.output_norm)?;
         let head = graph.load(&model.storage, model.head)?;
         // Scaling what the head multiplies scales its logits.
         let scale = model.spec.logit_scale;
-        let h = b.scaled(b.norm(model.spec.norm, hidden, norm)?, scale)?;
+        let h = b.scaled(b.norm(&norm, hidden)?, scale)?;
 
         let n_vocab = model.spec.n_vocab;
         let mut blocks = Vec::new();
         let mut stats = self.begin(graph, h, labels, means)?;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
-            let logits = b.project(&[rows], h)?;
+            let logits = b.capped(b.project(&[rows], h)?, model.spec.logit_cap)?;
             stats = self.accumulate(graph, logits, labels, stats, first)?;
             blocks.push((rows, logits));
         }
@@ -95,7 +99,8 @@ impl<'a> HeadChunk<'a> {
 
         let mut sum: Option<Tensor<'_>> = None;
         for (rows, logits) in blocks {
-            let p = self.probabilities(graph, logits, stats)?;
+            let cap = model.spec.logit_cap.filter(|_| wanted == Wanted::Gradient);
+            let p = self.probabilities(graph, logits, stats, cap)?;
             let weighted = b.project_backward(&[rows], p)?;
             sum = Some(match sum {
                 None => weighted,
@@ -109,9 +114,9 @@ impl<'a> HeadChunk<'a> {
         if wanted == Wanted::Mean {
             return graph.store(sum, hidden);
         }
-        let dh = self.minus_from_target(graph, sum, head, labels, means)?;
+        let dh = self.minus_from_target(graph, sum, head, labels, means, stats)?;
         let dh = b.scaled(dh, scale)?;
-        let dx = b.norm_backward(model.spec.norm, hidden, norm, dh, None)?;
+        let dx = b.norm_backward(&norm, hidden, dh, None)?;
         graph.store(dx, hidden)
     }
 
@@ -165,11 +170,13 @@ impl<'a> HeadChunk<'a> {
         )
     }
 
+    /// Probabilities in place of logits, each times the slope of the cap, if there is one.
     fn probabilities<'g>(
         &self,
         graph: &'g Graph<'a>,
         logits: Tensor<'g>,
         stats: Tensor<'g>,
+        cap: Option<f32>,
     ) -> Result<Tensor<'g>> {
         let width = logits.ne()[0];
         let work = Work::rows("probabilities", self.n_rows, width * size_of::<f32>(), 4);
@@ -179,13 +186,17 @@ impl<'a> HeadChunk<'a> {
             work,
             Box::new(move |unit, args, out| {
                 for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    probabilities(row, args.f32(0).row(unit * 4 + i));
+                    let stats = args.f32(0).row(unit * 4 + i);
+                    match cap {
+                        None => probabilities(row, stats),
+                        Some(cap) => capped_probabilities(row, stats, cap),
+                    }
                 }
             }),
         )
     }
 
-    /// `W[label] - sum`, or the target's mean minus the sum, in place.
+    /// `W[label] - sum` (`W[label]` times the slope of the cap, if there is one), or the target's mean minus the sum, in place.
     fn minus_from_target<'g>(
         &self,
         graph: &'g Graph<'a>,
@@ -193,12 +204,14 @@ impl<'a> HeadChunk<'a> {
         head: Tensor<'g>,
         labels: Tensor<'g>,
         means: Tensor<'g>,
+        stats: Tensor<'g>,
     ) -> Result<Tensor<'g>> {
         let (width, ty) = (sum.ne()[0], head.ty());
+        let cap = self.model.spec.logit_cap;
         let work = Work::rows("label_gradient", self.n_rows, width * size_of::<f32>(), 8);
         graph.custom_in_place(
             sum,
-            &[head, labels, means],
+            &[head, labels, means, stats],
             work,
             Box::new(move |unit, args, out| {
                 let (head, labels) = (args.raw(0), args.view::<i32>(1));
@@ -211,6 +224,10 @@ impl<'a> HeadChunk<'a> {
                             let bytes = &head.data[start..start + ty.row_size(width)];
                             if let Err(error) = dequantize_row(ty, bytes, &mut label_row) {
                                 panic!("{error}");
+                            }
+                            if let Some(cap) = cap {
+                                let slope = cap_slope(args.f32(3).row(unit * 8 + i)[LABEL], cap);
+                                label_row.iter_mut().for_each(|w| *w *= slope);
                             }
                             &label_row
                         }

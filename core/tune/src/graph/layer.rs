@@ -1,35 +1,44 @@
 //! The graphs of one block: forward, and backward from the gradient of its output.
 
+use std::sync::Arc;
+
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
 
 use super::adapter::{DeviceAdapter, FusedLora};
-use super::builder::{Builder, LoadedWeights, RopeTables};
-use super::kernels::attention::{Attention, Segment};
+use super::experts::{ExpertMemory, Experts, Routes, exact};
+use super::builder::{Builder, LoadedNorm, LoadedWeights, RopeTables};
+use super::kernels::attention::{Attention, Scoring, Segment};
 use super::kernels::dropout::Dropout;
 use super::kernels::element::Element;
 use super::scratch::Scratch;
-use crate::model::{BlockSpec, Fused, LayerWeights, Model};
+use crate::model::{BlockSpec, Fused, LayerWeights, Model, NormWeights};
 
 type Result<T> = std::result::Result<T, GgmlError>;
 
 /// Tensors that one graph of a block may need.
-pub const GRAPH_NODES: usize = 160;
+pub fn graph_nodes(spec: &BlockSpec) -> usize {
+    200 + 40 * spec.experts.map_or(0, |experts| experts.n)
+}
 
-/// What a block's backward pass needs of its forward pass besides its input: tensors of at least `n_tokens` columns.
+/// What a block's backward pass needs of its forward pass: tensors of at least `n_tokens` columns.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
-    /// Rotated queries and keys, and values: `[n_qkv, n]`.
+    /// The block's input: `[n_embd, n]`.
+    pub input: TensorId,
+    /// Queries, keys and values: `[n_qkv, n]`. Before norms and rotation where queries and keys are normed, else after.
     pub qkv: TensorId,
     /// The attention's output before its projection: `[n_attn, n]`.
     pub attn: TensorId,
     /// Log-sum-exp of attention scores: `[n_head, n]`, F32.
     pub lse: TensorId,
-    /// The residual stream after attention: `[n_embd, n]`, F32.
+    /// The residual stream after attention: `[n_embd, n]`.
     pub middle: TensorId,
     /// Gate and up: `[2 n_ff, n]`.
     pub gate_up: TensorId,
+    /// What the norms of attention's and the feed-forward part's results are taken of, where there are such: `[n_embd, n]`.
+    pub results: Option<[TensorId; 2]>,
     /// Thin side of each fused projection's adapter: `[rank, n]`, F32; none where the adapter has no part there.
     pub thin: [Option<TensorId>; 4],
 }
@@ -42,13 +51,14 @@ pub struct LayerContext<'a> {
     pub saved: Saved,
     /// Where `saved` lies.
     pub storage: &'a Storage,
-    /// Cosines and sines of rotary embedding.
-    pub rope: (&'a Storage, TensorId, TensorId),
+    /// Cosines and sines of this block's rotary embedding, in `storage`.
+    pub rope: [TensorId; 2],
     pub attention: &'a Attention,
     pub scratch: Scratch,
     pub n_tokens: usize,
     /// Dropout of the adapter's inputs; none outside of training.
     pub dropout: Option<Dropout>,
+    pub experts: Option<ExpertMemory>,
 }
 
 /// How far a forward pass of a block goes.
@@ -71,44 +81,110 @@ impl<'a> LayerContext<'a> {
         &self.model.spec
     }
 
-    /// Builds the forward pass from `input` to `output`, both `[n_embd, n]` in F32.
+    /// Builds the forward pass from `input` to `output`, both `[n_embd, n]` in F32. In a block with experts it ends at their router.
     pub fn forward(
         &self,
         graph: &Graph<'a>,
-        input: (&'a Storage, TensorId),
-        output: (&'a Storage, TensorId),
+        input: TensorId,
+        output: TensorId,
         extent: Extent,
     ) -> Result<()> {
         let (spec, weights) = (self.spec(), self.weights());
         let b = self.builder(graph);
         let save = extent != Extent::Output;
-        let x = self.columns(graph, input.0, input.1)?;
+        let x = self.saved(graph, input)?;
 
-        let h = b.norm(spec.norm, x, self.weight(graph, weights.attn_norm)?)?;
-        let rope = self.rope_tables(graph)?.map(|tables| (spec, tables));
-        let qkv = self.projection(&b, 0, &weights.qkv, h, None, rope, save)?;
+        let h = self.normed(&b, weights.attn_norm, x)?;
+        if save {
+            self.save(graph, x, self.saved.input)?;
+        }
+        let rope = self.rope_tables(graph)?;
+        let (raw, qkv) = match self.qk_norms(graph)? {
+            None => {
+                let rope = rope.map(|tables| (spec, tables));
+                let qkv = self.projection(&b, 0, &weights.qkv, h, None, rope, save)?;
+                (qkv, qkv)
+            }
+            Some(norms) => {
+                let raw = self.projection(&b, 0, &weights.qkv, h, None, None, save)?;
+                (raw, b.norm_heads(spec, &norms, raw, rope)?)
+            }
+        };
         let (attn, lse) = self.attention(graph, qkv)?;
-        let middle = self.projection(&b, 1, &weights.attn_output, attn, Some(x), None, save)?;
-        let h = b.norm(spec.norm, middle, self.weight(graph, weights.ffn_norm)?)?;
+        let post = [weights.attn_post_norm, weights.ffn_post_norm];
+        let (result, middle) = self.add(&b, 1, &weights.attn_output, attn, post[0], x, save)?;
+        let h = self.normed(&b, weights.ffn_norm, middle)?;
+        if let (Some(experts), Some(memory)) = (weights.experts, self.experts) {
+            let router = self.weight(graph, experts.router)?;
+            self.save(graph, middle, memory.middle)?;
+            self.save(graph, exact(&b).project(&[router], h)?, memory.logits)?;
+            if save {
+                let saved = &self.saved;
+                let targets = [saved.qkv, saved.attn, saved.lse, saved.middle];
+                for (tensor, target) in [raw, attn, lse, middle].into_iter().zip(targets) {
+                    self.save(graph, tensor, target)?;
+                }
+            }
+            return Ok(());
+        }
         let gate_up = self.projection(&b, 2, &weights.gate_up, h, None, None, save)?;
         if save {
-            let targets = [
-                self.saved.qkv,
-                self.saved.attn,
-                self.saved.lse,
-                self.saved.middle,
-                self.saved.gate_up,
-            ];
-            for (tensor, target) in [qkv, attn, lse, middle, gate_up].into_iter().zip(targets) {
-                graph.store(tensor, self.columns(graph, self.storage, target)?)?;
+            let saved = &self.saved;
+            let targets = [saved.qkv, saved.attn, saved.lse, saved.middle, saved.gate_up];
+            for (tensor, target) in [raw, attn, lse, middle, gate_up].into_iter().zip(targets) {
+                self.save(graph, tensor, target)?;
+            }
+            if let (Some(result), Some(targets)) = (result, saved.results) {
+                self.save(graph, result, targets[0])?;
             }
         }
-        let act = b.activation(gate_up)?;
-        if extent == Extent::Save {
+        let act = b.activation(spec.activation, gate_up)?;
+        if extent == Extent::Save && post[1].is_none() {
             return self.save_thin(&b, 3, act);
         }
-        let y = self.projection(&b, 3, &weights.down, act, Some(middle), None, save)?;
-        graph.store(y, self.columns(graph, output.0, output.1)?)
+        let (result, y) = self.add(&b, 3, &weights.down, act, post[1], middle, save)?;
+        if save && let (Some(result), Some(targets)) = (result, self.saved.results) {
+            self.save(graph, result, targets[1])?;
+        }
+        match extent {
+            Extent::Save => Ok(()),
+            _ => self.save(graph, y, output),
+        }
+    }
+
+    /// Builds what follows [`forward`](Self::forward) in a block with experts, once it is known where tokens go.
+    pub fn forward_experts(
+        &self,
+        graph: &Graph<'a>,
+        routes: &Arc<Routes>,
+        output: TensorId,
+    ) -> Result<()> {
+        let b = self.builder(graph);
+        let Some(experts) = self.experts_in(&b, routes) else {
+            return Ok(());
+        };
+        let middle = self.saved(graph, experts.memory.middle)?;
+        let h = self.normed(&b, self.weights().ffn_norm, middle)?;
+        let y = experts.forward(h, middle)?;
+        self.save(graph, y, output)
+    }
+
+    fn experts_in<'g>(
+        &self,
+        b: &Builder<'g, 'a>,
+        routes: &Arc<Routes>,
+    ) -> Option<Experts<'g, 'a>> {
+        Some(Experts {
+            graph: b.graph,
+            b: *b,
+            model: &self.model.storage,
+            weights: self.weights().experts.as_ref()?,
+            activation: self.spec().activation,
+            storage: self.storage,
+            memory: self.experts?,
+            routes: routes.clone(),
+            scale: self.spec().residual_scale,
+        })
     }
 
     /// Builds the backward pass: from `gradient` `[n_embd, n]`, the gradient of the block's output, to the gradient of its input
@@ -116,42 +192,152 @@ impl<'a> LayerContext<'a> {
     pub fn backward(
         &self,
         graph: &Graph<'a>,
-        input: (&'a Storage, TensorId),
-        gradient: (&'a Storage, TensorId),
+        gradient: TensorId,
+        routes: &Arc<Routes>,
         input_gradient: bool,
     ) -> Result<()> {
         let (spec, weights) = (self.spec(), self.weights());
         let b = self.builder(graph);
-        let dy = self.columns(graph, gradient.0, gradient.1)?;
-        let gate_up = self.saved(graph, self.saved.gate_up)?;
-        let middle = self.saved(graph, self.saved.middle)?;
-
-        let act = b.activation(gate_up)?;
-        let added = b.scaled(dy, spec.residual_scale)?;
-        let d_act = self.projection_backward(&b, 3, &weights.down, act, added, true)?;
-        let d_gate_up = b.activation_backward(gate_up, require(d_act)?)?;
-        let norm = self.weight(graph, weights.ffn_norm)?;
-        let h = b.norm(spec.norm, middle, norm)?;
-        let dh = self.projection_backward(&b, 2, &weights.gate_up, h, d_gate_up, true)?;
-        let d_middle = b.norm_backward(spec.norm, middle, norm, require(dh)?, Some(dy))?;
+        let dy = self.saved(graph, gradient)?;
+        let middle = graph.to_f32(self.saved(graph, self.saved.middle)?)?;
+        let dh = match self.experts_in(&b, routes) {
+            Some(experts) => {
+                experts.backward(self.normed(&b, weights.ffn_norm, middle)?, dy)?
+            }
+            None => self.feed_forward_backward(&b, middle, dy)?,
+        };
+        let d_middle = self.normed_backward(&b, weights.ffn_norm, middle, dh, dy)?;
 
         let attn = self.saved(graph, self.saved.attn)?;
         let attn_f32 = graph.to_f32(attn)?;
-        let added = b.scaled(d_middle, spec.residual_scale)?;
+        let added = self.add_backward(&b, 0, weights.attn_post_norm, d_middle)?;
         let d_attn =
             self.projection_backward(&b, 1, &weights.attn_output, attn_f32, added, true)?;
-        let (dq, dkv) = self.attention_backward(graph, attn, require(d_attn)?)?;
-        let d_qkv = b.join_qkv_gradients(spec, dq, dkv, self.rope_tables(graph)?)?;
-        let x = self.columns(graph, input.0, input.1)?;
-        let norm = self.weight(graph, weights.attn_norm)?;
-        let h = b.norm(spec.norm, x, norm)?;
+        let d_attn = require(d_attn)?;
+        let saved = self.saved(graph, self.saved.qkv)?;
+        let rope = self.rope_tables(graph)?;
+        let d_qkv = match self.qk_norms(graph)? {
+            None => {
+                let (dq, dkv) = self.attention_backward(graph, saved, attn, d_attn)?;
+                b.join_qkv_gradients(spec, dq, dkv, rope)?
+            }
+            Some(norms) => {
+                let raw = graph.to_f32(saved)?;
+                let qkv = b.norm_heads(spec, &norms, raw, rope)?;
+                let (dq, dkv) = self.attention_backward(graph, qkv, attn_f32, d_attn)?;
+                let d_qkv = b.join_qkv_gradients(spec, dq, dkv, rope)?;
+                b.norm_heads_backward(spec, &norms, raw, d_qkv)?
+            }
+        };
+        let x = graph.to_f32(self.saved(graph, self.saved.input)?)?;
+        let h = self.normed(&b, weights.attn_norm, x)?;
         let dh = self.projection_backward(&b, 0, &weights.qkv, h, d_qkv, input_gradient)?;
         match dh {
             Some(dh) => {
-                let dx = b.norm_backward(spec.norm, x, norm, dh, Some(d_middle))?;
+                let dx = self.normed_backward(&b, weights.attn_norm, x, dh, d_middle)?;
                 graph.store(dx, dy)
             }
             None => Ok(()),
+        }
+    }
+
+    /// The gradient of what enters the feed-forward part.
+    fn feed_forward_backward<'g>(
+        &self,
+        b: &Builder<'g, 'a>,
+        middle: Tensor<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let (kind, weights) = (self.spec().activation, self.weights());
+        let gate_up = self.saved(b.graph, self.saved.gate_up)?;
+        let act = b.activation(kind, gate_up)?;
+        let added = self.add_backward(b, 1, weights.ffn_post_norm, dy)?;
+        let d_act = self.projection_backward(b, 3, &weights.down, act, added, true)?;
+        let d_gate_up = b.activation_backward(kind, gate_up, require(d_act)?)?;
+        let h = self.normed(b, weights.ffn_norm, middle)?;
+        let dh = self.projection_backward(b, 2, &weights.gate_up, h, d_gate_up, true)?;
+        require(dh)
+    }
+
+    // ---- norms and the residual stream ----
+
+    /// `x` where there is no norm.
+    fn normed<'g>(
+        &self,
+        b: &Builder<'g, 'a>,
+        norm: Option<NormWeights>,
+        x: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        match norm {
+            Some(norm) => b.norm(&load_norm(b.graph, self.model, norm)?, x),
+            None => Ok(x),
+        }
+    }
+
+    /// `residual` plus the gradient of [`normed`](Self::normed) with respect to `x`.
+    fn normed_backward<'g>(
+        &self,
+        b: &Builder<'g, 'a>,
+        norm: Option<NormWeights>,
+        x: Tensor<'g>,
+        dy: Tensor<'g>,
+        residual: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        match norm {
+            Some(norm) => {
+                let norm = load_norm(b.graph, self.model, norm)?;
+                b.norm_backward(&norm, x, dy, Some(residual))
+            }
+            None => b.epilogue(dy, &[], Some((residual, 1.0)), None),
+        }
+    }
+
+    /// Adds a projection of `x` to the residual stream; with a norm of it between, also gives the projection.
+    #[allow(clippy::too_many_arguments)]
+    fn add<'g>(
+        &self,
+        b: &Builder<'g, 'a>,
+        which: usize,
+        fused: &'a Fused,
+        x: Tensor<'g>,
+        norm: Option<NormWeights>,
+        residual: Tensor<'g>,
+        save: bool,
+    ) -> Result<(Option<Tensor<'g>>, Tensor<'g>)> {
+        if norm.is_none() {
+            let y = self.projection(b, which, fused, x, Some(residual), None, save)?;
+            return Ok((None, y));
+        }
+        let result = self.projection(b, which, fused, x, None, None, save)?;
+        let normed = self.normed(b, norm, result)?;
+        let residual = Some((residual, self.spec().residual_scale));
+        Ok((Some(result), b.epilogue(normed, &[], residual, None)?))
+    }
+
+    /// The gradient of the projection in [`add`](Self::add), `result` being its index among the saved ones.
+    fn add_backward<'g>(
+        &self,
+        b: &Builder<'g, 'a>,
+        result: usize,
+        norm: Option<NormWeights>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let added = b.scaled(dy, self.spec().residual_scale)?;
+        let (Some(norm), Some(results)) = (norm, self.saved.results) else {
+            return Ok(added);
+        };
+        let norm = load_norm(b.graph, self.model, norm)?;
+        let result = b.graph.to_f32(self.saved(b.graph, results[result])?)?;
+        b.norm_backward(&norm, result, added, None)
+    }
+
+    fn qk_norms<'g>(&self, graph: &'g Graph<'a>) -> Result<Option<[LoadedNorm<'g>; 2]>> {
+        match self.weights().qk_norms {
+            Some([q, k]) => Ok(Some([
+                load_norm(graph, self.model, q)?,
+                load_norm(graph, self.model, k)?,
+            ])),
+            None => Ok(None),
         }
     }
 
@@ -254,27 +440,29 @@ impl<'a> LayerContext<'a> {
         split(graph, both, n, n_attn, n_head)
     }
 
+    /// `qkv` and `attn` are of one type.
     fn attention_backward<'g>(
         &self,
         graph: &'g Graph<'a>,
+        qkv: Tensor<'g>,
         attn: Tensor<'g>,
         d_attn: Tensor<'g>,
     ) -> Result<(Tensor<'g>, Tensor<'g>)> {
         match attn.ty() {
-            GgmlType::F32 => self.attention_backward_of::<f32>(graph, attn, d_attn),
-            _ => self.attention_backward_of::<u16>(graph, attn, d_attn),
+            GgmlType::F32 => self.attention_backward_of::<f32>(graph, qkv, attn, d_attn),
+            _ => self.attention_backward_of::<u16>(graph, qkv, attn, d_attn),
         }
     }
 
     fn attention_backward_of<'g, T: Element>(
         &self,
         graph: &'g Graph<'a>,
+        qkv: Tensor<'g>,
         attn: Tensor<'g>,
         d_attn: Tensor<'g>,
     ) -> Result<(Tensor<'g>, Tensor<'g>)> {
         let (spec, n, geometry) = (self.spec(), self.n_tokens, self.attention);
         let (n_attn, n_head) = (spec.n_attn(), spec.n_head);
-        let qkv = self.saved(graph, self.saved.qkv)?;
         let lse = self.saved(graph, self.saved.lse)?;
 
         let work = two_outputs("attention_backward_queries", geometry, n, n_attn, n_head);
@@ -373,25 +561,21 @@ impl<'a> LayerContext<'a> {
         if !self.spec().rotates(self.layer) {
             return Ok(None);
         }
-        let (storage, cos, sin) = self.rope;
+        let [cos, sin] = self.rope;
         Ok(Some(RopeTables {
-            cos: self.columns(graph, storage, cos)?,
-            sin: self.columns(graph, storage, sin)?,
+            kind: self.spec().rope.kind,
+            cos: self.saved(graph, cos)?,
+            sin: self.saved(graph, sin)?,
         }))
     }
 
-    fn saved<'g>(&self, graph: &'g Graph<'a>, id: TensorId) -> Result<Tensor<'g>> {
-        self.columns(graph, self.storage, id)
+    fn save<'g>(&self, graph: &'g Graph<'a>, tensor: Tensor<'g>, target: TensorId) -> Result<()> {
+        graph.store(tensor, self.saved(graph, target)?)
     }
 
     /// The first `n_tokens` columns of a stored tensor.
-    fn columns<'g>(
-        &self,
-        graph: &'g Graph<'a>,
-        storage: &'a Storage,
-        id: TensorId,
-    ) -> Result<Tensor<'g>> {
-        graph.rows(graph.load(storage, id)?, 0, self.n_tokens)
+    fn saved<'g>(&self, graph: &'g Graph<'a>, id: TensorId) -> Result<Tensor<'g>> {
+        graph.rows(graph.load(self.storage, id)?, 0, self.n_tokens)
     }
 
     fn store_thin<'g>(&self, graph: &'g Graph<'a>, which: usize, t: Tensor<'g>) -> Result<()> {
@@ -430,15 +614,32 @@ impl<'a> LayerContext<'a> {
     }
 }
 
-/// Attention of the model's geometry over packed segments.
-pub fn attention(spec: &BlockSpec, segments: &[Segment]) -> Attention {
-    Attention::new(
-        spec.n_head,
-        spec.n_head_kv,
-        spec.head_dim,
-        spec.attention_scale,
-        segments,
-    )
+/// Loads a norm of the model.
+pub fn load_norm<'g, 'a: 'g>(
+    graph: &'g Graph<'a>,
+    model: &'a Model,
+    weights: NormWeights,
+) -> Result<LoadedNorm<'g>> {
+    let load = |id| graph.load(&model.storage, id);
+    Ok(LoadedNorm {
+        norm: model.spec.norm,
+        weight: load(weights.weight)?,
+        bias: weights.bias.map(load).transpose()?,
+    })
+}
+
+/// Attention of the model's geometry over packed segments, with or without the window that some blocks have.
+pub fn attention(spec: &BlockSpec, windowed: bool, segments: &[Segment]) -> Attention {
+    let window = spec.window.as_ref().filter(|_| windowed);
+    let scoring = Scoring {
+        n_head: spec.n_head,
+        n_head_kv: spec.n_head_kv,
+        head_dim: spec.head_dim,
+        scale: spec.attention_scale,
+        cap: spec.attention_cap,
+        window: window.map(|window| window.size),
+    };
+    Attention::new(scoring, segments)
 }
 
 /// Work of an attention operation with `[n, first]` and behind it `[n, second]` as outputs.

@@ -4,22 +4,25 @@ use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Backend, GgmlError, Storage, StorageBuilder, TensorId};
 
 use super::adapter::DeviceAdapter;
+use super::experts::ExpertMemory;
 use super::kernels::head::STATS;
 use super::layer::Saved;
 use super::network::NetworkOptions;
-use crate::model::Model;
+use crate::model::{BlockSpec, Model, Rope};
 
 /// Tensors that last from graph to graph.
 pub struct Memory {
     pub storage: Storage,
-    /// Inputs of the layers and the output of the last, `[n_embd, max]`; without an adapter only two that take turns.
+    /// The residual stream, `[n_embd, max]`: inputs of the layers and the output of the last where layers are recomputed, else two that
+    /// take turns.
     pub x: Vec<TensorId>,
     /// One per layer, or one for all when checkpointing.
     pub saved: Vec<Saved>,
     /// Gradient of the current layer's output, `[n_embd, max]`.
     pub gradient: TensorId,
-    pub cos: TensorId,
-    pub sin: TensorId,
+    /// Cosines and sines of rotary embedding, `[n_dims / 2, max]`: those of blocks without and with a window, which may be the same.
+    pub rope: [[TensorId; 2]; 2],
+    pub experts: Option<ExpertMemory>,
 }
 
 /// What the head reads and writes, a chunk of rows at a time.
@@ -41,10 +44,9 @@ impl Memory {
         let spec = &model.spec;
         let (n, saved_type) = (options.max_tokens, options.kernels.saved);
         let mut builder = StorageBuilder::new();
-        let n_x = if adapter.is_some() {
-            spec.n_layer + 1
-        } else {
-            2
+        let n_x = match adapter {
+            Some(_) if options.checkpoint => spec.n_layer + 1,
+            _ => 2,
         };
         let x = (0..n_x)
             .map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n]))
@@ -64,11 +66,20 @@ impl Memory {
                     ranks.map(|(_, fused)| fused[which].rank).max().unwrap_or(0)
                 };
                 Saved {
+                    input: builder.add(saved_type, &[spec.n_embd, n]),
                     qkv: builder.add(saved_type, &[spec.n_qkv(), n]),
                     attn: builder.add(saved_type, &[spec.n_attn(), n]),
                     lse: builder.add(GgmlType::F32, &[spec.n_head, n]),
-                    middle: builder.add(GgmlType::F32, &[spec.n_embd, n]),
-                    gate_up: builder.add(saved_type, &[2 * spec.n_ff, n]),
+                    middle: builder.add(saved_type, &[spec.n_embd, n]),
+                    gate_up: match spec.experts {
+                        None => builder.add(saved_type, &[2 * spec.n_ff, n]),
+                        // They are asked again on the way back.
+                        Some(_) => builder.add(saved_type, &[1]),
+                    },
+                    results: spec
+                        .layout
+                        .post_norms
+                        .then(|| [0; 2].map(|_| builder.add(saved_type, &[spec.n_embd, n]))),
                     thin: std::array::from_fn(|which| {
                         (rank(which) > 0).then(|| builder.add(GgmlType::F32, &[rank(which), n]))
                     }),
@@ -83,45 +94,67 @@ impl Memory {
             // Forward passes that keep nothing never touch these.
             let unused = gradient;
             saved.push(Saved {
+                input: unused,
                 qkv: unused,
                 attn: unused,
                 lse: unused,
                 middle: unused,
                 gate_up: unused,
+                results: None,
                 thin: [None; 4],
             });
         }
         let half = spec.rope.n_dims / 2;
-        let cos = builder.add(GgmlType::F32, &[half, n]);
-        let sin = builder.add(GgmlType::F32, &[half, n]);
+        let mut tables = || [0; 2].map(|_| builder.add(GgmlType::F32, &[half, n]));
+        let everywhere = tables();
+        let windowed = match own_rope(spec) {
+            Some(_) => tables(),
+            None => everywhere,
+        };
+        let experts = spec.experts.map(|experts| {
+            let mut add = |width, n| builder.add(GgmlType::F32, &[width, n]);
+            let n_rows = experts.n_used * n;
+            ExpertMemory {
+                middle: add(spec.n_embd, n),
+                logits: add(experts.n, n),
+                results: add(spec.n_embd, n_rows),
+                gradients: add(spec.n_embd, if n_saved == 0 { 1 } else { n_rows }),
+            }
+        });
         Ok(Self {
+            experts,
             storage: builder.build(backend)?,
             x,
             saved,
             gradient,
-            cos,
-            sin,
+            rope: [everywhere, windowed],
         })
     }
 
     pub fn write_rope(&mut self, model: &Model, positions: &[u32]) -> Result<(), GgmlError> {
-        let rope = &model.spec.rope;
-        let half = rope.n_dims / 2;
-        let frequencies: Vec<f64> = (0..half)
-            .map(|i| {
-                let factor = model.rope_factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
-                rope.freq_scale * rope.freq_base.powf(-2.0 * i as f64 / rope.n_dims as f64) / factor
-            })
-            .collect();
-        let angles = positions
-            .iter()
-            .flat_map(|p| frequencies.iter().map(move |f| f64::from(*p) * f));
-        let (cos, sin): (Vec<f32>, Vec<f32>) =
-            angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
-        self.storage.write_at(self.cos, 0, &cos)?;
-        self.storage.write_at(self.sin, 0, &sin)?;
+        let spec = &model.spec;
+        let ropes = [(Some(&spec.rope), self.rope[0]), (own_rope(spec), self.rope[1])];
+        for (rope, tables) in ropes {
+            let Some(rope) = rope else { continue };
+            let frequencies = rope.frequencies(model.rope_factors.as_deref());
+            let magnitude = f64::from(rope.magnitude);
+            let angles = positions
+                .iter()
+                .flat_map(|p| frequencies.iter().map(move |f| f64::from(*p) * f));
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles
+                .map(|a| ((magnitude * a.cos()) as f32, (magnitude * a.sin()) as f32))
+                .unzip();
+            self.storage.write_at(tables[0], 0, &cos)?;
+            self.storage.write_at(tables[1], 0, &sin)?;
+        }
         Ok(())
     }
+}
+
+/// Rotary embedding of blocks with a window, where it is another.
+fn own_rope(spec: &BlockSpec) -> Option<&Rope> {
+    let rope = spec.window.as_ref().map(|window| &window.rope);
+    rope.filter(|rope| **rope != spec.rope)
 }
 
 impl HeadMemory {

@@ -6,6 +6,7 @@
 mod adapter;
 mod builder;
 mod choose;
+mod experts;
 mod head;
 pub mod kernels;
 mod layer;
@@ -16,5 +17,5 @@ mod scratch;
 
 pub use choose::Kernels;
 pub use head::VOCAB_BLOCK;
-pub use network::{Network, NetworkError, NetworkOptions, Scores};
+pub use network::{Network, NetworkError, NetworkOptions, Scores, Spent};
 pub use scratch::Scratch;

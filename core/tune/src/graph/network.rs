@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, TensorId, Workspace};
@@ -13,7 +14,8 @@ use super::head::{self, BY_MEAN, HeadChunk, Wanted};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob};
-use super::layer::{self, Extent, GRAPH_NODES, LayerContext};
+use super::experts::Routes;
+use super::layer::{self, Extent, LayerContext, graph_nodes};
 use super::memory::{HeadMemory, Memory};
 use super::scratch::Scratch;
 use crate::adapter::Lora;
@@ -86,6 +88,17 @@ impl Scores {
     }
 }
 
+/// Where the time of passes went.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spent {
+    /// In blocks, forward.
+    pub forward: Duration,
+    /// In the head, with the gradient that it begins.
+    pub head: Duration,
+    /// In blocks, backward.
+    pub backward: Duration,
+}
+
 /// A frozen model, optionally with an adapter to be trained.
 pub struct Network {
     model: Model,
@@ -102,6 +115,9 @@ pub struct Network {
     kept: Option<Packed>,
     /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
     dropout: Option<Dropout>,
+    /// Where tokens went in the last pass, block by block; nowhere in blocks without experts.
+    routes: Vec<Arc<Routes>>,
+    spent: Spent,
 }
 
 impl Network {
@@ -120,7 +136,9 @@ impl Network {
             .transpose()?;
         let memory = Memory::new(&model, &options, adapter.as_ref(), &backend)?;
         let head = HeadMemory::new(&model, &options, &backend)?;
+        let nowhere = Arc::new(Routes::new(&[], 1, 0));
         Ok(Self {
+            routes: vec![nowhere; model.spec.n_layer],
             model,
             options,
             backend,
@@ -131,6 +149,7 @@ impl Network {
             head_out: Vec::new(),
             kept: None,
             dropout: None,
+            spent: Spent::default(),
         })
     }
 
@@ -147,6 +166,11 @@ impl Network {
     /// While this flag is true, passes stop within one layer with an error for which [`NetworkError::is_aborted`] holds.
     pub fn abort_flag(&self) -> Arc<AtomicBool> {
         self.backend.abort_flag()
+    }
+
+    /// Where the time of all passes went since this was last asked.
+    pub fn take_spent(&mut self) -> Spent {
+        std::mem::take(&mut self.spent)
     }
 
     /// Bytes of memory held besides the mapped model: states, adapter, scratch.
@@ -239,6 +263,7 @@ impl Network {
         grads: &mut [f32],
     ) -> Result<()> {
         self.check_backward(packed, coefficients, lora, grads)?;
+        let started = Instant::now();
         let n_embd = self.model.spec.n_embd;
         let mut start = vec![0.0f32; packed.tokens.len() * n_embd];
         for (targets, coefficient) in packed.sequences.iter().zip(coefficients) {
@@ -258,7 +283,7 @@ impl Network {
             if self.options.checkpoint {
                 self.run_layer(layer, &pass, Extent::Save)?;
             }
-            let graph = Graph::new(GRAPH_NODES)?;
+            let graph = Graph::new(graph_nodes(&self.model.spec))?;
             let scratch = self.options.kernels.scratch;
             let context = pass.context(
                 &self.model,
@@ -267,18 +292,16 @@ impl Network {
                 layer,
                 scratch,
             );
-            let storage = &self.memory.storage;
-            let (input, gradient) = (
-                (storage, self.memory.x[layer]),
-                (storage, self.memory.gradient),
-            );
-            context.backward(&graph, input, gradient, layer > 0)?;
+            let gradient = self.memory.gradient;
+            context.backward(&graph, gradient, &self.routes[layer], layer > 0)?;
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
+            self.model.release_layer(layer);
             if let Some(adapter) = &mut self.adapter {
                 adapter.download_gradients(layer, &lora.tensors, grads)?;
             }
         }
+        self.spent.backward += started.elapsed();
         Ok(())
     }
 
@@ -303,11 +326,11 @@ impl Network {
                 scratch: self.options.kernels.scratch,
                 n_tokens: 1,
             };
-            let norm = graph.load(&self.model.storage, self.model.output_norm)?;
+            let norm = layer::load_norm(&graph, &self.model, self.model.output_norm)?;
             let head = graph.load(&self.model.storage, self.model.head)?;
-            let h = builder.norm(self.model.spec.norm, graph.load(&storage, row)?, norm)?;
+            let h = builder.norm(&norm, graph.load(&storage, row)?)?;
             let h = builder.scaled(h, self.model.spec.logit_scale)?;
-            let y = builder.project(&[head], h)?;
+            let y = builder.capped(builder.project(&[head], h)?, self.model.spec.logit_cap)?;
             graph.store(y, graph.load(&storage, out)?)?;
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
@@ -324,13 +347,23 @@ impl Network {
         extent: Extent,
         dropout: Option<Dropout>,
     ) -> Result<TensorId> {
+        let started = Instant::now();
         let (rows, max) = (packed.tokens.len(), self.options.max_tokens);
         if rows > max {
             return Err(NetworkError::TooLong { rows, max });
         }
         self.check_targets(packed)?;
+        if let Some(n_positions) = self.model.n_positions {
+            let last = packed.positions.iter().max().copied().unwrap_or(0) as usize;
+            if last >= n_positions {
+                return Err(mismatch(format!(
+                    "position {last} is beyond the original context of {n_positions} tokens, for which this model's long rope is trained"
+                )));
+            }
+        }
         self.kept = None;
         let embeddings = self.model.embed(&packed.tokens)?;
+        self.model.release_ends();
         self.memory
             .storage
             .write_at(self.memory.x[0], 0, &embeddings)?;
@@ -339,11 +372,12 @@ impl Network {
         for layer in 0..self.model.spec.n_layer {
             self.run_layer(layer, &pass, extent)?;
         }
+        self.spent.forward += started.elapsed();
         Ok(self.memory.x[self.model.spec.n_layer % self.memory.x.len()])
     }
 
     fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
-        let graph = Graph::new(GRAPH_NODES)?;
+        let graph = Graph::new(graph_nodes(&self.model.spec))?;
         let scratch = self.options.kernels.scratch;
         let context = pass.context(
             &self.model,
@@ -354,12 +388,29 @@ impl Network {
         );
         let (storage, x) = (&self.memory.storage, &self.memory.x);
         let (input, output) = (x[layer % x.len()], x[(layer + 1) % x.len()]);
-        context.forward(&graph, (storage, input), (storage, output), extent)?;
+        context.forward(&graph, input, output, extent)?;
         self.workspace.compute(&mut self.backend, &graph)?;
+        drop(graph);
+        let (Some(experts), Some(memory)) = (self.model.spec.experts, self.memory.experts) else {
+            self.model.release_layer(layer);
+            return Ok(());
+        };
+        if extent == Extent::Save {
+            return Ok(());
+        }
+        let mut logits = vec![0.0; pass.n_tokens * experts.n];
+        storage.read_at(memory.logits, 0, &mut logits)?;
+        self.routes[layer] = Arc::new(Routes::new(&logits, experts.n, experts.n_used));
+        let graph = Graph::new(graph_nodes(&self.model.spec))?;
+        context.forward_experts(&graph, &self.routes[layer], output)?;
+        self.workspace.compute(&mut self.backend, &graph)?;
+        drop(graph);
+        self.model.release_layer(layer);
         Ok(())
     }
 
     fn run_head(&mut self, packed: &Packed, last: TensorId, wanted: Wanted) -> Result<Scores> {
+        let started = Instant::now();
         let n_embd = self.model.spec.n_embd;
         let hidden = self.hidden(last, packed.tokens.len())?;
         let means = packed.means_of_targets(n_embd);
@@ -406,6 +457,8 @@ impl Network {
                 self.head_out.extend_from_slice(&rows[..used]);
             }
         }
+        self.model.release_ends();
+        self.spent.head += started.elapsed();
         let logps = packed
             .sequences
             .iter()
@@ -452,6 +505,11 @@ impl Network {
     /// Labels are only compared and used as indices, so that one outside of the vocabulary would go unnoticed.
     fn check_targets(&self, packed: &Packed) -> Result<()> {
         let n_vocab = self.model.spec.n_vocab;
+        if !packed.means.is_empty() && self.model.spec.logit_cap.is_some() {
+            return Err(mismatch(
+                "a distribution is not known by its mean embedding where logits are capped",
+            ));
+        }
         for (sequence, means) in &packed.means {
             let n_embd = self.model.spec.n_embd;
             let Some(n) = packed.sequences.get(*sequence).map(Range::len) else {
@@ -511,7 +569,8 @@ fn mismatch(reason: impl Into<String>) -> NetworkError {
 
 /// What the layers of one pass have in common.
 struct Pass {
-    attention: Attention,
+    /// Of blocks without and with a window.
+    attention: [Attention; 2],
     n_tokens: usize,
     with_adapter: bool,
     dropout: Option<Dropout>,
@@ -519,7 +578,8 @@ struct Pass {
 
 impl Pass {
     fn new(model: &Model, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Self {
-        let attention = layer::attention(&model.spec, &packed.segments);
+        let attention =
+            [false, true].map(|windowed| layer::attention(&model.spec, windowed, &packed.segments));
         Self {
             attention,
             n_tokens: packed.tokens.len(),
@@ -536,17 +596,19 @@ impl Pass {
         layer: usize,
         scratch: Scratch,
     ) -> LayerContext<'a> {
+        let windowed = usize::from(model.spec.window(layer).is_some());
         LayerContext {
             model,
             adapter: adapter.filter(|_| self.with_adapter),
             layer,
             saved: memory.saved[layer % memory.saved.len()],
             storage: &memory.storage,
-            rope: (&memory.storage, memory.cos, memory.sin),
-            attention: &self.attention,
+            rope: memory.rope[windowed],
+            attention: &self.attention[windowed],
             scratch,
             n_tokens: self.n_tokens,
             dropout: self.dropout,
+            experts: memory.experts,
         }
     }
 }

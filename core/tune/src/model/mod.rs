@@ -5,5 +5,7 @@ mod spec;
 mod weights;
 
 pub use error::ModelError;
-pub use spec::{Activation, BlockSpec, Norm, Rope, RopeKind, trainable_architectures};
-pub use weights::{Fused, LayerWeights, Model, Part};
+pub use spec::{
+    Activation, BlockSpec, Experts, Layout, Norm, QkNorms, Rope, RopeKind, Window, Yarn, has_fused_matrices, trainable_architectures,
+};
+pub use weights::{ExpertWeights, Fused, LayerWeights, Model, NormWeights, Part, trainable_types};

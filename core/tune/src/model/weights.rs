@@ -10,7 +10,7 @@ use thumbprint_ggml::ggml::{Storage, TensorId, can_dequantize, dequantize_row};
 use thumbprint_ggml::gguf::Gguf;
 
 use super::error::ModelError;
-use super::spec::BlockSpec;
+use super::spec::{BlockSpec, Norm, QkNorms};
 use crate::adapter::Module;
 
 /// One projection of a block: a frozen weight `[n_in, n_out]` and what of it can be adapted.
@@ -39,21 +39,57 @@ pub struct Fused {
     pub n_out: usize,
 }
 
-/// The weights of one block.
+/// Types that frozen matrices may have: all that ggml dequantizes.
+pub fn trainable_types() -> Vec<GgmlType> {
+    let all = GgmlType::ALL.iter().copied();
+    all.filter(|ty| can_dequantize(*ty)).collect()
+}
+
+/// What a norm multiplies with, and adds; F32.
+#[derive(Debug, Clone, Copy)]
+pub struct NormWeights {
+    /// Factors, as many as are normed together.
+    pub weight: TensorId,
+    /// Added to the product, if anything is.
+    pub bias: Option<TensorId>,
+}
+
+/// The weights of a feed-forward part of experts; matrices of all experts one behind the other: `[n_in, n_out, n_expert]`.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertWeights {
+    /// Gives each expert's logit: `[n_embd, n_expert]`.
+    pub router: TensorId,
+    /// `[n_embd, n_ff, n_expert]`.
+    pub gate: TensorId,
+    /// `[n_embd, n_ff, n_expert]`.
+    pub up: TensorId,
+    /// `[n_ff, n_embd, n_expert]`.
+    pub down: TensorId,
+}
+
+/// The weights of one block. Norms are of width `n_embd` unless said otherwise.
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
-    /// `[n_embd]`, F32.
-    pub attn_norm: TensorId,
+    /// Of what enters attention.
+    pub attn_norm: Option<NormWeights>,
     /// Query, key and value projections.
     pub qkv: Fused,
+    /// Of queries and of keys: as wide as one head, or as all of them.
+    pub qk_norms: Option<[NormWeights; 2]>,
     /// The attention's output projection.
     pub attn_output: Fused,
-    /// `[n_embd]`, F32.
-    pub ffn_norm: TensorId,
-    /// Gate and up projections.
+    /// Of what attention adds.
+    pub attn_post_norm: Option<NormWeights>,
+    /// Of what enters the feed-forward part.
+    pub ffn_norm: Option<NormWeights>,
+    /// Gate and up projections; none where the block has experts.
     pub gate_up: Fused,
-    /// The down projection.
+    /// The down projection; none where the block has experts.
     pub down: Fused,
+    /// In place of the two above.
+    pub experts: Option<ExpertWeights>,
+    /// Of what the feed-forward part adds.
+    pub ffn_post_norm: Option<NormWeights>,
 }
 
 impl LayerWeights {
@@ -71,14 +107,16 @@ pub struct Model {
     pub storage: Storage,
     /// One entry a block.
     pub layers: Vec<LayerWeights>,
-    /// `[n_embd]`, F32.
-    pub output_norm: TensorId,
+    /// Of what enters the head.
+    pub output_norm: NormWeights,
     /// The head `[n_embd, n_vocab]`; the token embedding where the two are tied.
     pub head: TensorId,
     /// Type of the head.
     pub head_type: GgmlType,
-    /// Factors that divide the rotary frequencies, one a pair of dimensions (Llama 3).
+    /// Factors that divide the rotary frequencies, one a pair of dimensions (Llama 3, long rope).
     pub rope_factors: Option<Vec<f32>>,
+    /// The number of positions that `rope_factors` hold for, if they hold for some only.
+    pub n_positions: Option<usize>,
     gguf: Arc<Gguf>,
 }
 
@@ -112,8 +150,8 @@ impl Model {
             None => find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?,
         };
         debug_assert!(can_dequantize(embedding));
-        let output_norm = find.vector("output_norm.weight", spec.n_embd)?;
-        let rope_factors = find.rope_factors(&spec)?;
+        let output_norm = find.norm(&spec, "output_norm", spec.n_embd)?;
+        let (rope_factors, n_positions) = find.rope_factors(&spec)?;
         find.refuse_unused(&spec)?;
         Ok(Self {
             spec,
@@ -122,6 +160,7 @@ impl Model {
             head,
             head_type,
             rope_factors,
+            n_positions,
             storage,
             gguf,
         })
@@ -163,6 +202,45 @@ impl Model {
         Ok(out)
     }
 
+    /// Lets go of the pages of a block's weights: they stop counting as memory of the process until they are read again, from the
+    /// page cache where they still are there.
+    pub fn release_layer(&self, layer: usize) {
+        let prefix = format!("blk.{layer}.");
+        self.release(|name| name.starts_with(&prefix));
+    }
+
+    /// The same for what belongs to no block: embeddings and head.
+    pub fn release_ends(&self) {
+        self.release(|name| !name.starts_with("blk."));
+    }
+
+    /// Bytes of the largest block's weights.
+    pub fn largest_block_bytes(&self) -> usize {
+        let of = |layer: usize| self.bytes_of(&format!("blk.{layer}."));
+        (0..self.spec.n_layer).map(of).max().unwrap_or(0)
+    }
+
+    /// Bytes of what belongs to no block.
+    pub fn ends_bytes(&self) -> usize {
+        let all: usize = self.gguf.tensors().iter().map(|t| t.n_bytes).sum();
+        all - self.bytes_of("blk.")
+    }
+
+    fn bytes_of(&self, prefix: &str) -> usize {
+        let tensors = self.gguf.tensors().iter();
+        let meant = tensors.filter(|tensor| tensor.name.starts_with(prefix));
+        meant.map(|tensor| tensor.n_bytes).sum()
+    }
+
+    fn release(&self, is_meant: impl Fn(&str) -> bool) {
+        let data_starts = self.gguf.bytes().len() - self.gguf.data_region().len();
+        let tensors = self.gguf.tensors().iter();
+        for tensor in tensors.filter(|tensor| is_meant(&tensor.name)) {
+            let start = data_starts + tensor.offset;
+            self.gguf.advise_dont_need(start..start + tensor.n_bytes);
+        }
+    }
+
     /// Every projection that can be adapted, as `(layer, part, n_in)`, in the file's order of blocks.
     pub fn parts(&self) -> impl Iterator<Item = (usize, &Part, usize)> {
         self.layers.iter().enumerate().flat_map(|(layer, weights)| {
@@ -187,24 +265,86 @@ struct Finder<'a> {
 impl Finder<'_> {
     fn layer(&self, spec: &BlockSpec, layer: usize) -> Result<LayerWeights, ModelError> {
         let n_kv = spec.n_head_kv * spec.head_dim;
+        let layout = spec.layout;
         let fused = |n_in, parts: &[(Module, usize)]| self.fused(layer, n_in, parts);
+        let norm = |name: &str, n| self.norm(spec, &format!("blk.{layer}.{name}"), n);
+        let norm_if = |there: bool, name: &str| match there {
+            true => norm(name, spec.n_embd).map(Some),
+            false => Ok(None),
+        };
+        let qk_norms = match layout.qk_norms {
+            None => None,
+            Some(kind) => {
+                let [n_q, n_k] = match kind {
+                    QkNorms::Heads => [spec.head_dim; 2],
+                    QkNorms::Whole => [spec.n_attn(), n_kv],
+                };
+                Some([norm("attn_q_norm", n_q)?, norm("attn_k_norm", n_k)?])
+            }
+        };
+        let qkv = [
+            (Module::Q, spec.n_attn()),
+            (Module::K, n_kv),
+            (Module::V, n_kv),
+        ];
+        let gate_up = [(Module::Gate, spec.n_ff), (Module::Up, spec.n_ff)];
+        let (qkv, gate_up) = match layout.fused {
+            false => (&qkv[..], &gate_up[..]),
+            true => (
+                &[(Module::Qkv, spec.n_qkv())][..],
+                &[(Module::GateUp, 2 * spec.n_ff)][..],
+            ),
+        };
+        let down = [(Module::Down, spec.n_embd)];
+        let (gate_up, down) = match spec.experts {
+            None => (gate_up, &down[..]),
+            Some(_) => (&[][..], &[][..]),
+        };
         Ok(LayerWeights {
-            attn_norm: self.vector(&format!("blk.{layer}.attn_norm.weight"), spec.n_embd)?,
-            qkv: fused(
-                spec.n_embd,
-                &[
-                    (Module::Q, spec.n_attn()),
-                    (Module::K, n_kv),
-                    (Module::V, n_kv),
-                ],
-            )?,
+            attn_norm: norm_if(layout.pre_norms, "attn_norm")?,
+            qkv: fused(spec.n_embd, qkv)?,
+            qk_norms,
             attn_output: fused(spec.n_attn(), &[(Module::O, spec.n_embd)])?,
-            ffn_norm: self.vector(&format!("blk.{layer}.ffn_norm.weight"), spec.n_embd)?,
-            gate_up: fused(
-                spec.n_embd,
-                &[(Module::Gate, spec.n_ff), (Module::Up, spec.n_ff)],
-            )?,
-            down: fused(spec.n_ff, &[(Module::Down, spec.n_embd)])?,
+            attn_post_norm: norm_if(layout.post_norms, "post_attention_norm")?,
+            ffn_norm: norm_if(layout.pre_norms, "ffn_norm")?,
+            gate_up: fused(spec.n_embd, gate_up)?,
+            down: fused(spec.n_ff, down)?,
+            experts: spec
+                .experts
+                .map(|experts| self.experts(spec, layer, experts.n))
+                .transpose()?,
+            ffn_post_norm: norm_if(layout.post_norms, "post_ffw_norm")?,
+        })
+    }
+
+    fn experts(
+        &self,
+        spec: &BlockSpec,
+        layer: usize,
+        n_expert: usize,
+    ) -> Result<ExpertWeights, ModelError> {
+        let (n_embd, n_ff) = (spec.n_embd, spec.n_ff);
+        let find = |part: &str, shape: [usize; 3]| {
+            let name = format!("blk.{layer}.{part}.weight");
+            let id = self.find(&name, shape)?;
+            self.require_dequantizable(&name, id)?;
+            Ok::<_, ModelError>(id)
+        };
+        Ok(ExpertWeights {
+            router: find("ffn_gate_inp", [n_embd, n_expert, 1])?,
+            gate: find("ffn_gate_exps", [n_embd, n_ff, n_expert])?,
+            up: find("ffn_up_exps", [n_embd, n_ff, n_expert])?,
+            down: find("ffn_down_exps", [n_ff, n_embd, n_expert])?,
+        })
+    }
+
+    fn norm(&self, spec: &BlockSpec, stem: &str, n: usize) -> Result<NormWeights, ModelError> {
+        Ok(NormWeights {
+            weight: self.vector(&format!("{stem}.weight"), n)?,
+            bias: match spec.norm {
+                Norm::Rms { .. } => None,
+                Norm::Layer { .. } => Some(self.vector(&format!("{stem}.bias"), n)?),
+            },
         })
     }
 
@@ -241,19 +381,22 @@ impl Finder<'_> {
         n_in: usize,
         n_out: usize,
     ) -> Result<(TensorId, GgmlType), ModelError> {
-        let id = self.find(name, [n_in, n_out])?;
-        let ty = self.storage.get(id).ty();
-        if !can_dequantize(ty) {
-            return Err(ModelError::TensorType {
+        let id = self.find(name, [n_in, n_out, 1])?;
+        Ok((id, self.require_dequantizable(name, id)?))
+    }
+
+    fn require_dequantizable(&self, name: &str, id: TensorId) -> Result<GgmlType, ModelError> {
+        match self.storage.get(id).ty() {
+            ty if can_dequantize(ty) => Ok(ty),
+            ty => Err(ModelError::TensorType {
                 name: name.to_owned(),
                 ty: ty.name(),
-            });
+            }),
         }
-        Ok((id, ty))
     }
 
     fn vector(&self, name: &str, n: usize) -> Result<TensorId, ModelError> {
-        let id = self.find(name, [n, 1])?;
+        let id = self.find(name, [n, 1, 1])?;
         match self.storage.get(id).ty() {
             GgmlType::F32 => Ok(id),
             ty => Err(ModelError::TensorType {
@@ -270,12 +413,13 @@ impl Finder<'_> {
             .position(|tensor| tensor.name == name)
     }
 
-    fn find(&self, name: &str, expected: [usize; 2]) -> Result<TensorId, ModelError> {
+    fn find(&self, name: &str, expected: [usize; 3]) -> Result<TensorId, ModelError> {
         let index = self.optional(name).ok_or_else(|| missing(name))?;
         let id = self.storage.id(index).ok_or_else(|| missing(name))?;
         self.used.borrow_mut().insert(index);
         let ne = self.storage.get(id).ne();
-        if ne != [expected[0], expected[1], 1, 1] {
+        let [n0, n1, n2] = expected;
+        if ne != [n0, n1, n2, 1] {
             let reason = format!("shape {ne:?} instead of {expected:?}");
             return Err(ModelError::Tensor {
                 name: name.to_owned(),
@@ -298,12 +442,28 @@ impl Finder<'_> {
         }
     }
 
-    fn rope_factors(&self, spec: &BlockSpec) -> Result<Option<Vec<f32>>, ModelError> {
-        let name = "rope_freqs.weight";
-        if self.optional(name).is_none() {
-            return Ok(None);
+    /// Factors of rotary frequencies, and how far they hold. Of the two sets of long rope, that for the original context is taken.
+    fn rope_factors(
+        &self,
+        spec: &BlockSpec,
+    ) -> Result<(Option<Vec<f32>>, Option<usize>), ModelError> {
+        let (one, [short, long]) = (
+            "rope_freqs.weight",
+            ["rope_factors_short.weight", "rope_factors_long.weight"],
+        );
+        let factors = |name| self.factors(name, spec.rope.n_dims / 2);
+        if self.optional(one).is_some() {
+            return Ok((Some(factors(one)?), None));
         }
-        let id = self.vector(name, spec.rope.n_dims / 2)?;
+        if self.optional(short).is_none() {
+            return Ok((None, None));
+        }
+        factors(long)?;
+        Ok((Some(factors(short)?), Some(spec.n_ctx_orig)))
+    }
+
+    fn factors(&self, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
+        let id = self.vector(name, n)?;
         let factors = self.storage.to_vec::<f32>(id)?;
         if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
             let reason = "factors must be positive".to_owned();
@@ -312,7 +472,7 @@ impl Finder<'_> {
                 reason,
             });
         }
-        Ok(Some(factors))
+        Ok(factors)
     }
 }
 

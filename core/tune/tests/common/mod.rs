@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 use thumbprint_fixtures::TinyModel;
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::quant::dequantize;
+use thumbprint_ggml::ggml::quant::{dequantize, quantize};
 use thumbprint_ggml::gguf::{Gguf, GgufWriter};
 use thumbprint_tune::adapter::{AdapterFile, Lora, LoraConfig, LoraShape, Module};
 use thumbprint_tune::batch::{Group, Packed};
@@ -64,12 +64,54 @@ impl ModelFile {
 }
 
 /// A tiny model of each trainable architecture but `llama`.
-pub fn other_architectures() -> [TinyModel; 3] {
-    [
-        TinyModel::qwen2(),
-        TinyModel::smollm3(),
-        TinyModel::granite(),
-    ]
+pub fn other_architectures() -> Vec<TinyModel> {
+    TinyModel::every_architecture().split_off(1)
+}
+
+/// A wide Llama whose matrices are of one type.
+pub fn model_of_type(ty: GgmlType) -> ModelFile {
+    use GgmlType::*;
+    // To these ggml quantizes with an importance matrix only, or after seconds of preparation.
+    if !matches!(ty, IQ2_XXS | IQ2_XS | IQ2_S | IQ1_S | IQ1_M) {
+        let tiny = TinyModel {
+            ty,
+            ..TinyModel::wide_llama()
+        };
+        return ModelFile::new(&tiny.writer());
+    }
+    let tiny = Gguf::parse(TinyModel::wide_llama().to_bytes()).unwrap();
+    let mut writer = GgufWriter::new();
+    writer.copy_keys(&tiny);
+    let mut rng = Rng::new(31);
+    for tensor in tiny.tensors() {
+        if tensor.n_dims < 2 {
+            writer.tensor(&tensor.name, tensor.shape(), tensor.ty, tiny.data(tensor));
+            continue;
+        }
+        let mut data = vec![0; ty.row_size(tensor.n_elements())];
+        data.fill_with(|| rng.below(256) as u8);
+        for block in data.chunks_exact_mut(ty.type_size()) {
+            set_scale(ty, block, 0.004);
+        }
+        writer.tensor(&tensor.name, tensor.shape(), ty, data);
+    }
+    ModelFile::new(&writer)
+}
+
+/// Writes a block's scale, which IQ1_M spreads over the upper bits of its last four numbers.
+fn set_scale(ty: GgmlType, block: &mut [u8], scale: f32) {
+    let half = quantize(GgmlType::F16, &[scale], 1).unwrap();
+    if ty != GgmlType::IQ1_M {
+        block[..2].copy_from_slice(&half);
+        return;
+    }
+    let half = u16::from_le_bytes([half[0], half[1]]);
+    let n = block.len();
+    for (i, byte) in [1, 3, 5, 7].into_iter().enumerate() {
+        let nibble = (half >> (4 * i) & 15) as u8;
+        let at = &mut block[n - 8 + byte];
+        *at = nibble << 4 | (*at & 15);
+    }
 }
 
 pub fn adapter_file(lora: &Lora, architecture: &str) -> AdapterFile {

@@ -39,11 +39,19 @@ impl Context<'_> {
             base: self.kept(dir, "gate-base.json", |this| {
                 this.engine_work(|| measure::base(&bench))
             })?,
+            strength: 1.0,
             scales: Vec::new(),
             length_taste: length_taste(&material.tokenized.examples),
             folds: fold_results(rankings),
         };
         let limits = Limits::default();
+        if gate::next_scale(&measured, &limits).is_some() {
+            let full = self.thumbprint.load_adapter(&self.loaded, &row, 1.0)?;
+            let kl = self.kept(dir, "gate-kl.json", |this| {
+                this.engine_work(|| measure::feedback_kl(&bench, &full))
+            })?;
+            measured.strength = gate::strength(kl, measured.thumbs);
+        }
         while let Some(scale) = gate::next_scale(&measured, &limits) {
             let done = measured.scales.len() as u64 + 1;
             self.progress(Phase::Gate, done, done + 1);

@@ -10,6 +10,7 @@ use thumbprint_ggml::math::exp;
 
 use super::element::Element;
 use super::gemm::{LANES, Mat, dot, gemm};
+use super::rows::{cap_slope, capped};
 
 /// Consecutive tokens that attend causally to one another and fully to an earlier range.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,31 @@ pub struct Segment {
     pub tokens: Range<usize>,
     /// The tokens before the segment that all of it sees: another whole segment (the prompt), or nothing.
     pub prefix: Range<usize>,
+}
+
+/// What a query makes of the keys before it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads; divides `n_head`.
+    pub n_head_kv: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+    /// Factor on scores.
+    pub scale: f32,
+    /// Scores `s` become `cap * tanh(s / cap)`.
+    pub cap: Option<f32>,
+    /// How many positions back a query sees, its own included; all if none.
+    pub window: Option<usize>,
+}
+
+/// Keys or queries that pass by a block together.
+#[derive(Debug, Clone)]
+struct Tile {
+    tokens: Range<usize>,
+    /// A query at row `q` is `q - k + shift` positions after a key at row `k`.
+    shift: isize,
 }
 
 /// Tokens of one segment that are worked on together.
@@ -35,23 +61,14 @@ const TILE: usize = 64;
 /// The geometry of one attention operation.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    n_head: usize,
-    n_head_kv: usize,
-    head_dim: usize,
-    scale: f32,
+    scoring: Scoring,
     segments: Vec<Segment>,
     blocks: Vec<Block>,
 }
 
 impl Attention {
-    /// Attention of `n_head` query heads over `n_head_kv` key and value heads. The segments must cover the tokens in order.
-    pub fn new(
-        n_head: usize,
-        n_head_kv: usize,
-        head_dim: usize,
-        scale: f32,
-        segments: &[Segment],
-    ) -> Self {
+    /// The segments must cover the tokens in order.
+    pub fn new(scoring: Scoring, segments: &[Segment]) -> Self {
         let blocks = segments
             .iter()
             .enumerate()
@@ -65,10 +82,7 @@ impl Attention {
             })
             .collect();
         Self {
-            n_head,
-            n_head_kv,
-            head_dim,
-            scale,
+            scoring,
             segments: segments.to_vec(),
             blocks,
         }
@@ -95,30 +109,42 @@ impl Attention {
         lse: &mut [f32],
     ) {
         let block = &self.blocks[unit];
-        let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
+        let Scoring {
+            n_head,
+            n_head_kv,
+            head_dim: d,
+            scale,
+            cap,
+            ..
+        } = self.scoring;
+        let group = n_head / n_head_kv;
         let (rows, wide) = (group * block.tokens.len(), d.next_multiple_of(LANES));
         let mut q = vec![0.0; rows * d];
         let mut k_t = vec![0.0; d * TILE];
         let mut v = vec![0.0; TILE * wide];
         let mut s = vec![0.0; rows * TILE];
         let mut o = vec![0.0; rows * wide];
-        for kv in 0..self.n_head_kv {
-            self.pack_queries(block, kv, self.scale, &mut q, |token, column| {
+        for kv in 0..n_head_kv {
+            self.pack_queries(block, kv, scale, &mut q, |token, column| {
                 &qkv.row(token)[column..column + d]
             });
             o.fill(0.0);
             let mut max = vec![f32::NEG_INFINITY; rows];
             let mut sum = vec![0.0f32; rows];
             for keys in self.keys_of(block) {
-                pack_transposed(&qkv, &keys, self.key_column(kv), d, TILE, &mut k_t);
-                pack_rows(&qkv, &keys, self.value_column(kv), d, wide, &mut v);
+                let tokens = &keys.tokens;
+                pack_transposed(&qkv, tokens, self.key_column(kv), d, TILE, &mut k_t);
+                pack_rows(&qkv, tokens, self.value_column(kv), d, wide, &mut v);
                 s.fill(0.0);
                 gemm(rows, TILE, d, mat(&q, d), mat(&k_t, TILE), &mut s, TILE);
                 for row in 0..rows {
-                    let visible = self.visible(block, row, &keys);
                     let scores = &mut s[row * TILE..(row + 1) * TILE];
-                    let (seen, hidden) = scores.split_at_mut(visible);
-                    hidden.fill(0.0);
+                    let seen = self.seen_keys(block, row, &keys);
+                    hide(scores, &seen);
+                    let seen = &mut scores[seen];
+                    if let Some(cap) = cap {
+                        seen.iter_mut().for_each(|x| *x = capped(*x, cap));
+                    }
                     let new_max = seen.iter().copied().fold(max[row], f32::max);
                     if new_max == f32::NEG_INFINITY {
                         continue;
@@ -136,7 +162,7 @@ impl Attention {
                 gemm(
                     rows,
                     wide,
-                    keys.len(),
+                    tokens.len(),
                     mat(&s, TILE),
                     mat(&v, wide),
                     &mut o,
@@ -145,11 +171,11 @@ impl Attention {
             }
             for row in 0..rows {
                 let (token, head) = self.place(block, kv, row);
-                let target = &mut out[(token * self.n_head + head) * d..][..d];
+                let target = &mut out[(token * n_head + head) * d..][..d];
                 for (to, from) in target.iter_mut().zip(&o[row * wide..]) {
                     *to = from / sum[row];
                 }
-                lse[token * self.n_head + head] = max[row] + sum[row].ln();
+                lse[token * n_head + head] = max[row] + sum[row].ln();
             }
         }
     }
@@ -166,7 +192,15 @@ impl Attention {
         (dq_out, delta_out): (&mut [f32], &mut [f32]),
     ) {
         let block = &self.blocks[unit];
-        let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
+        let Scoring {
+            n_head,
+            n_head_kv,
+            head_dim: d,
+            scale,
+            cap,
+            ..
+        } = self.scoring;
+        let group = n_head / n_head_kv;
         let (rows, wide) = (group * block.tokens.len(), d.next_multiple_of(LANES));
         let mut q = vec![0.0; rows * d];
         let mut d_o = vec![0.0; rows * d];
@@ -178,8 +212,8 @@ impl Attention {
         let mut dp = vec![0.0; rows * TILE];
         let mut dq = vec![0.0; rows * wide];
         let mut delta = vec![0.0; rows];
-        for kv in 0..self.n_head_kv {
-            self.pack_queries(block, kv, self.scale, &mut q, |token, column| {
+        for kv in 0..n_head_kv {
+            self.pack_queries(block, kv, scale, &mut q, |token, column| {
                 &qkv.row(token)[column..column + d]
             });
             self.pack_queries(block, kv, 1.0, &mut d_o, |token, column| {
@@ -193,28 +227,35 @@ impl Attention {
             }
             dq.fill(0.0);
             for keys in self.keys_of(block) {
-                pack_transposed(&qkv, &keys, self.key_column(kv), d, TILE, &mut k_t);
-                pack_transposed(&qkv, &keys, self.value_column(kv), d, TILE, &mut v_t);
-                pack_rows(&qkv, &keys, self.key_column(kv), d, wide, &mut k);
+                let tokens = &keys.tokens;
+                pack_transposed(&qkv, tokens, self.key_column(kv), d, TILE, &mut k_t);
+                pack_transposed(&qkv, tokens, self.value_column(kv), d, TILE, &mut v_t);
+                pack_rows(&qkv, tokens, self.key_column(kv), d, wide, &mut k);
                 s.fill(0.0);
                 dp.fill(0.0);
                 gemm(rows, TILE, d, mat(&q, d), mat(&k_t, TILE), &mut s, TILE);
                 gemm(rows, TILE, d, mat(&d_o, d), mat(&v_t, TILE), &mut dp, TILE);
                 for row in 0..rows {
-                    let visible = self.visible(block, row, &keys);
                     let (token, head) = self.place(block, kv, row);
                     let lse = lse.row(block.tokens.start + token)[head];
                     let scores = &mut s[row * TILE..(row + 1) * TILE];
                     let dp = &dp[row * TILE..(row + 1) * TILE];
-                    for (s, dp) in scores.iter_mut().zip(dp) {
-                        *s = exp(*s - lse) * (dp - delta[row]) * self.scale;
+                    let delta = delta[row];
+                    match cap {
+                        None => scores.iter_mut().zip(dp).for_each(|(s, dp)| {
+                            *s = exp(*s - lse) * (dp - delta) * scale;
+                        }),
+                        Some(cap) => scores.iter_mut().zip(dp).for_each(|(s, dp)| {
+                            let y = capped(*s, cap);
+                            *s = exp(y - lse) * (dp - delta) * scale * cap_slope(y, cap);
+                        }),
                     }
-                    scores[visible..].fill(0.0);
+                    hide(scores, &self.seen_keys(block, row, &keys));
                 }
                 gemm(
                     rows,
                     wide,
-                    keys.len(),
+                    tokens.len(),
                     mat(&s, TILE),
                     mat(&k, wide),
                     &mut dq,
@@ -223,9 +264,9 @@ impl Attention {
             }
             for row in 0..rows {
                 let (token, head) = self.place(block, kv, row);
-                let target = &mut dq_out[(token * self.n_head + head) * d..][..d];
+                let target = &mut dq_out[(token * n_head + head) * d..][..d];
                 target.copy_from_slice(&dq[row * wide..row * wide + d]);
-                delta_out[token * self.n_head + head] = delta[row];
+                delta_out[token * n_head + head] = delta[row];
             }
         }
     }
@@ -241,7 +282,15 @@ impl Attention {
         out: &mut [f32],
     ) {
         let block = &self.blocks[unit];
-        let (d, group) = (self.head_dim, self.n_head / self.n_head_kv);
+        let Scoring {
+            n_head,
+            n_head_kv,
+            head_dim: d,
+            scale,
+            cap,
+            ..
+        } = self.scoring;
+        let group = n_head / n_head_kv;
         let (keys, wide) = (block.tokens.len(), d.next_multiple_of(LANES));
         let mut k = vec![0.0; keys * d];
         let mut v = vec![0.0; keys * d];
@@ -255,17 +304,18 @@ impl Attention {
         let mut dv = vec![0.0; keys * wide];
         let mut lse_row = [0.0; TILE];
         let mut delta_row = [0.0; TILE];
-        for kv in 0..self.n_head_kv {
+        for kv in 0..n_head_kv {
             pack_rows(&qkv, &block.tokens, self.key_column(kv), d, d, &mut k);
             pack_rows(&qkv, &block.tokens, self.value_column(kv), d, d, &mut v);
             dk.fill(0.0);
             dv.fill(0.0);
-            for (queries, causal) in self.queries_of(block) {
+            for tile in self.queries_of(block) {
+                let queries = &tile.tokens;
                 for head in kv * group..(kv + 1) * group {
-                    pack_transposed(&qkv, &queries, head * d, d, TILE, &mut q_t);
-                    pack_transposed(&d_output, &queries, head * d, d, TILE, &mut do_t);
-                    pack_rows(&qkv, &queries, head * d, d, wide, &mut q);
-                    pack_rows(&d_output, &queries, head * d, d, wide, &mut d_o);
+                    pack_transposed(&qkv, queries, head * d, d, TILE, &mut q_t);
+                    pack_transposed(&d_output, queries, head * d, d, TILE, &mut do_t);
+                    pack_rows(&qkv, queries, head * d, d, wide, &mut q);
+                    pack_rows(&d_output, queries, head * d, d, wide, &mut d_o);
                     for (i, token) in queries.clone().enumerate() {
                         lse_row[i] = lse.row(token)[head];
                         delta_row[i] = delta.row(token)[head];
@@ -275,23 +325,23 @@ impl Attention {
                     gemm(keys, TILE, d, mat(&k, d), mat(&q_t, TILE), &mut s, TILE);
                     gemm(keys, TILE, d, mat(&v, d), mat(&do_t, TILE), &mut dp, TILE);
                     for row in 0..keys {
-                        let key = block.tokens.start + row;
-                        let hidden = if causal {
-                            key.saturating_sub(queries.start).min(TILE)
-                        } else {
-                            0
-                        };
+                        let seen = self.seen_queries(block.tokens.start + row, &tile);
                         let s = &mut s[row * TILE..(row + 1) * TILE];
                         let dp = &mut dp[row * TILE..(row + 1) * TILE];
                         for i in 0..TILE {
-                            let p = exp(s[i] * self.scale - lse_row[i]);
-                            dp[i] = p * (dp[i] - delta_row[i]) * self.scale;
+                            let (y, slope) = match cap {
+                                None => (s[i] * scale, scale),
+                                Some(cap) => {
+                                    let y = capped(s[i] * scale, cap);
+                                    (y, scale * cap_slope(y, cap))
+                                }
+                            };
+                            let p = exp(y - lse_row[i]);
+                            dp[i] = p * (dp[i] - delta_row[i]) * slope;
                             s[i] = p;
                         }
-                        for row in [s, dp] {
-                            row[..hidden].fill(0.0);
-                            row[queries.len()..].fill(0.0);
-                        }
+                        hide(s, &seen);
+                        hide(dp, &seen);
                     }
                     gemm(
                         keys,
@@ -313,58 +363,77 @@ impl Attention {
                     );
                 }
             }
-            let width = 2 * self.n_head_kv * d;
+            let width = 2 * n_head_kv * d;
             for row in 0..keys {
                 let out = &mut out[row * width..(row + 1) * width];
                 out[kv * d..(kv + 1) * d].copy_from_slice(&dk[row * wide..row * wide + d]);
-                let values = (self.n_head_kv + kv) * d;
+                let values = (n_head_kv + kv) * d;
                 out[values..values + d].copy_from_slice(&dv[row * wide..row * wide + d]);
             }
         }
     }
 
     fn key_column(&self, kv: usize) -> usize {
-        (self.n_head + kv) * self.head_dim
+        (self.scoring.n_head + kv) * self.scoring.head_dim
     }
 
     fn value_column(&self, kv: usize) -> usize {
-        (self.n_head + self.n_head_kv + kv) * self.head_dim
+        (self.scoring.n_head + self.scoring.n_head_kv + kv) * self.scoring.head_dim
     }
 
     /// A tile's row as a token of the block and a query head: the heads of a group lie one after another.
     fn place(&self, block: &Block, kv: usize, row: usize) -> (usize, usize) {
         let tokens = block.tokens.len();
-        (
-            row % tokens,
-            kv * (self.n_head / self.n_head_kv) + row / tokens,
-        )
+        let group = self.scoring.n_head / self.scoring.n_head_kv;
+        (row % tokens, kv * group + row / tokens)
     }
 
-    /// How many of `keys`, from the first on, a tile's row sees.
-    fn visible(&self, block: &Block, row: usize, keys: &Range<usize>) -> usize {
-        let token = block.tokens.start + row % block.tokens.len();
-        (token + 1).saturating_sub(keys.start).min(keys.len())
+    /// Which keys of a tile a row of the block sees.
+    fn seen_keys(&self, block: &Block, row: usize, keys: &Tile) -> Range<usize> {
+        let query = (block.tokens.start + row % block.tokens.len()) as isize + keys.shift;
+        keys.within(query - self.reach() + 1, query + 1)
     }
 
-    /// Tiles of keys that some token of the block sees: its segment's prefix, then its own segment up to itself.
-    fn keys_of(&self, block: &Block) -> Vec<Range<usize>> {
+    /// Which queries of a tile see the key in a row.
+    fn seen_queries(&self, key: usize, queries: &Tile) -> Range<usize> {
+        let first = key as isize - queries.shift;
+        queries.within(first, first + self.reach())
+    }
+
+    /// Positions that a query sees.
+    fn reach(&self) -> isize {
+        // Far from where sums overflow.
+        let all = isize::MAX / 4;
+        self.scoring.window.map_or(all, |n| (n as isize).min(all))
+    }
+
+    /// Tiles of keys that some token of the block sees: in its segment's prefix, then in its own segment up to itself.
+    fn keys_of(&self, block: &Block) -> Vec<Tile> {
         let segment = &self.segments[block.segment];
         let own = segment.tokens.start..block.tokens.end;
-        tiles(&segment.prefix).chain(tiles(&own)).collect()
+        tiles(&segment.prefix, segment.shift())
+            .chain(tiles(&own, 0))
+            .filter(|keys| self.sees(&block.tokens, keys, &keys.tokens))
+            .collect()
     }
 
-    /// Tiles of queries that see keys of the block, and whether they see them causally.
-    fn queries_of(&self, block: &Block) -> Vec<(Range<usize>, bool)> {
+    /// Tiles of queries some of which see keys of the block.
+    fn queries_of(&self, block: &Block) -> Vec<Tile> {
         let own = block.tokens.start..self.segments[block.segment].tokens.end;
         let after = self
             .segments
             .iter()
             .filter(|other| other.prefix.contains(&block.tokens.start));
-        let after = after.flat_map(|other| tiles(&other.tokens));
-        tiles(&own)
-            .map(|tile| (tile, true))
-            .chain(after.map(|tile| (tile, false)))
+        tiles(&own, 0)
+            .chain(after.flat_map(|other| tiles(&other.tokens, other.shift())))
+            .filter(|queries| self.sees(&queries.tokens, queries, &block.tokens))
             .collect()
+    }
+
+    /// Whether the window of the first query reaches back to the last key.
+    fn sees(&self, queries: &Range<usize>, tile: &Tile, keys: &Range<usize>) -> bool {
+        let distance = queries.start as isize - (keys.end as isize - 1) + tile.shift;
+        distance < self.reach()
     }
 
     fn pack_queries<'a, T: Element + 'a>(
@@ -375,7 +444,7 @@ impl Attention {
         tile: &mut [f32],
         row_of: impl Fn(usize, usize) -> &'a [T],
     ) {
-        let d = self.head_dim;
+        let d = self.scoring.head_dim;
         for (row, to) in tile.chunks_exact_mut(d).enumerate() {
             let (token, head) = self.place(block, kv, row);
             T::widen(row_of(block.tokens.start + token, head * d), to);
@@ -386,11 +455,34 @@ impl Attention {
     }
 }
 
-fn tiles(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+impl Segment {
+    /// The [`shift`](Tile::shift) between the segment's queries and its prefix's keys.
+    fn shift(&self) -> isize {
+        self.prefix.end as isize - self.tokens.start as isize
+    }
+}
+
+impl Tile {
+    /// The rows of the tile from `first` to `end`, counted from the tile's first.
+    fn within(&self, first: isize, end: isize) -> Range<usize> {
+        let n = self.tokens.len() as isize;
+        let relative = |row: isize| (row - self.tokens.start as isize).clamp(0, n) as usize;
+        relative(first)..relative(end)
+    }
+}
+
+fn tiles(range: &Range<usize>, shift: isize) -> impl Iterator<Item = Tile> + use<> {
     let (start, end) = (range.start, range.end);
-    (start..end)
-        .step_by(TILE)
-        .map(move |at| at..(at + TILE).min(end))
+    (start..end).step_by(TILE).map(move |at| Tile {
+        tokens: at..(at + TILE).min(end),
+        shift,
+    })
+}
+
+/// Masks all of a row of scores but what is seen.
+fn hide(scores: &mut [f32], seen: &Range<usize>) {
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
 }
 
 fn mat(data: &[f32], stride: usize) -> Mat<'_> {

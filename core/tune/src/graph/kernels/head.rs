@@ -3,9 +3,12 @@
 use thumbprint_ggml::math::{self, exp};
 
 use super::gemm::LANES;
+use super::rows::cap_slope;
 
 /// What is known of a token's logits so far: running maximum, sum of exponentials relative to it, the target's logit.
 pub const STATS: usize = 3;
+/// Where the target's logit is among them.
+pub const LABEL: usize = 2;
 
 /// The statistics before any logits.
 pub fn begin() -> [f32; STATS] {
@@ -58,4 +61,13 @@ pub fn log_prob(stats: &[f32]) -> f64 {
 pub fn probabilities(logits: &mut [f32], stats: &[f32]) {
     let (max, factor) = (stats[0], 1.0 / stats[1]);
     logits.iter_mut().for_each(|x| *x = exp(*x - max) * factor);
+}
+
+/// The same, each times the slope of the cap that made the logit.
+#[inline]
+pub fn capped_probabilities(logits: &mut [f32], stats: &[f32], cap: f32) {
+    let (max, factor) = (stats[0], 1.0 / stats[1]);
+    logits
+        .iter_mut()
+        .for_each(|x| *x = exp(*x - max) * factor * cap_slope(*x, cap));
 }

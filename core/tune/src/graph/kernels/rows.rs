@@ -1,4 +1,4 @@
-//! Operations on single rows: norms, the gated activation, rotary embedding. Each beside its gradient.
+//! Operations on single rows: norms, gated activations, caps, rotary embedding. Each beside its gradient.
 
 use thumbprint_ggml::math::{exp, fma};
 
@@ -30,18 +30,108 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum / x.len() as f32 + eps).sqrt()
 }
 
-/// `silu(gate) * up`.
-#[inline(always)]
-pub fn swiglu(gate: f32, up: f32) -> f32 {
-    gate * sigmoid(gate) * up
+/// `out = (x - mean) / deviation * weight`.
+#[inline]
+pub fn layer_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let (mean, scale) = mean_and_scale(x, eps);
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = (x - mean) * scale * w;
+    }
 }
 
-/// The gradients of [`swiglu`] with respect to gate and up, given the output's.
+/// Adds the gradient of [`layer_norm`] with respect to `x` to `dx`, given the output's gradient `dy`.
+#[inline]
+pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    let (mean, scale) = mean_and_scale(x, eps);
+    let (mut sum, mut inner) = (0.0f32, 0.0f32);
+    for ((x, w), dy) in x.iter().zip(weight).zip(dy) {
+        sum += dy * w;
+        inner = fma(dy * w, x - mean, inner);
+    }
+    let n = x.len() as f32;
+    let (shift, pull) = (sum / n, inner * scale * scale / n);
+    for (((dx, x), w), dy) in dx.iter_mut().zip(x).zip(weight).zip(dy) {
+        *dx += scale * (dy * w - shift - (x - mean) * pull);
+    }
+}
+
+fn mean_and_scale(x: &[f32], eps: f32) -> (f32, f32) {
+    let n = x.len() as f32;
+    let mean = x.iter().sum::<f32>() / n;
+    let variance = x.iter().fold(0.0, |sum, x| fma(x - mean, x - mean, sum)) / n;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+/// A feed-forward part's non-linearity over a gate and what it lets through.
+pub trait Gated {
+    /// The product.
+    fn value(gate: f32, up: f32) -> f32;
+    /// Its gradients with respect to gate and up, given its own.
+    fn gradient(gate: f32, up: f32, dy: f32) -> (f32, f32);
+}
+
+/// `silu(gate) * up`.
+pub struct SwiGlu;
+
+impl Gated for SwiGlu {
+    #[inline(always)]
+    fn value(gate: f32, up: f32) -> f32 {
+        gate * sigmoid(gate) * up
+    }
+
+    #[inline(always)]
+    fn gradient(gate: f32, up: f32, dy: f32) -> (f32, f32) {
+        let s = sigmoid(gate);
+        let silu = gate * s;
+        (dy * up * (s + silu * (1.0 - s)), dy * silu)
+    }
+}
+
+/// `gelu(gate) * up` with `gelu(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (Hendrycks and Gimpel 2016).
+pub struct GeGlu;
+
+impl GeGlu {
+    const ROOT: f32 = 0.797_884_6;
+    const CUBIC: f32 = 0.044_715;
+
+    #[inline(always)]
+    fn tanh(x: f32) -> f32 {
+        tanh(Self::ROOT * x * (1.0 + Self::CUBIC * x * x))
+    }
+}
+
+impl Gated for GeGlu {
+    #[inline(always)]
+    fn value(gate: f32, up: f32) -> f32 {
+        0.5 * gate * (1.0 + Self::tanh(gate)) * up
+    }
+
+    #[inline(always)]
+    fn gradient(gate: f32, up: f32, dy: f32) -> (f32, f32) {
+        let t = Self::tanh(gate);
+        let inner = Self::ROOT * (1.0 + 3.0 * Self::CUBIC * gate * gate);
+        let slope = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * inner;
+        (dy * up * slope, dy * 0.5 * gate * (1.0 + t))
+    }
+}
+
+/// `cap * tanh(x / cap)`.
 #[inline(always)]
-pub fn swiglu_backward(gate: f32, up: f32, dy: f32) -> (f32, f32) {
-    let s = sigmoid(gate);
-    let silu = gate * s;
-    (dy * up * (s + silu * (1.0 - s)), dy * silu)
+pub fn capped(x: f32, cap: f32) -> f32 {
+    cap * tanh(x / cap)
+}
+
+/// The slope of [`capped`] where its value is `y`.
+#[inline(always)]
+pub fn cap_slope(y: f32, cap: f32) -> f32 {
+    1.0 - (y / cap) * (y / cap)
+}
+
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    // Of the two ways to write it, the one whose exponential cannot overflow.
+    let small = exp(-2.0 * x.abs());
+    ((1.0 - small) / (1.0 + small)).copysign(x)
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::super::attention::{Attention, Segment};
+use super::super::attention::{Attention, Scoring, Segment};
 use super::super::element::Element;
 use super::{bf16, dot, numbers, relative_error, view, wide};
 
@@ -9,9 +9,21 @@ struct Geometry {
     n_head: usize,
     n_head_kv: usize,
     d: usize,
+    cap: Option<f32>,
+    window: Option<usize>,
 }
 
 impl Geometry {
+    const fn new(n_head: usize, n_head_kv: usize, d: usize) -> Self {
+        Self {
+            n_head,
+            n_head_kv,
+            d,
+            cap: None,
+            window: None,
+        }
+    }
+
     fn width(self) -> usize {
         (self.n_head + 2 * self.n_head_kv) * self.d
     }
@@ -21,42 +33,42 @@ impl Geometry {
     }
 
     fn attention(self, segments: &[Segment]) -> Attention {
-        Attention::new(
-            self.n_head,
-            self.n_head_kv,
-            self.d,
-            self.scale() as f32,
-            segments,
-        )
+        let scoring = Scoring {
+            n_head: self.n_head,
+            n_head_kv: self.n_head_kv,
+            head_dim: self.d,
+            scale: self.scale() as f32,
+            cap: self.cap,
+            window: self.window,
+        };
+        Attention::new(scoring, segments)
     }
 }
 
-/// Groups of query heads, heads of no vector's width, one key head, as many key heads as heads.
-const GEOMETRIES: [Geometry; 5] = [
+/// Groups of query heads, heads of no vector's width, one key head, as many key heads as heads; then windows of a few tokens and around
+/// tiles, and caps.
+const GEOMETRIES: [Geometry; 9] = [
+    Geometry::new(4, 2, 16),
+    Geometry::new(3, 1, 20),
+    Geometry::new(2, 2, 7),
+    Geometry::new(9, 3, 64),
+    Geometry::new(1, 1, 80),
     Geometry {
-        n_head: 4,
-        n_head_kv: 2,
-        d: 16,
+        window: Some(2),
+        ..Geometry::new(2, 1, 16)
     },
     Geometry {
-        n_head: 3,
-        n_head_kv: 1,
-        d: 20,
+        window: Some(7),
+        cap: Some(2.0),
+        ..Geometry::new(4, 2, 16)
     },
     Geometry {
-        n_head: 2,
-        n_head_kv: 2,
-        d: 7,
+        window: Some(64),
+        ..Geometry::new(2, 1, 16)
     },
     Geometry {
-        n_head: 9,
-        n_head_kv: 3,
-        d: 64,
-    },
-    Geometry {
-        n_head: 1,
-        n_head_kv: 1,
-        d: 80,
+        cap: Some(5.0),
+        ..Geometry::new(3, 1, 20)
     },
 ];
 
@@ -140,11 +152,16 @@ fn naive(g: Geometry, segments: &[Segment], qkv: &[f32], d_out: &[f32]) -> [Vec<
     let mut gradient = vec![0.0; n * g.width()];
     for segment in segments {
         for token in segment.tokens.clone() {
-            let seen: Vec<usize> = segment
+            // Prefix and segment follow one another in positions, and the query is last.
+            let mut seen: Vec<usize> = segment
                 .prefix
                 .clone()
                 .chain(segment.tokens.start..token + 1)
                 .collect();
+            let hidden = g.window.map_or(0, |window| seen.len().saturating_sub(window));
+            seen.drain(..hidden);
+            let cap = g.cap.map_or(f64::INFINITY, f64::from);
+            let capped = |x: f64| if cap.is_finite() { cap * (x / cap).tanh() } else { x };
             for head in 0..g.n_head {
                 let kv = head / (g.n_head / g.n_head_kv);
                 let (key, value) = (g.n_head + kv, g.n_head + g.n_head_kv + kv);
@@ -152,7 +169,7 @@ fn naive(g: Geometry, segments: &[Segment], qkv: &[f32], d_out: &[f32]) -> [Vec<
                 let row = |token, head| &qkv[at(token, head)..][..d];
                 let scores: Vec<f64> = seen
                     .iter()
-                    .map(|t| g.scale() * dot(q, row(*t, key)))
+                    .map(|t| capped(g.scale() * dot(q, row(*t, key))))
                     .collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
@@ -165,8 +182,9 @@ fn naive(g: Geometry, segments: &[Segment], qkv: &[f32], d_out: &[f32]) -> [Vec<
                 let d_o = &d_out[o..o + d];
                 let dp: Vec<f64> = seen.iter().map(|t| dot(d_o, row(*t, value))).collect();
                 let mean = dot(&p, &dp);
-                for ((p, dp), t) in p.iter().zip(&dp).zip(&seen) {
-                    let ds = p * (dp - mean) * g.scale();
+                for (((p, dp), t), score) in p.iter().zip(&dp).zip(&seen).zip(&scores) {
+                    let slope = 1.0 - (score / cap).powi(2);
+                    let ds = p * (dp - mean) * g.scale() * slope;
                     for i in 0..d {
                         gradient[at(token, head) + i] += ds * row(*t, key)[i];
                         gradient[at(*t, key) + i] += ds * q[i];

@@ -1,5 +1,6 @@
 use super::super::rows::{
-    rms_norm, rms_norm_backward, rotate_halves, rotate_interleaved, swiglu, swiglu_backward,
+    GeGlu, Gated, SwiGlu, cap_slope, capped, layer_norm, layer_norm_backward, rms_norm,
+    rms_norm_backward, rotate_halves, rotate_interleaved,
 };
 use super::{dot, numbers, relative_error, wide};
 
@@ -39,41 +40,106 @@ fn the_norms_gradient_equals_differences_and_adds_to_what_is_there() {
     }
 }
 
+fn naive_layer_norm(x: &[f64], weight: &[f64]) -> Vec<f64> {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    let centred: Vec<f64> = x.iter().map(|x| x - mean).collect();
+    naive_norm(&centred, weight)
+}
+
 #[test]
-fn the_gated_activation_and_its_gradient_equal_naive_ones() {
-    let naive = |v: &[f64]| v[0] / (1.0 + (-v[0]).exp()) * v[1];
-    for gate in [-30.0, -8.0, -1.5, -1e-3, 0.0, 0.3, 2.0, 15.0, 80.0f32] {
+fn the_layer_norm_equals_a_naive_one_even_far_from_zero() {
+    for (n, shift) in [(2, 0.0), (7, 3.0), (64, 0.0), (577, 100.0)] {
+        let x: Vec<f32> = numbers(1, n).iter().map(|x| x + shift).collect();
+        let weight = numbers(2, n);
+        let mut out = vec![f32::NAN; n];
+        layer_norm(&x, &weight, EPS, &mut out);
+        let exact = naive_layer_norm(&wide(&x), &wide(&weight));
+        let error = relative_error(&out, &exact);
+        // A mean of 100 is known to 3e-5 of a deviation of 1 in single precision.
+        assert!(error < 1e-4, "{n} {shift}: {error:.1e}");
+    }
+}
+
+#[test]
+fn the_layer_norms_gradient_equals_differences_and_adds_to_what_is_there() {
+    for n in [2, 5, 48, 577] {
+        let (x, weight, dy, before) = (numbers(1, n), numbers(2, n), numbers(3, n), numbers(4, n));
+        let mut dx = before.clone();
+        layer_norm_backward(&x, &weight, EPS, &dy, &mut dx);
+        let loss = |x: &[f64]| dot(&naive_layer_norm(x, &wide(&weight)), &wide(&dy));
+        let expected: Vec<f64> = (0..n)
+            .map(|i| f64::from(before[i]) + difference(&wide(&x), i, &loss))
+            .collect();
+        let error = relative_error(&dx, &expected);
+        assert!(error < 2e-6, "{n}: {error:.1e}");
+    }
+}
+
+fn naive_swiglu(v: &[f64]) -> f64 {
+    v[0] / (1.0 + (-v[0]).exp()) * v[1]
+}
+
+fn naive_geglu(v: &[f64]) -> f64 {
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (v[0] + 0.044715 * v[0].powi(3));
+    0.5 * v[0] * (1.0 + inner.tanh()) * v[1]
+}
+
+const GATES: [f32; 9] = [-30.0, -8.0, -1.5, -1e-3, 0.0, 0.3, 2.0, 15.0, 80.0];
+
+/// `slack` for what cancels: gelu's negative tail is a difference of numbers near 1.
+fn check_gated<G: Gated>(naive: fn(&[f64]) -> f64, slack: f64) {
+    for gate in GATES {
         for up in [-3.0, 0.0, 0.7, 100.0f32] {
             let at = [f64::from(gate), f64::from(up)];
             let exact = naive(&at);
-            let error = (f64::from(swiglu(gate, up)) - exact).abs();
-            assert!(
-                error <= 4e-7 * exact.abs() + 1e-12,
-                "{gate} {up}: {error:.1e}"
-            );
-            let (d_gate, d_up) = swiglu_backward(gate, up, 1.7);
+            let error = (f64::from(G::value(gate, up)) - exact).abs();
+            let allowed = 4e-7 * exact.abs() + 1e-12 + slack * (at[0] * at[1]).abs();
+            assert!(error <= allowed, "{gate} {up}: {error:.1e}");
+            let (d_gate, d_up) = G::gradient(gate, up, 1.7);
             for (ours, i) in [(d_gate, 0), (d_up, 1)] {
                 let exact = 1.7 * difference(&at, i, &naive);
                 let error = (f64::from(ours) - exact).abs();
-                assert!(
-                    error < 2e-6 * exact.abs() + 1e-6,
-                    "{gate} {up} {i}: {ours} {exact}"
-                );
+                let allowed = 2e-6 * exact.abs() + 1e-6 + 10.0 * slack * at[0].abs().max(at[1].abs());
+                assert!(error < allowed, "{gate} {up} {i}: {ours} {exact}");
             }
         }
     }
 }
 
 #[test]
-fn the_gated_activation_stays_finite_at_the_ends() {
-    for gate in [-1e30, -1e4, -100.0, 100.0, 1e4f32] {
-        let (d_gate, d_up) = swiglu_backward(gate, 2.0, 3.0);
+fn the_gated_activations_and_their_gradients_equal_naive_ones() {
+    check_gated::<SwiGlu>(naive_swiglu, 0.0);
+    check_gated::<GeGlu>(naive_geglu, 1e-7);
+}
+
+fn check_ends<G: Gated>(ends: &[f32]) {
+    for gate in ends {
+        let (d_gate, d_up) = G::gradient(*gate, 2.0, 3.0);
         assert!(
-            swiglu(gate, 2.0).is_finite() && d_gate.is_finite() && d_up.is_finite(),
+            G::value(*gate, 2.0).is_finite() && d_gate.is_finite() && d_up.is_finite(),
             "{gate}"
         );
     }
-    assert!(swiglu(f32::NAN, 1.0).is_nan());
+    assert!(G::value(f32::NAN, 1.0).is_nan());
+}
+
+#[test]
+fn the_gated_activations_stay_finite_at_the_ends() {
+    check_ends::<SwiGlu>(&[-1e30, -1e4, -100.0, 100.0, 1e4]);
+    check_ends::<GeGlu>(&[-1e10, -1e4, -100.0, 100.0, 1e4]);
+}
+
+#[test]
+fn a_cap_bends_values_and_knows_its_slope_by_them() {
+    for x in [-1e30f32, -200.0, -3.0, -1e-3, 0.0, 0.5, 7.0, 90.0] {
+        let y = capped(x, 5.0);
+        let naive = |v: &[f64]| 5.0 * (v[0] / 5.0).tanh();
+        let exact = naive(&[f64::from(x)]);
+        assert!((f64::from(y) - exact).abs() < 1e-6, "{x}: {y} {exact}");
+        let slope = difference(&[f64::from(x)], 0, &naive);
+        assert!((f64::from(cap_slope(y, 5.0)) - slope).abs() < 1e-6, "{x}");
+    }
+    assert!(capped(f32::NAN, 5.0).is_nan());
 }
 
 #[test]
