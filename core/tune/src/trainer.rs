@@ -7,6 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::{bf16_to_f32, f32_to_bf16};
 
 use crate::adapter::{Lora, LoraShape};
 use crate::batch::{Group, Packed};
@@ -122,6 +124,14 @@ pub struct Trainer {
     stopped: bool,
     base_sha256: String,
     grads: Vec<f32>,
+    /// What enters the first block that the adapter changes, of each example seen so far; empty where that is the first of all.
+    below: Vec<Option<Below>>,
+}
+
+/// States `[n_rows, n_embd]` of an example, in the format that activations are saved in.
+enum Below {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
 }
 
 impl Trainer {
@@ -166,6 +176,7 @@ impl Trainer {
         Ok(Self {
             keys: examples.iter().map(Example::key).collect(),
             references: vec![None; examples.len()],
+            below: Vec::new(),
             grads: vec![0.0; lora.values.len()],
             cursor: Cursor {
                 order_seed: config.seed,
@@ -328,7 +339,8 @@ impl Trainer {
                 self.config.lora.dropout,
                 dropout_key(self.config.seed, step, micro_batch),
             );
-            let scores = self.network.forward(&packed)?;
+            let below = self.below(&chunk)?;
+            let scores = self.network.forward_from(&packed, below.as_deref())?;
             let coefficients = self.objective(&chunk, &scores, &totals, &mut sums)?;
             self.network
                 .backward(&packed, &coefficients, &self.lora, &mut self.grads)?;
@@ -371,6 +383,32 @@ impl Trainer {
                 .then(|| sums.anchor_kl / totals.anchor_tokens as f64),
             num_tokens: batch.iter().map(|i| self.examples[*i].n_tokens()).sum(),
         })
+    }
+
+    /// What enters the first block that the adapter changes, for a ubatch of these examples: computed once, each example by itself, so that it
+    /// does not depend on which others it meets. None where that is the first block of all.
+    fn below(&mut self, chunk: &[usize]) -> Result<Option<Vec<f32>>> {
+        if self.lora.first_layer() == 0 {
+            return Ok(None);
+        }
+        self.below.resize_with(self.examples.len(), || None);
+        let mut states = Vec::new();
+        for &index in chunk {
+            if self.below[index].is_none() {
+                let alone = packed(&self.examples, &[index]);
+                let computed = self.network.states_below(&alone)?;
+                self.below[index] = Some(match self.plan.kernels.saved {
+                    GgmlType::F32 => Below::F32(computed),
+                    _ => Below::Bf16(computed.iter().map(|x| f32_to_bf16(*x)).collect()),
+                });
+            }
+            match &self.below[index] {
+                Some(Below::F32(values)) => states.extend_from_slice(values),
+                Some(Below::Bf16(values)) => states.extend(values.iter().map(|x| bf16_to_f32(*x))),
+                None => {}
+            }
+        }
+        Ok(Some(states))
     }
 
     /// The state of the run, to be continued with [`resume`](Self::resume).

@@ -144,6 +144,7 @@ fn trainer(file: &ModelFile, weight: f64) -> Trainer {
         max_tokens: 128,
         head_rows: 32,
         checkpoint: false,
+        last_layers: None,
     };
     Trainer::new(file.open(), "tiny", examples.collect(), config, plan).unwrap()
 }

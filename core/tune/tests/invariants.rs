@@ -123,6 +123,56 @@ fn sharing_packing_and_recomputing_change_nothing_in_any_architecture() {
     }
 }
 
+/// An adapter of the last blocks has the gradient that these have in an adapter of all whose other blocks change nothing; and it makes no
+/// difference whether what enters the first of them is computed again.
+#[test]
+fn the_last_blocks_alone_have_their_part_of_the_whole_gradient() {
+    for tiny in [TinyModel::smollm3(), TinyModel::gemma3()] {
+        let file = ModelFile::new(&tiny.writer());
+        let n_last = 2;
+        let first = tiny.n_layer - n_last;
+        let mut whole = random_lora(&file.open(), 3, &Module::ALL);
+        for tensor in whole.tensors.clone() {
+            if tensor.layer < first {
+                whole.values[tensor.b].fill(0.0);
+            }
+        }
+        let config = LoraConfig {
+            last_layers: Some(n_last),
+            ..whole.config.clone()
+        };
+        let mut last = Lora::new(config, &common::shapes(&file.open())).unwrap();
+        assert_eq!(last.first_layer(), first);
+        let start = whole.values.len() - last.values.len();
+        last.values.copy_from_slice(&whole.values[start..]);
+
+        let packed = pairs().pack();
+        let c = coefficients(packed.sequences.len());
+        for (kernels, checkpoint) in [
+            (Kernels::EXACT, false),
+            (Kernels::EXACT, true),
+            (Kernels::BF16, false),
+            (Kernels::BF16, true),
+        ] {
+            let options = NetworkOptions {
+                kernels,
+                checkpoint,
+                ..exact(512)
+            };
+            let expected = outcome(&file, options.clone(), &whole, &packed);
+            let mut network = file.network(options, Some(&last));
+            let below = network.states_below(&packed).unwrap();
+            for below in [None, Some(&below[..])] {
+                let scores = network.forward_from(&packed, below).unwrap();
+                assert!(scores.logps == expected.0);
+                let mut gradient = vec![0.0; last.values.len()];
+                network.backward(&packed, &c, &last, &mut gradient).unwrap();
+                assert!(gradient == expected.1[start..], "{kernels:?} {checkpoint}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_order_of_groups_does_not_matter() {
     let file = tiny();

@@ -51,6 +51,7 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
         max_tokens: 640,
         head_rows: 256,
         checkpoint: false,
+        last_layers: None,
     };
     let mut trainer =
         Trainer::with_adapter(model, "base", examples(), config, plan, start.clone()).unwrap();

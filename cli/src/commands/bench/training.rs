@@ -59,6 +59,7 @@ impl Training {
             step_rows: batch.n_rows(),
             n_threads,
             kernels: kernels(Precision::Fast, n_threads)?,
+            last_layers: None,
         };
         let resolve = |budget| Plan::resolve(&model, lora.values.len(), &budget);
         if low_memory {

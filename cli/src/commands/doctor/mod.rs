@@ -8,13 +8,13 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 use thumbprint::engine::Chat;
+use thumbprint::{InferenceMemory, TrainingMemory, estimate_memory};
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{DeviceInfo, DeviceKind, cpu_features, devices};
 use thumbprint_ggml::gguf::Gguf;
 use thumbprint_ggml::llama::{self, gpu_devices, system_info};
 use thumbprint_tune::adapter::{Lora, LoraConfig};
 use thumbprint_tune::model::{Model, trainable_architectures, trainable_types};
-use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::trainer::lora_shapes;
 
 use crate::base_model;
@@ -126,8 +126,9 @@ struct Generation {
     on: String,
     context: u32,
     weights_mib: u64,
-    /// None where the layers differ.
-    cache_mib: Option<u64>,
+    cache_mib: u64,
+    /// With what is computed with.
+    total_mib: u64,
 }
 
 #[derive(Serialize)]
@@ -147,8 +148,9 @@ struct TrainingEstimate {
     products_in: &'static str,
     /// Tokens of a ubatch.
     tokens: usize,
-    memory_mib: usize,
-    memory_checkpointed_mib: usize,
+    memory_mib: u64,
+    /// The smallest budget that works.
+    memory_least_mib: u64,
 }
 
 impl System {
@@ -196,6 +198,7 @@ impl ModelReport {
         let gguf = Gguf::open(path)?;
         let model = base_model::load(path)?;
         let chat = Chat::new(model.clone())?;
+        let estimate = estimate_memory(path, usual_context(&model), USUAL_EXAMPLE)?;
         let mut tensor_types = BTreeMap::new();
         for tensor in gguf.tensors() {
             *tensor_types.entry(tensor.ty.name()).or_insert(0) += 1;
@@ -221,14 +224,22 @@ impl ModelReport {
                 "its own"
             },
             end_of_turn: end_of_turn.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-            generation: Generation::new(&model, &gguf),
-            training: Training::new(path, threads),
+            generation: Generation::new(&model, estimate.inference),
+            training: Training::new(path, threads, estimate.training),
         })
     }
 }
 
+/// The engine's default.
+fn usual_context(model: &llama::Model) -> u32 {
+    model.n_ctx_train().clamp(256, 4096)
+}
+
+/// Tokens of an example that memory is told for.
+const USUAL_EXAMPLE: usize = 512;
+
 impl Generation {
-    fn new(model: &llama::Model, gguf: &Gguf) -> Self {
+    fn new(model: &llama::Model, memory: InferenceMemory) -> Self {
         // The engine's defaults: all layers on a GPU if twice the weights fit, a context of at most 4096.
         let size = model.size_bytes();
         let gpus = gpu_devices();
@@ -238,33 +249,20 @@ impl Generation {
             Some(gpu) => format!("CPU: {} has too little memory free", gpu.name),
             None => "CPU: this build has no GPU backend, or finds no GPU".to_owned(),
         };
-        let context = model.n_ctx_train().clamp(256, 4096);
         Self {
             on,
-            context,
-            weights_mib: size >> 20,
-            cache_mib: cache_bytes(gguf, context).map(|bytes| bytes >> 20),
+            context: usual_context(model),
+            weights_mib: memory.weights >> 20,
+            cache_mib: memory.cache >> 20,
+            total_mib: memory.total() >> 20,
         }
     }
 }
 
-/// Keys and values in F16 for every token and layer.
-fn cache_bytes(gguf: &Gguf, context: u32) -> Option<u64> {
-    let architecture = gguf.architecture().ok()?;
-    let count = |name: &str| {
-        gguf.u32(&format!("{architecture}.{name}"))
-            .ok()
-            .map(u64::from)
-    };
-    let heads = count("attention.head_count")?;
-    let kv_heads = count("attention.head_count_kv").unwrap_or(heads);
-    let head = count("attention.key_length").or(Some(count("embedding_length")? / heads.max(1)))?;
-    Some(2 * 2 * count("block_count")? * kv_heads * head * u64::from(context))
-}
-
 impl Training {
-    fn new(path: &Path, threads: usize) -> Self {
-        match base_model::open(path).and_then(|model| TrainingEstimate::new(&model, threads)) {
+    fn new(path: &Path, threads: usize, memory: Option<TrainingMemory>) -> Self {
+        let estimate = |model| TrainingEstimate::new(&model, threads, memory);
+        match base_model::open(path).and_then(estimate) {
             Ok(estimate) => Self {
                 possible: true,
                 on: "CPU".to_owned(),
@@ -280,30 +278,16 @@ impl Training {
 }
 
 impl TrainingEstimate {
-    fn new(model: &Model, threads: usize) -> Result<Self> {
-        let n_lora = Lora::new(LoraConfig::default(), &lora_shapes(model))?
-            .values
-            .len();
+    fn new(model: &Model, threads: usize, memory: Option<TrainingMemory>) -> Result<Self> {
+        let lora = Lora::new(LoraConfig::default(), &lora_shapes(model))?;
         let kernels = kernels(Precision::Fast, threads)?;
-        let budget = Budget {
-            memory_mib: None,
-            longest_example: 0,
-            step_rows: 0,
-            n_threads: threads,
-            kernels,
-        };
-        let full = Plan::resolve(model, n_lora, &budget)?;
-        let checkpointed = Plan {
-            checkpoint: true,
-            ..full.clone()
-        };
-        let mib = |plan: &Plan| plan.estimate_bytes(model, n_lora) >> 20;
+        let mib = |of: fn(&TrainingMemory) -> u64| memory.as_ref().map_or(0, of) >> 20;
         Ok(Self {
-            lora_parameters: n_lora,
+            lora_parameters: lora.values.len(),
             products_in: kernels.scratch.name(),
-            tokens: full.max_tokens,
-            memory_mib: mib(&full),
-            memory_checkpointed_mib: mib(&checkpointed),
+            tokens: USUAL_EXAMPLE,
+            memory_mib: mib(|memory| memory.full_speed),
+            memory_least_mib: mib(|memory| memory.least),
         })
     }
 }

@@ -82,12 +82,11 @@ fn generation(generation: &Generation, out: &Output) -> Result<()> {
         context,
         weights_mib,
         cache_mib,
+        total_mib,
     } = generation;
     row(out, "generation", format!("{} on {on}", out.green("yes")))?;
-    let cache = cache_mib.map_or(String::new(), |mib| {
-        format!(", {mib} MiB for a context of {context} tokens")
-    });
-    row(out, "", format!("{weights_mib} MiB of weights{cache}"))
+    let parts = format!("{weights_mib} of weights, {cache_mib} for a context of {context} tokens");
+    row(out, "", format!("about {total_mib} MiB: {parts}"))
 }
 
 fn training(training: &Training, out: &Output) -> Result<()> {
@@ -100,7 +99,7 @@ fn training(training: &Training, out: &Output) -> Result<()> {
         products_in,
         tokens,
         memory_mib,
-        memory_checkpointed_mib,
+        memory_least_mib,
     } = estimate;
     row(
         out,
@@ -109,8 +108,8 @@ fn training(training: &Training, out: &Output) -> Result<()> {
     )?;
     let adapter = format!("{tokens} tokens at a time, {lora_parameters} parameters at rank 8");
     row(out, "", adapter)?;
-    let memory = format!("about {memory_mib} MiB in all");
-    let less = format!("{memory_checkpointed_mib} with --gradient-checkpointing");
+    let memory = format!("about {memory_mib} MiB at full speed");
+    let less = format!("{memory_least_mib} at least (--memory-mib)");
     row(out, "", format!("{memory}, {less}"))
 }
 

@@ -57,7 +57,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         None => Lora::new(config.lora.clone(), &lora_shapes(&model))?,
     };
     config.lora = lora.config.clone();
-    let plan = plan(options, &model, &data.examples, lora.values.len())?;
+    let plan = plan(options, &model, &data.examples, &lora)?;
     let architecture = model.spec.architecture.clone();
     let started_from = match &options.init_adapter {
         // A checkpoint belongs to this start only.
@@ -206,13 +206,14 @@ fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
     Err(pairs.error(first.line, problem))
 }
 
-fn plan(options: &Options, model: &Model, examples: &[Example], n_lora: usize) -> Result<Plan> {
+fn plan(options: &Options, model: &Model, examples: &[Example], lora: &Lora) -> Result<Plan> {
     let n_threads = options.threads.count();
     let kernels = kernels(options.kernels, n_threads)?;
     let batch_size = options.batch_size() as usize;
     let memory_mib = options.memory_mib;
-    let budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
-    let mut plan = Plan::resolve(model, n_lora, &budget)?;
+    let mut budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
+    budget.last_layers = lora.config.last_layers;
+    let mut plan = Plan::resolve(model, lora.values.len(), &budget)?;
     plan.checkpoint |= options.gradient_checkpointing;
     Ok(plan)
 }

@@ -123,8 +123,11 @@ pub struct Options {
         help_heading = "Adapter"
     )]
     lora_target_modules: Vec<Target>,
+    /// Change only so many blocks at the end: the rest is computed once for each example [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Adapter")]
+    lora_last_layers: Option<u32>,
     /// Start from this adapter (of the same base) instead of a fresh one
-    #[arg(long, value_name = "GGUF", conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules"],
+    #[arg(long, value_name = "GGUF", conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "lora_last_layers"],
           help_heading = "Adapter")]
     pub init_adapter: Option<PathBuf>,
 
@@ -314,6 +317,7 @@ impl Options {
                 rank: self.lora_r,
                 alpha: self.lora_alpha,
                 targets: self.targets(),
+                last_layers: self.lora_last_layers.map(|n| n as usize),
                 ..LoraConfig::default()
             }),
             adamw: AdamWConfig {

@@ -97,7 +97,8 @@ pub fn next_scale(measured: &Measurements, limits: &Limits) -> Option<f64> {
         .into_iter()
         .map(|share| share * measured.strength)
         .filter(|scale| allowed(*scale, measured.thumbs))
-        .find(|scale| !reports.iter().any(|report| report.scale == *scale))
+        // Measured scales have been through single precision.
+        .find(|scale| !reports.iter().any(|report| (report.scale - scale).abs() < 1e-6))
 }
 
 impl OfflineReport {

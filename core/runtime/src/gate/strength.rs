@@ -11,7 +11,8 @@ pub const TARGET_KL: f64 = 0.07;
 pub const STRENGTHS: (f64, f64) = (0.5, 1.5);
 
 /// The scale at which a candidate moves the model about as far as [`TARGET_KL`], given how far it does at full scale: a divergence grows
-/// with the square of a small change. In twentieths. Few thumbs are no reason to go further than they went.
+/// with the square of a small change. In sixteenths, which single precision holds exactly. Few thumbs are no reason to go further than
+/// they went.
 pub fn strength(kl_at_full_scale: f64, thumbs: usize) -> f64 {
     if !kl_at_full_scale.is_finite() || kl_at_full_scale <= 0.0 {
         return 1.0;
@@ -19,7 +20,7 @@ pub fn strength(kl_at_full_scale: f64, thumbs: usize) -> f64 {
     let (least, most) = STRENGTHS;
     let most = if thumbs < FEW_THUMBS { 1.0 } else { most };
     let scale = (TARGET_KL / kl_at_full_scale).sqrt();
-    (scale.clamp(least, most) * 20.0).round() / 20.0
+    (scale.clamp(least, most) * 16.0).round() / 16.0
 }
 
 #[cfg(test)]
@@ -29,8 +30,8 @@ mod tests {
     #[test]
     fn a_candidate_that_went_far_is_held_back_and_one_that_did_not_is_helped_on() {
         assert_eq!(strength(TARGET_KL, 100), 1.0);
-        assert_eq!(strength(0.106, 100), 0.8);
-        assert_eq!(strength(0.037, 100), 1.4);
+        assert_eq!(strength(0.106, 100), 0.8125);
+        assert_eq!(strength(0.037, 100), 1.375);
         assert_eq!(strength(0.001, 100), 1.5);
         assert_eq!(strength(3.0, 100), 0.5);
     }
@@ -38,7 +39,7 @@ mod tests {
     #[test]
     fn few_thumbs_are_not_exaggerated_and_nonsense_changes_nothing() {
         assert_eq!(strength(0.01, FEW_THUMBS - 1), 1.0);
-        assert_eq!(strength(0.2, FEW_THUMBS - 1), 0.6);
+        assert_eq!(strength(0.2, FEW_THUMBS - 1), 0.5625);
         for kl in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(strength(kl, 100), 1.0);
         }

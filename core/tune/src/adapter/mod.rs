@@ -38,6 +38,9 @@ pub struct LoraConfig {
     pub dropout: f32,
     /// Seeds A.
     pub seed: u64,
+    /// Only the matrices of so many blocks at the end; of all if none. What goes on below them is computed once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_layers: Option<usize>,
 }
 
 impl Default for LoraConfig {
@@ -48,6 +51,7 @@ impl Default for LoraConfig {
             targets: BTreeSet::from(Module::ALL),
             dropout: 0.0,
             seed: 0,
+            last_layers: None,
         }
     }
 }
@@ -81,6 +85,11 @@ impl LoraConfig {
             (0.0..1.0).contains(dropout),
             "dropout",
             format!("must be in [0, 1), got {dropout}"),
+        )?;
+        check(
+            self.last_layers != Some(0),
+            "last_layers",
+            "must be above 0".to_owned(),
         )?;
         check(
             !self.targets.is_empty(),
@@ -183,6 +192,11 @@ impl Lora {
         self.config.alpha / self.config.rank as f32
     }
 
+    /// The first block that is changed: those below compute what the base computes.
+    pub fn first_layer(&self) -> usize {
+        self.tensors.iter().map(|t| t.layer).min().unwrap_or(0)
+    }
+
     /// The change to one matrix, if the adapter has it.
     pub fn tensor(&self, layer: usize, module: Module) -> Option<&LoraTensor> {
         let at = self
@@ -247,9 +261,11 @@ impl Lora {
             let has = |module: &Module| shapes.iter().any(|s| s.module == *module);
             config.targets.retain(has);
         }
+        let n_layers = shapes.iter().map(|s| s.layer + 1).max().unwrap_or(0);
+        let first = config.last_layers.map_or(0, |n| n_layers.saturating_sub(n));
         let mut chosen: Vec<&LoraShape> = shapes
             .iter()
-            .filter(|s| config.targets.contains(&s.module))
+            .filter(|s| config.targets.contains(&s.module) && s.layer >= first)
             .collect();
         chosen.sort_by_key(|s| (s.layer, s.module));
         if let Some(module) = config

@@ -1,6 +1,6 @@
 //! Adapters as PEFT saves them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
@@ -228,6 +228,10 @@ impl Lora {
         Ok(())
     }
 
+    fn layers(&self) -> BTreeSet<usize> {
+        self.tensors.iter().map(|t| t.layer).collect()
+    }
+
     fn peft_config(&self) -> Value {
         let LoraConfig {
             rank,
@@ -244,6 +248,7 @@ impl Lora {
             "lora_alpha": alpha,
             "lora_dropout": dropout,
             "target_modules": targets,
+            "layers_to_transform": self.config.last_layers.map(|_| self.layers()),
             "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,

@@ -2,7 +2,9 @@
 //!
 //! The gradient of a label's log-probability with respect to the normed hidden state `h` is `W[label] - sum_v p_v W[v]`. It is linear
 //! in the one coefficient that an objective gives a sequence, so it is computed unscaled before the objective is known. The
-//! vocabulary is worked on in blocks, so that neither scratch nor transposed weights grow with it.
+//! vocabulary is worked on in blocks, so that neither scratch nor transposed weights grow with it; each block's logits are let go of
+//! before the next one's, its part of the sum being taken over the largest logit so far and shrunk as larger ones come (Milakov and
+//! Gimelshein 2018).
 //!
 //! A target may also be a whole distribution `q`, of which its mean embedding `e = sum_v q_v W[v]` says all: logits are linear in
 //! `W` (where no cap bends them), so the cross-entropy is `log sum_v exp(h . W[v]) - h . e`, and the gradient of its negative is `e - sum_v p_v W[v]`.
@@ -13,7 +15,8 @@ use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequant
 
 use super::builder::Builder;
 use super::kernels::head::{
-    LABEL, STATS, accumulate, begin, begin_with_mean, capped_probabilities, probabilities,
+    LABEL, SHRINK, STATS, SUM, accumulate, begin, begin_with_mean, capped_exponentials,
+    exponentials,
 };
 use super::kernels::rows::cap_slope;
 use super::layer::load_norm;
@@ -81,36 +84,32 @@ impl<'a> HeadChunk<'a> {
         let h = b.scaled(b.norm(&norm, hidden)?, scale)?;
 
         let n_vocab = model.spec.n_vocab;
-        let mut blocks = Vec::new();
+        let cap = model.spec.logit_cap;
         let mut stats = self.begin(graph, h, labels, means)?;
+        let mut sum: Option<Tensor<'_>> = None;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
-            let logits = b.capped(b.project(&[rows], h)?, model.spec.logit_cap)?;
+            let logits = b.capped(b.project(&[rows], h)?, cap)?;
             stats = self.accumulate(graph, logits, labels, stats, first)?;
-            blocks.push((rows, logits));
+            if wanted != Wanted::LogProb {
+                let cap = cap.filter(|_| wanted == Wanted::Gradient);
+                let p = self.exponentials(graph, logits, stats, cap)?;
+                let weighted = b.project_backward(&[rows], p)?;
+                let so_far = match sum {
+                    None => weighted,
+                    Some(before) => self.add_shrunk(graph, weighted, before, stats)?,
+                };
+                // Before the next block changes the statistics in place.
+                graph.expand(so_far)?;
+                sum = Some(so_far);
+            }
         }
         graph.store(
             stats,
             graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?,
         )?;
-        if wanted == Wanted::LogProb {
-            return Ok(());
-        }
-
-        let mut sum: Option<Tensor<'_>> = None;
-        for (rows, logits) in blocks {
-            let cap = model.spec.logit_cap.filter(|_| wanted == Wanted::Gradient);
-            let p = self.probabilities(graph, logits, stats, cap)?;
-            let weighted = b.project_backward(&[rows], p)?;
-            sum = Some(match sum {
-                None => weighted,
-                Some(sum) => b.epilogue(sum, &[], Some((weighted, 1.0)), None)?,
-            });
-        }
-        let sum = sum.ok_or(GgmlError::Failed {
-            what: "head of an empty vocabulary",
-            status: -1,
-        })?;
+        let Some(sum) = sum else { return Ok(()) };
+        let sum = self.normalized(graph, sum, stats)?;
         if wanted == Wanted::Mean {
             return graph.store(sum, hidden);
         }
@@ -170,8 +169,8 @@ impl<'a> HeadChunk<'a> {
         )
     }
 
-    /// Probabilities in place of logits, each times the slope of the cap, if there is one.
-    fn probabilities<'g>(
+    /// Exponentials in place of logits, relative to the largest so far, each times the slope of the cap, if there is one.
+    fn exponentials<'g>(
         &self,
         graph: &'g Graph<'a>,
         logits: Tensor<'g>,
@@ -179,7 +178,7 @@ impl<'a> HeadChunk<'a> {
         cap: Option<f32>,
     ) -> Result<Tensor<'g>> {
         let width = logits.ne()[0];
-        let work = Work::rows("probabilities", self.n_rows, width * size_of::<f32>(), 4);
+        let work = Work::rows("exponentials", self.n_rows, width * size_of::<f32>(), 4);
         graph.custom_in_place(
             logits,
             &[stats],
@@ -188,9 +187,58 @@ impl<'a> HeadChunk<'a> {
                 for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
                     let stats = args.f32(0).row(unit * 4 + i);
                     match cap {
-                        None => probabilities(row, stats),
-                        Some(cap) => capped_probabilities(row, stats, cap),
+                        None => exponentials(row, stats),
+                        Some(cap) => capped_exponentials(row, stats, cap),
                     }
+                }
+            }),
+        )
+    }
+
+    /// `sum` plus the sum over the blocks before, which was taken over what was the largest logit then. In place.
+    fn add_shrunk<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        sum: Tensor<'g>,
+        before: Tensor<'g>,
+        stats: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let width = sum.ne()[0];
+        let work = Work::rows("head_add", self.n_rows, width * size_of::<f32>(), 8);
+        graph.custom_in_place(
+            sum,
+            &[before, stats],
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, sum) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let row = unit * 8 + i;
+                    let shrink = args.f32(1).row(row)[SHRINK];
+                    let before = args.f32(0).row(row);
+                    sum.iter_mut()
+                        .zip(before)
+                        .for_each(|(sum, before)| *sum += shrink * before);
+                }
+            }),
+        )
+    }
+
+    /// The sum over all blocks by that of their probabilities, in place.
+    fn normalized<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        sum: Tensor<'g>,
+        stats: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let width = sum.ne()[0];
+        let work = Work::rows("head_normalize", self.n_rows, width * size_of::<f32>(), 8);
+        graph.custom_in_place(
+            sum,
+            &[stats],
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, sum) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    let factor = 1.0 / args.f32(0).row(unit * 8 + i)[SUM];
+                    sum.iter_mut().for_each(|x| *x *= factor);
                 }
             }),
         )

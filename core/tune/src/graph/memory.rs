@@ -3,7 +3,7 @@
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Backend, GgmlError, Storage, StorageBuilder, TensorId};
 
-use super::adapter::DeviceAdapter;
+use super::adapter::{DeviceAdapter, FusedLora};
 use super::experts::ExpertMemory;
 use super::kernels::head::STATS;
 use super::layer::Saved;
@@ -16,8 +16,10 @@ pub struct Memory {
     /// The residual stream, `[n_embd, max]`: inputs of the layers and the output of the last where layers are recomputed, else two that
     /// take turns.
     pub x: Vec<TensorId>,
-    /// One per layer, or one for all when checkpointing.
+    /// One per layer from `first` on, or one for all when checkpointing.
     pub saved: Vec<Saved>,
+    /// The first layer that the adapter changes.
+    pub first: usize,
     /// Gradient of the current layer's output, `[n_embd, max]`.
     pub gradient: TensorId,
     /// Cosines and sines of rotary embedding, `[n_dims / 2, max]`: those of blocks without and with a window, which may be the same.
@@ -44,8 +46,11 @@ impl Memory {
         let spec = &model.spec;
         let (n, saved_type) = (options.max_tokens, options.kernels.saved);
         let mut builder = StorageBuilder::new();
+        let changed = |layer: &[FusedLora; 4]| layer.iter().any(|fused| fused.rank > 0);
+        let first = adapter.and_then(|a| a.layers.iter().position(changed));
+        let first = first.unwrap_or(0);
         let n_x = match adapter {
-            Some(_) if options.checkpoint => spec.n_layer + 1,
+            Some(_) if options.checkpoint => spec.n_layer - first + 1,
             _ => 2,
         };
         let x = (0..n_x)
@@ -54,14 +59,14 @@ impl Memory {
         let n_saved = match adapter {
             None => 0,
             Some(_) if options.checkpoint => 1,
-            Some(_) => spec.n_layer,
+            Some(_) => spec.n_layer - first,
         };
         let mut saved: Vec<_> = (0..n_saved)
             .map(|slot| {
                 let rank = |which: usize| {
                     let layers = adapter.map(|a| a.layers.as_slice()).unwrap_or_default();
                     // A slot that serves all layers must fit the largest.
-                    let fits = |layer: usize| n_saved == 1 || layer == slot;
+                    let fits = |layer: usize| n_saved == 1 || layer == first + slot;
                     let ranks = layers.iter().enumerate().filter(|(layer, _)| fits(*layer));
                     ranks.map(|(_, fused)| fused[which].rank).max().unwrap_or(0)
                 };
@@ -126,9 +131,26 @@ impl Memory {
             storage: builder.build(backend)?,
             x,
             saved,
+            first,
             gradient,
             rope: [everywhere, windowed],
         })
+    }
+
+    /// What a layer saves in; anything for a layer that saves nothing.
+    pub fn saved(&self, layer: usize) -> Saved {
+        self.saved[layer.saturating_sub(self.first) % self.saved.len()]
+    }
+
+    /// Where a layer's input is, and the output of the last where `layer` is one more than it: the inputs of layers from `first` on
+    /// are kept where layers are recomputed.
+    pub fn x(&self, layer: usize) -> TensorId {
+        match self.x.len() {
+            2 => self.x[layer % 2],
+            // Below, two of them take turns, so that the input of `first` comes to lie in its place.
+            _ if layer < self.first => self.x[(self.first - layer) % 2],
+            _ => self.x[layer - self.first],
+        }
     }
 
     pub fn write_rope(&mut self, model: &Model, positions: &[u32]) -> Result<(), GgmlError> {

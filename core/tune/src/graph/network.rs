@@ -232,18 +232,42 @@ impl Network {
         Ok(packed.sequences.iter().map(of).collect())
     }
 
+    /// What enters the first block that the adapter changes: `[n_rows, n_embd]`, for [`forward_from`](Self::forward_from).
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn states_below(&mut self, packed: &Packed) -> Result<Vec<f32>> {
+        self.begin(packed)?;
+        let pass = Pass::new(&self.model, packed, false, None);
+        for layer in 0..self.memory.first {
+            self.run_layer(layer, &pass, Extent::Output)?;
+        }
+        self.hidden(self.memory.x(self.memory.first), packed.tokens.len())
+    }
+
     /// Log-probabilities of every target with the adapter, keeping what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// [`NetworkError`].
     pub fn forward(&mut self, packed: &Packed) -> Result<Scores> {
+        self.forward_from(packed, None)
+    }
+
+    /// The same, from what enters the first block that the adapter changes, if that is known.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn forward_from(&mut self, packed: &Packed, below: Option<&[f32]>) -> Result<Scores> {
         self.require_adapter()?;
         let extent = if self.options.checkpoint {
             Extent::Output
         } else {
             Extent::OutputAndSave
         };
-        let last = self.run_layers(packed, true, extent, self.dropout)?;
+        let last = match below {
+            None => self.run_layers(packed, true, extent, self.dropout)?,
+            Some(states) => self.run_changed_layers(packed, states, extent)?,
+        };
         let scores = self.run_head(packed, last, Wanted::Gradient)?;
         self.kept = Some(packed.clone());
         Ok(scores)
@@ -279,7 +303,8 @@ impl Network {
             .storage
             .write_at(self.memory.gradient, 0, &start)?;
         let pass = Pass::new(&self.model, packed, true, self.dropout);
-        for layer in (0..self.model.spec.n_layer).rev() {
+        let first = self.memory.first;
+        for layer in (first..self.model.spec.n_layer).rev() {
             if self.options.checkpoint {
                 self.run_layer(layer, &pass, Extent::Save)?;
             }
@@ -293,7 +318,7 @@ impl Network {
                 scratch,
             );
             let gradient = self.memory.gradient;
-            context.backward(&graph, gradient, &self.routes[layer], layer > 0)?;
+            context.backward(&graph, gradient, &self.routes[layer], layer > first)?;
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
             self.model.release_layer(layer);
@@ -339,6 +364,31 @@ impl Network {
         Ok(logits)
     }
 
+    /// Runs the layers that the adapter changes.
+    fn run_changed_layers(
+        &mut self,
+        packed: &Packed,
+        states: &[f32],
+        extent: Extent,
+    ) -> Result<TensorId> {
+        let started = Instant::now();
+        let expected = packed.tokens.len() * self.model.spec.n_embd;
+        if states.len() != expected {
+            let n = states.len();
+            return Err(mismatch(format!("{n} numbers for states of {expected}")));
+        }
+        self.begin(packed)?;
+        let first = self.memory.first;
+        let at = self.memory.x(first);
+        self.memory.storage.write_at(at, 0, states)?;
+        let pass = Pass::new(&self.model, packed, true, self.dropout);
+        for layer in first..self.model.spec.n_layer {
+            self.run_layer(layer, &pass, extent)?;
+        }
+        self.spent.forward += started.elapsed();
+        Ok(self.memory.x(self.model.spec.n_layer))
+    }
+
     /// Runs all layers and says where the last one's output is.
     fn run_layers(
         &mut self,
@@ -348,6 +398,21 @@ impl Network {
         dropout: Option<Dropout>,
     ) -> Result<TensorId> {
         let started = Instant::now();
+        self.begin(packed)?;
+        let pass = Pass::new(&self.model, packed, with_adapter, dropout);
+        for layer in 0..self.model.spec.n_layer {
+            let extent = match layer < self.memory.first {
+                true => Extent::Output,
+                false => extent,
+            };
+            self.run_layer(layer, &pass, extent)?;
+        }
+        self.spent.forward += started.elapsed();
+        Ok(self.memory.x(self.model.spec.n_layer))
+    }
+
+    /// Checks a ubatch, and writes its embeddings and positions.
+    fn begin(&mut self, packed: &Packed) -> Result<()> {
         let (rows, max) = (packed.tokens.len(), self.options.max_tokens);
         if rows > max {
             return Err(NetworkError::TooLong { rows, max });
@@ -366,14 +431,9 @@ impl Network {
         self.model.release_ends();
         self.memory
             .storage
-            .write_at(self.memory.x[0], 0, &embeddings)?;
+            .write_at(self.memory.x(0), 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
-        let pass = Pass::new(&self.model, packed, with_adapter, dropout);
-        for layer in 0..self.model.spec.n_layer {
-            self.run_layer(layer, &pass, extent)?;
-        }
-        self.spent.forward += started.elapsed();
-        Ok(self.memory.x[self.model.spec.n_layer % self.memory.x.len()])
+        Ok(())
     }
 
     fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
@@ -386,8 +446,8 @@ impl Network {
             layer,
             scratch,
         );
-        let (storage, x) = (&self.memory.storage, &self.memory.x);
-        let (input, output) = (x[layer % x.len()], x[(layer + 1) % x.len()]);
+        let storage = &self.memory.storage;
+        let (input, output) = (self.memory.x(layer), self.memory.x(layer + 1));
         context.forward(&graph, input, output, extent)?;
         self.workspace.compute(&mut self.backend, &graph)?;
         drop(graph);
@@ -601,7 +661,7 @@ impl Pass {
             model,
             adapter: adapter.filter(|_| self.with_adapter),
             layer,
-            saved: memory.saved[layer % memory.saved.len()],
+            saved: memory.saved(layer),
             storage: &memory.storage,
             rope: memory.rope[windowed],
             attention: &self.attention[windowed],

@@ -5,14 +5,19 @@ use thumbprint_ggml::math::{self, exp};
 use super::gemm::LANES;
 use super::rows::cap_slope;
 
-/// What is known of a token's logits so far: running maximum, sum of exponentials relative to it, the target's logit.
-pub const STATS: usize = 3;
-/// Where the target's logit is among them.
+/// What is known of a token's logits so far: the largest, the sum of exponentials relative to it, the target's, and by what the last
+/// block shrank sums that were relative to the largest before.
+pub const STATS: usize = 4;
+/// Where the sum of exponentials is among them.
+pub const SUM: usize = 1;
+/// Where the target's logit is.
 pub const LABEL: usize = 2;
+/// Where the shrinkage is.
+pub const SHRINK: usize = 3;
 
 /// The statistics before any logits.
 pub fn begin() -> [f32; STATS] {
-    [f32::NEG_INFINITY, 0.0, 0.0]
+    [f32::NEG_INFINITY, 0.0, 0.0, 1.0]
 }
 
 /// The same where the target is a distribution of this mean embedding: its logit is the distribution's mean logit.
@@ -21,7 +26,7 @@ pub fn begin_with_mean(h: &[f32], mean: &[f32]) -> [f32; STATS] {
         .iter()
         .zip(mean)
         .map(|(h, m)| f64::from(*h) * f64::from(*m));
-    [f32::NEG_INFINITY, 0.0, products.sum::<f64>() as f32]
+    [f32::NEG_INFINITY, 0.0, products.sum::<f64>() as f32, 1.0]
 }
 
 /// Takes a block of logits (vocabulary entries `first ..`) into the statistics of one token.
@@ -38,13 +43,14 @@ pub fn accumulate(logits: &[f32], first: usize, label: usize, stats: &mut [f32])
     }
     let sum: f64 = lanes.iter().map(|x| f64::from(*x)).sum::<f64>()
         + rest.iter().map(|x| f64::from(exp(x - max))).sum::<f64>();
-    let before = if stats[1] == 0.0 {
+    let shrink = if stats[SUM] == 0.0 {
         0.0
     } else {
-        f64::from(stats[1]) * f64::from(exp(stats[0] - max))
+        exp(stats[0] - max)
     };
     stats[0] = max;
-    stats[1] = (before + sum) as f32;
+    stats[SUM] = (f64::from(stats[SUM]) * f64::from(shrink) + sum) as f32;
+    stats[SHRINK] = shrink;
     if (first..first + logits.len()).contains(&label) {
         stats[2] = logits[label - first];
     }
@@ -56,18 +62,18 @@ pub fn log_prob(stats: &[f32]) -> f64 {
     f64::from(stats[2]) - f64::from(stats[0]) - f64::from(stats[1]).ln()
 }
 
-/// Turns a block of logits into probabilities.
+/// Turns a block of logits into exponentials relative to the largest so far.
 #[inline]
-pub fn probabilities(logits: &mut [f32], stats: &[f32]) {
-    let (max, factor) = (stats[0], 1.0 / stats[1]);
-    logits.iter_mut().for_each(|x| *x = exp(*x - max) * factor);
+pub fn exponentials(logits: &mut [f32], stats: &[f32]) {
+    let max = stats[0];
+    logits.iter_mut().for_each(|x| *x = exp(*x - max));
 }
 
 /// The same, each times the slope of the cap that made the logit.
 #[inline]
-pub fn capped_probabilities(logits: &mut [f32], stats: &[f32], cap: f32) {
-    let (max, factor) = (stats[0], 1.0 / stats[1]);
+pub fn capped_exponentials(logits: &mut [f32], stats: &[f32], cap: f32) {
+    let max = stats[0];
     logits
         .iter_mut()
-        .for_each(|x| *x = exp(*x - max) * factor * cap_slope(*x, cap));
+        .for_each(|x| *x = exp(*x - max) * cap_slope(*x, cap));
 }

@@ -1,4 +1,4 @@
-use super::super::head::{STATS, accumulate, begin, log_prob, probabilities};
+use super::super::head::{SHRINK, STATS, SUM, accumulate, begin, exponentials, log_prob};
 use super::numbers;
 
 /// Log-softmax in double precision.
@@ -57,12 +57,13 @@ fn log_probabilities_equal_naive_ones_however_the_vocabulary_is_cut() {
 }
 
 #[test]
-fn probabilities_equal_naive_ones_and_add_up_to_one() {
+fn exponentials_over_their_sum_are_probabilities() {
     for (kind, logits) in rows(1003).into_iter().enumerate() {
         let stats = stats(&logits, 0, 100);
         let mut p = logits.clone();
         p.chunks_mut(100)
-            .for_each(|block| probabilities(block, &stats));
+            .for_each(|block| exponentials(block, &stats));
+        p.iter_mut().for_each(|p| *p /= stats[SUM]);
         let sum: f64 = p.iter().map(|p| f64::from(*p)).sum();
         assert!((sum - 1.0).abs() < 1e-6, "row {kind}: {sum}");
         for (i, p) in p.iter().enumerate() {
@@ -72,6 +73,31 @@ fn probabilities_equal_naive_ones_and_add_up_to_one() {
                 (f64::from(*p) - exact).abs() < 2e-6 * exact + 1e-30,
                 "row {kind}, {i}: {p} {exact}"
             );
+        }
+    }
+}
+
+/// As the head takes the mean of embeddings: block by block, each relative to what is largest by then.
+#[test]
+fn a_mean_taken_block_by_block_is_that_of_the_whole() {
+    let n = 1003;
+    let values = numbers(8, n);
+    for (kind, logits) in rows(n).into_iter().enumerate() {
+        for block in [n, 100, 17] {
+            let mut stats = begin();
+            let mut sum = 0.0;
+            for (i, part) in logits.chunks(block).enumerate() {
+                accumulate(part, i * block, 0, &mut stats);
+                let mut p = part.to_vec();
+                exponentials(&mut p, &stats);
+                let of_block: f32 = p.iter().zip(&values[i * block..]).map(|(p, v)| p * v).sum();
+                sum = sum * stats[SHRINK] + of_block;
+            }
+            let ours = f64::from(sum / stats[SUM]);
+            let exact: f64 = (0..n)
+                .map(|i| naive(&logits, i).exp() * f64::from(values[i]))
+                .sum();
+            assert!((ours - exact).abs() < 1e-5, "row {kind}, {block}: {ours} {exact}");
         }
     }
 }
