@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test lint doc dist ci clean distclean help
+.PHONY: setup model build demo test test-gemma lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -19,6 +19,10 @@ demo: build model
 test: setup model
 	python3 -B scripts/test_scripts.py
 	$(cargo) test --release --workspace $(locked) $(ARGS)
+
+## test-gemma: the trainer and the whole loop on gemma-3-270m (253 MB, fetched; minutes)
+test-gemma: setup
+	model=$$(scripts/fetch-model gemma3) && export THUMBPRINT_GEMMA_MODEL="$$model" && $(cargo) test --release $(locked) -p thumbprint-tune -p thumbprint --test gemma -- --ignored --nocapture
 
 ## build: target/release/thumbprint, for this machine's instruction set
 build: setup

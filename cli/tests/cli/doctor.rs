@@ -37,7 +37,7 @@ fn a_model_is_described_with_what_would_run_where() {
     assert_eq!(described["end_of_turn"], "<|im_end|>");
     assert_eq!(described["training"]["possible"], true);
     let memory = |key: &str| described["training"][key].as_u64().unwrap();
-    assert!(memory("memory_least_mib") < memory("memory_mib"));
+    assert!(memory("memory_least_mib") <= memory("memory_mib"));
     let hash = described["sha256"].as_str().unwrap();
     assert_eq!(hash.len(), 64);
 }

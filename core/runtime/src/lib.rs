@@ -34,8 +34,8 @@ pub use conversation::Conversation;
 pub use engine::{EngineOptions, GenerateOptions, Overflow};
 pub use error::{Error, Result};
 pub use facade::{AdapterDetails, Options, Thumbprint, hash_file, verify_model};
-pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
 pub use generation::{By, Event, Generation, Reply, Request};
+pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
 pub use personalize::{Budget, Job, Outcome, Phase, Progress};
 pub use store::Target;
 pub use types::{

@@ -55,11 +55,7 @@ pub struct TrainingMemory {
 ///
 /// # Errors
 /// The file is no readable GGUF model, or lacks a key that says how large it is.
-pub fn estimate_memory(
-    model: &Path,
-    n_ctx: u32,
-    example_tokens: usize,
-) -> Result<MemoryEstimate> {
+pub fn estimate_memory(model: &Path, n_ctx: u32, example_tokens: usize) -> Result<MemoryEstimate> {
     let gguf = Gguf::open(model).map_err(ModelError::File)?;
     let inference = InferenceMemory::of(&gguf, n_ctx).map_err(ModelError::File)?;
     let training = match Model::from_gguf(gguf.into()) {

@@ -147,7 +147,9 @@ impl Plan {
         // What a block keeps for the way back, and the residual stream.
         let kept = spec.n_qkv() + spec.n_attn() + gate_up + (2 + results) * spec.n_embd;
         let slot = n * (kept * saved + spec.n_head * f32);
-        let n_adapted = self.last_layers.map_or(spec.n_layer, |n| n.min(spec.n_layer));
+        let n_adapted = self
+            .last_layers
+            .map_or(spec.n_layer, |n| n.min(spec.n_layer));
         let (slots, streams) = match self.checkpoint {
             true => (1, n_adapted + 1),
             false => (n_adapted, 2),

@@ -134,7 +134,10 @@ fn killed_again_and_again(last_layers: Option<usize>) {
         // From before the first step to some steps on.
         sleep(Duration::from_micros(2_000 + rng.below(60_000)));
         let done = process.try_wait().unwrap();
-        assert!(done.is_none(), "over after {kill} kills: make the run longer");
+        assert!(
+            done.is_none(),
+            "over after {kill} kills: make the run longer"
+        );
         process.kill().unwrap();
         process.wait().unwrap();
         let now = std::fs::read(killed.join("run.checkpoint")).ok();
@@ -142,7 +145,10 @@ fn killed_again_and_again(last_layers: Option<usize>) {
         before = now;
     }
     // Otherwise nothing was interrupted but the start.
-    assert!(progress > KILLS / 4, "only {progress} of {KILLS} got anywhere");
+    assert!(
+        progress > KILLS / 4,
+        "only {progress} of {KILLS} got anywhere"
+    );
     assert!(child(killed, last_layers).status().unwrap().success());
     let adapter = |folder: &Path| std::fs::read(folder.join("adapter.gguf")).unwrap();
     assert!(adapter(alone) == adapter(killed));

@@ -14,7 +14,8 @@ use thumbprint_ggml::gguf::GgufWriter;
 use thumbprint_tune::adapter::{AdapterFile, Lora, LoraConfig, Module};
 use thumbprint_tune::graph::{Kernels, Network, NetworkOptions};
 use thumbprint_tune::model::{
-    Activation, LayerWeights, Model, Norm, Part, QkNorms, RopeKind, trainable_architectures, trainable_types,
+    Activation, LayerWeights, Model, Norm, Part, QkNorms, RopeKind, trainable_architectures,
+    trainable_types,
 };
 
 /// Every variant of every architecture that llama.cpp loads and the fixtures can make.
@@ -144,7 +145,9 @@ fn examples() -> Examples {
 
 #[test]
 fn every_architecture_of_the_table_is_among_the_variants() {
-    let others = other_architectures().into_iter().map(|tiny| tiny.architecture);
+    let others = other_architectures()
+        .into_iter()
+        .map(|tiny| tiny.architecture);
     let all: Vec<_> = ["llama"].into_iter().chain(others).collect();
     assert_eq!(trainable_architectures(), all);
 }
@@ -296,8 +299,12 @@ const MUTATIONS: &[(&str, Mutation)] = &[
         m.spec.rope.magnitude *= 1.1;
         true
     }),
-    ("factors of frequencies", |m| m.rope_factors.take().is_some()),
-    ("blocks without rotation", |m| m.spec.no_rope_every.take().is_some()),
+    ("factors of frequencies", |m| {
+        m.rope_factors.take().is_some()
+    }),
+    ("blocks without rotation", |m| {
+        m.spec.no_rope_every.take().is_some()
+    }),
     ("window", |m| {
         let window = m.spec.window.as_mut();
         window.is_some_and(|window| {
@@ -324,13 +331,21 @@ const MUTATIONS: &[(&str, Mutation)] = &[
             l.attn_post_norm.is_some()
         })
     }),
-    ("norm of attention's input", |m| layers(m, |l| l.attn_norm.take().is_some())),
-    ("norm of attention's result", |m| layers(m, |l| l.attn_post_norm.take().is_some())),
-    ("norm of the feed-forward part's input", |m| layers(m, |l| l.ffn_norm.take().is_some())),
+    ("norm of attention's input", |m| {
+        layers(m, |l| l.attn_norm.take().is_some())
+    }),
+    ("norm of attention's result", |m| {
+        layers(m, |l| l.attn_post_norm.take().is_some())
+    }),
+    ("norm of the feed-forward part's input", |m| {
+        layers(m, |l| l.ffn_norm.take().is_some())
+    }),
     ("norm of the feed-forward part's result", |m| {
         layers(m, |l| l.ffn_post_norm.take().is_some())
     }),
-    ("norms of queries and keys", |m| layers(m, |l| l.qk_norms.take().is_some())),
+    ("norms of queries and keys", |m| {
+        layers(m, |l| l.qk_norms.take().is_some())
+    }),
     ("norms of queries and keys swapped", |m| {
         let whole = m.spec.layout.qk_norms == Some(QkNorms::Whole);
         layers(m, |l| {
@@ -344,18 +359,25 @@ const MUTATIONS: &[(&str, Mutation)] = &[
     ("biases of norms", |m| {
         layers(m, |l| {
             let norms = [&mut l.attn_norm, &mut l.ffn_norm].into_iter().flatten();
-            norms.fold(false, |any, norm| norm.bias.take().is_some() || any)
+            let taken: Vec<_> = norms.map(|norm| norm.bias.take()).collect();
+            taken.iter().any(Option::is_some)
         })
     }),
-    ("bias of the last norm", |m| m.output_norm.bias.take().is_some()),
-    ("bias of queries", |m| layers(m, |l| unbias(l.qkv.parts.first_mut()))),
+    ("bias of the last norm", |m| {
+        m.output_norm.bias.take().is_some()
+    }),
+    ("bias of queries", |m| {
+        layers(m, |l| unbias(l.qkv.parts.first_mut()))
+    }),
     ("bias of values", |m| {
         layers(m, |l| unbias(l.qkv.parts.last_mut()))
     }),
     ("bias of attention's output", |m| {
         layers(m, |l| unbias(l.attn_output.parts.first_mut()))
     }),
-    ("bias of the gate", |m| layers(m, |l| unbias(l.gate_up.parts.first_mut()))),
+    ("bias of the gate", |m| {
+        layers(m, |l| unbias(l.gate_up.parts.first_mut()))
+    }),
     ("bias of the feed-forward part's output", |m| {
         layers(m, |l| unbias(l.down.parts.first_mut()))
     }),
@@ -416,8 +438,15 @@ fn a_mistake_in_any_part_of_a_specification_is_seen_in_the_logits() {
             seen.insert(*mutation);
         }
     }
-    let unseen: Vec<_> = MUTATIONS.iter().filter(|(name, _)| !seen.contains(name)).collect();
-    assert!(unseen.is_empty(), "{:?}", unseen.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    let unseen: Vec<_> = MUTATIONS
+        .iter()
+        .filter(|(name, _)| !seen.contains(name))
+        .collect();
+    assert!(
+        unseen.is_empty(),
+        "{:?}",
+        unseen.iter().map(|(name, _)| name).collect::<Vec<_>>()
+    );
 }
 
 #[test]

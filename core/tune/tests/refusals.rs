@@ -162,7 +162,10 @@ fn features_that_are_not_trained_are_named() {
         w.set("llama.rope.scaling.type", "yarn");
         w.set("llama.rope.scaling.yarn_log_multiplier", 0.1f32);
     });
-    assert_eq!(scaling, "yarn with `llama.rope.scaling.yarn_log_multiplier`");
+    assert_eq!(
+        scaling,
+        "yarn with `llama.rope.scaling.yarn_log_multiplier`"
+    );
     let caps = with(&|w| {
         w.set("llama.attn_logit_softcapping", 50.0f32);
     });

@@ -151,7 +151,11 @@ impl Figures {
         let shown = |value: Option<f64>, digits: usize| {
             value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
         };
-        let mut rows = vec![["figure", "measured", "planned or goal"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["figure", "measured", "planned or goal"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         let mut row = |name: &str, value: String, goal: &str| {
             rows.push(vec![name.to_owned(), value, goal.to_owned()]);
         };
@@ -165,20 +169,40 @@ impl Figures {
             shown(self.utilisation, 2),
             "0.6",
         );
-        row("pairs, 2P + C + R, reference included, tok/s", shown(self.pair_tok_s, 0), "");
+        row(
+            "pairs, 2P + C + R, reference included, tok/s",
+            shown(self.pair_tok_s, 0),
+            "",
+        );
         row("training step, tok/s", shown(self.step_tok_s, 0), "");
         row("forward pass, tok/s", shown(self.forward_tok_s, 0), "");
         row("llama.cpp pp512, tok/s", shown(self.pp512_tok_s, 0), "");
         for phase in PHASES {
             let ms = self.per_phase_ms.get(phase).copied();
-            row(&format!("  {}, ms", phase.replace('_', " ")), shown(ms, 0), "");
+            row(
+                &format!("  {}, ms", phase.replace('_', " ")),
+                shown(ms, 0),
+                "",
+            );
         }
         for (ty, gflops) in &self.mul_mat_gflops {
-            row(&format!("mul_mat {ty}, 512 tokens, GFLOP/s"), format!("{gflops:.0}"), "");
+            row(
+                &format!("mul_mat {ty}, 512 tokens, GFLOP/s"),
+                format!("{gflops:.0}"),
+                "",
+            );
         }
         for (name, peak, planned) in [
-            ("peak memory of a step, MiB", self.peak_rss_mib, self.planned_rss_mib),
-            ("  low-memory mode", self.peak_rss_low_mib, self.planned_rss_low_mib),
+            (
+                "peak memory of a step, MiB",
+                self.peak_rss_mib,
+                self.planned_rss_mib,
+            ),
+            (
+                "  low-memory mode",
+                self.peak_rss_low_mib,
+                self.planned_rss_low_mib,
+            ),
         ] {
             row(name, shown(peak, 0), &format!("{planned:.0} planned"));
         }

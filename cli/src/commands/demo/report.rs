@@ -46,6 +46,8 @@ pub struct Report {
     keyword_recall_before: f64,
     keyword_recall_after: f64,
     keyword_recall_system_prompt: f64,
+    /// The same before, in no more words than the answer with the adapter has: what a shorter answer can be asked to hold.
+    keyword_recall_before_in_as_many_words: f64,
     /// The same in the whole answers.
     keyword_recall_whole_before: f64,
     keyword_recall_whole_after: f64,
@@ -98,6 +100,18 @@ impl Report {
         };
         let beginning = |replies| recall(replies, |text| opening(text, OPENING_WORDS));
         let whole = |replies| recall(replies, |text| text);
+        let in_as_many_words = {
+            let answers = facts.prompts.iter().zip(facts.base).zip(facts.tuned);
+            let shares = answers.map(|((prompt, base), tuned)| {
+                let words = tuned
+                    .text
+                    .split_whitespace()
+                    .count()
+                    .clamp(1, OPENING_WORDS);
+                keyword_recall(prompt, opening(&base.text, words))
+            });
+            shares.sum::<f64>() / n as f64
+        };
         let numbers = gate_numbers(facts.details);
         let scale = numbers.as_ref().and_then(|numbers| {
             let scales = numbers["measured"]["scales"].as_array()?;
@@ -124,6 +138,7 @@ impl Report {
             keyword_recall_before: beginning(facts.base),
             keyword_recall_after: beginning(facts.tuned),
             keyword_recall_system_prompt: beginning(facts.told),
+            keyword_recall_before_in_as_many_words: in_as_many_words,
             keyword_recall_whole_before: whole(facts.base),
             keyword_recall_whole_after: whole(facts.tuned),
             keyword_recall_whole_system_prompt: whole(facts.told),
@@ -206,6 +221,12 @@ impl Report {
                 &percent(self.keyword_recall_before),
                 &percent(self.keyword_recall_after),
                 &percent(self.keyword_recall_system_prompt),
+            ]),
+            row(&[
+                "  in as many words as after",
+                &percent(self.keyword_recall_before_in_as_many_words),
+                &percent(self.keyword_recall_after),
+                "",
             ]),
             row(&[
                 "  in the whole answer",

@@ -12,7 +12,11 @@ pub(super) fn print(report: &Report, out: &Output) -> Result<()> {
     system(&report.system, out)?;
     folders(&report.folders, out)?;
     out.line(out.bold("what can be trained"))?;
-    row(out, "architectures", report.trainable_architectures.join(" "))?;
+    row(
+        out,
+        "architectures",
+        report.trainable_architectures.join(" "),
+    )?;
     row(out, "tensor types", report.trainable_types.join(" "))?;
     match &report.model {
         Some(model) => {

@@ -31,7 +31,8 @@ const MAX_LAYERS: u32 = 512;
 const MAX_EXPERTS: u32 = 512;
 
 const ROTATED_WHOLE: [&str; 10] = [
-    "llama", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "smollm3", "olmo2", "granite",
+    "llama", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "smollm3", "olmo2",
+    "granite",
 ];
 const ROTATED_IN_PART: [&str; 2] = ["phi3", "stablelm"];
 
@@ -144,8 +145,7 @@ fn check_hyperparameters(model: &Gguf, architecture: &str) -> Result<(), GgufErr
             } else {
                 n_embd / n_head
             };
-            let in_part =
-                name == "rope.dimension_count" && ROTATED_IN_PART.contains(&architecture);
+            let in_part = name == "rope.dimension_count" && ROTATED_IN_PART.contains(&architecture);
             let least = if in_part { 2 } else { head };
             within(name, model.u32_or(&key(name), default)?, least, head)?;
         }
@@ -378,9 +378,12 @@ fn hyperparameter_kinds(name: &str) -> &'static [Kind] {
         | "rope.dimension_count"
         | "attention.sliding_window"
         | "rope.scaling.original_context_length" => &[One(ValueKind::U32)],
-        "attention.sliding_window_pattern" => {
-            &[One(ValueKind::U32), Many(ValueKind::Bool), Many(ValueKind::U32), Many(ValueKind::I32)]
-        }
+        "attention.sliding_window_pattern" => &[
+            One(ValueKind::U32),
+            Many(ValueKind::Bool),
+            Many(ValueKind::U32),
+            Many(ValueKind::I32),
+        ],
         "attention.layer_norm_epsilon"
         | "attention.layer_norm_rms_epsilon"
         | "rope.freq_base"

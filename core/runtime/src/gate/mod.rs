@@ -37,5 +37,5 @@ pub use measurements::{
 pub use offline::{
     FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
 };
-pub use strength::{STRENGTHS, TARGET_KL, strength};
 pub use state::{AdapterState, Event, IllegalTransition};
+pub use strength::{STRENGTHS, TARGET_KL, strength};

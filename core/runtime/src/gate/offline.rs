@@ -98,7 +98,11 @@ pub fn next_scale(measured: &Measurements, limits: &Limits) -> Option<f64> {
         .map(|share| share * measured.strength)
         .filter(|scale| allowed(*scale, measured.thumbs))
         // Measured scales have been through single precision.
-        .find(|scale| !reports.iter().any(|report| (report.scale - scale).abs() < 1e-6))
+        .find(|scale| {
+            !reports
+                .iter()
+                .any(|report| (report.scale - scale).abs() < 1e-6)
+        })
 }
 
 impl OfflineReport {

@@ -8,8 +8,9 @@ use thumbprint_tune::schedule::Shape;
 pub const BATCH: usize = 4;
 /// Curated pairs of one prompt: with several 👍 and 👎 on answers to the same question, one pair alone leaves most of what was said unused.
 pub const PAIRS_PER_PROMPT: usize = 2;
-/// Weight of the likelihood term of a pair whose chosen reply is good in itself. 1 per token drowns the pair term at 20 pairs.
-const PAIR_NLL: f64 = 0.2;
+/// Weight of the likelihood term of a pair whose chosen reply is good in itself: without it, what is learned is to avoid, not what to say.
+/// Measured in docs/adr/012.
+const PAIR_NLL: f64 = 2.0;
 
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
 pub const ANCHOR_WEIGHT: f64 = 20.0;

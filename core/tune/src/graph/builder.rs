@@ -7,9 +7,10 @@ use thumbprint_ggml::ggml::custom::{Args, Work};
 use thumbprint_ggml::ggml::{GgmlError, Graph, Tensor};
 
 use super::kernels::dropout::Dropout;
-use super::kernels::thin::{self, OUTER_COLUMNS, Span};
 use super::kernels::element::Element;
-use super::kernels::rows::{self, GeGlu, Gated, SwiGlu};
+use super::kernels::gemm::Mat;
+use super::kernels::rows::{self, Gated, GeGlu, SwiGlu};
+use super::kernels::thin::{self, OUTER_COLUMNS, Span};
 use super::scratch::Scratch;
 use crate::model::{Activation, BlockSpec, Norm, RopeKind};
 
@@ -105,9 +106,18 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
     ) -> Result<Tensor<'g>> {
         let rank: usize = spans.iter().map(|s| s.rank).sum();
         let spans: Arc<[Span]> = spans.into();
-        self.rows("lora_project", rank, &[x, factors], move |row, args, t| {
-            thin::project(args.f32(0).row(row), args.f32(1).data, &spans, scale, t);
-        })
+        let work = Work::rows("lora_project", self.n_tokens, rank * F32, ROWS);
+        self.graph.custom(
+            GgmlType::F32,
+            [rank, self.n_tokens, 1, 1],
+            &[x, factors],
+            work,
+            Box::new(move |unit, args, out| {
+                let t = out.region::<f32>(0);
+                let (n, x) = (t.len() / rank, rows_from(args, 0, unit * ROWS));
+                thin::project(n, x, args.f32(1).data, &spans, scale, (t, rank));
+            }),
+        )
     }
 
     /// Adds `t` `[rank, n]` times the factors to `y` in place, what it adds being subject to dropout.
@@ -127,18 +137,18 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             &[t, factors],
             work,
             Box::new(move |unit, args, out| {
-                let (t, factors) = (args.f32(0), args.f32(1).data);
-                for (i, y) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    let row = unit * ROWS + i;
-                    let Some(dropout) = dropout else {
-                        thin::expand(t.row(row), factors, &spans, y);
-                        continue;
-                    };
-                    let mut added = vec![0.0; width];
-                    thin::expand(t.row(row), factors, &spans, &mut added);
-                    dropout.apply(row, &mut added);
-                    y.iter_mut().zip(&added).for_each(|(y, added)| *y += added);
+                let (t, factors) = (rows_from(args, 0, unit * ROWS), args.f32(1).data);
+                let y = out.region::<f32>(0);
+                let n = y.len() / width;
+                let Some(dropout) = dropout else {
+                    return thin::expand(n, t, factors, &spans, (y, width));
+                };
+                let mut added = vec![0.0; y.len()];
+                thin::expand(n, t, factors, &spans, (&mut added, width));
+                for (i, added) in added.chunks_exact_mut(width).enumerate() {
+                    dropout.apply(unit * ROWS + i, added);
                 }
+                y.iter_mut().zip(&added).for_each(|(y, added)| *y += added);
             }),
         )
     }
@@ -518,6 +528,15 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                 }
             }),
         )
+    }
+}
+
+/// Rows of an argument from the first one on.
+fn rows_from(args: &Args, index: usize, first: usize) -> Mat<'_> {
+    let view = args.f32(index);
+    Mat {
+        data: &view.data[first * view.stride[1]..],
+        stride: view.stride[1],
     }
 }
 

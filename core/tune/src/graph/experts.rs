@@ -112,19 +112,28 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
         for (expert, rows) in &self.routes.experts {
             let (b, x) = (self.at(rows), self.rows(asked, rows)?);
             let gate_up = b.project(&self.gate_up(*expert)?, x)?;
-            let said = b.project(&[self.down(*expert)?], b.activation(self.activation, gate_up)?)?;
-            self.graph.store(said, self.stored(self.memory.results, rows)?)?;
+            let said = b.project(
+                &[self.down(*expert)?],
+                b.activation(self.activation, gate_up)?,
+            )?;
+            self.graph
+                .store(said, self.stored(self.memory.results, rows)?)?;
         }
         let results = self.graph.load(self.storage, self.memory.results)?;
         let (routes, scale) = (self.routes.clone(), self.scale);
-        self.b.rows("experts_sum", h.ne()[0], &[results, residual], move |token, args, y| {
-            y.copy_from_slice(args.f32(1).row(token));
-            for row in routes.of_token(token) {
-                let weight = scale * routes.weights[*row];
-                let said = args.f32(0).row(*row);
-                y.iter_mut().zip(said).for_each(|(y, x)| *y += weight * x);
-            }
-        })
+        self.b.rows(
+            "experts_sum",
+            h.ne()[0],
+            &[results, residual],
+            move |token, args, y| {
+                y.copy_from_slice(args.f32(1).row(token));
+                for row in routes.of_token(token) {
+                    let weight = scale * routes.weights[*row];
+                    let said = args.f32(0).row(*row);
+                    y.iter_mut().zip(said).for_each(|(y, x)| *y += weight * x);
+                }
+            },
+        )
     }
 
     /// The gradient of `h` in [`forward`](Self::forward), given that of its result.
@@ -133,21 +142,29 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
         let (routes, scale) = (self.routes.clone(), self.scale);
         let n_embd = h.ne()[0];
         let whole = 0..self.routes.tokens.len();
-        let d_said = self.at(&whole).rows("experts_spread", n_embd, &[dy], move |row, args, d| {
-            let weight = scale * routes.weights[row];
-            let dy = args.f32(0).row(routes.tokens[row]);
-            d.iter_mut().zip(dy).for_each(|(d, dy)| *d = weight * dy);
-        })?;
+        let d_said =
+            self.at(&whole)
+                .rows("experts_spread", n_embd, &[dy], move |row, args, d| {
+                    let weight = scale * routes.weights[row];
+                    let dy = args.f32(0).row(routes.tokens[row]);
+                    d.iter_mut().zip(dy).for_each(|(d, dy)| *d = weight * dy);
+                })?;
         for (expert, rows) in &self.routes.experts {
-            let (b, x, d_said) = (self.at(rows), self.rows(asked, rows)?, self.rows(d_said, rows)?);
+            let (b, x, d_said) = (
+                self.at(rows),
+                self.rows(asked, rows)?,
+                self.rows(d_said, rows)?,
+            );
             let (gate_up, down) = (self.gate_up(*expert)?, self.down(*expert)?);
             let hidden = b.project(&gate_up, x)?;
             let said = b.project(&[down], b.activation(self.activation, hidden)?)?;
-            self.graph.store(said, self.stored(self.memory.results, rows)?)?;
+            self.graph
+                .store(said, self.stored(self.memory.results, rows)?)?;
             let d_act = b.project_backward(&[down], d_said)?;
             let d_hidden = b.activation_backward(self.activation, hidden, d_act)?;
             let dx = b.project_backward(&gate_up, d_hidden)?;
-            self.graph.store(dx, self.stored(self.memory.gradients, rows)?)?;
+            self.graph
+                .store(dx, self.stored(self.memory.gradients, rows)?)?;
         }
 
         let results = self.graph.load(self.storage, self.memory.results)?;
@@ -155,39 +172,54 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
         let routes = self.routes.clone();
         // A softmax over the chosen: each weight's gradient, less their weighted mean.
         let n_expert = router.ne()[1];
-        let d_logits = self.b.rows("router_gradient", n_expert, &[results, dy], move |token, args, d| {
-            d.fill(0.0);
-            let dy = args.f32(1).row(token);
-            let rows = routes.of_token(token);
-            let slope = |row: &usize| {
-                let said = args.f32(0).row(*row);
-                scale * said.iter().zip(dy).map(|(x, dy)| x * dy).sum::<f32>()
-            };
-            let slopes: Vec<f32> = rows.iter().map(slope).collect();
-            let weight = |row: &usize| routes.weights[*row];
-            let mean: f32 = rows.iter().zip(&slopes).map(|(row, s)| weight(row) * s).sum();
-            for (row, slope) in rows.iter().zip(&slopes) {
-                d[routes.expert(*row)] = weight(row) * (slope - mean);
-            }
-        })?;
+        let d_logits = self.b.rows(
+            "router_gradient",
+            n_expert,
+            &[results, dy],
+            move |token, args, d| {
+                d.fill(0.0);
+                let dy = args.f32(1).row(token);
+                let rows = routes.of_token(token);
+                let slope = |row: &usize| {
+                    let said = args.f32(0).row(*row);
+                    scale * said.iter().zip(dy).map(|(x, dy)| x * dy).sum::<f32>()
+                };
+                let slopes: Vec<f32> = rows.iter().map(slope).collect();
+                let weight = |row: &usize| routes.weights[*row];
+                let mean: f32 = rows
+                    .iter()
+                    .zip(&slopes)
+                    .map(|(row, s)| weight(row) * s)
+                    .sum();
+                for (row, slope) in rows.iter().zip(&slopes) {
+                    d[routes.expert(*row)] = weight(row) * (slope - mean);
+                }
+            },
+        )?;
         let by_router = exact(&self.b).project_backward(&[router], d_logits)?;
         let gradients = self.graph.load(self.storage, self.memory.gradients)?;
         let routes = self.routes.clone();
-        self.b.rows("experts_gradient", n_embd, &[gradients, by_router], move |token, args, d| {
-            d.copy_from_slice(args.f32(1).row(token));
-            for row in routes.of_token(token) {
-                let dx = args.f32(0).row(*row);
-                d.iter_mut().zip(dx).for_each(|(d, dx)| *d += dx);
-            }
-        })
+        self.b.rows(
+            "experts_gradient",
+            n_embd,
+            &[gradients, by_router],
+            move |token, args, d| {
+                d.copy_from_slice(args.f32(1).row(token));
+                for row in routes.of_token(token) {
+                    let dx = args.f32(0).row(*row);
+                    d.iter_mut().zip(dx).for_each(|(d, dx)| *d += dx);
+                }
+            },
+        )
     }
 
     /// A row of `h` for each row of the routes.
     fn gather(&self, h: Tensor<'g>) -> Result<Tensor<'g>> {
         let (routes, whole) = (self.routes.clone(), 0..self.routes.tokens.len());
-        self.at(&whole).rows("experts_gather", h.ne()[0], &[h], move |row, args, to| {
-            to.copy_from_slice(args.f32(0).row(routes.tokens[row]));
-        })
+        self.at(&whole)
+            .rows("experts_gather", h.ne()[0], &[h], move |row, args, to| {
+                to.copy_from_slice(args.f32(0).row(routes.tokens[row]));
+            })
     }
 
     fn at(&self, rows: &Range<usize>) -> Builder<'g, 'a> {
@@ -221,7 +253,8 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
         let all = self.graph.load(self.model, id)?;
         let (ne, nb) = (all.ne(), all.nb());
         let strides = [nb[1], nb[2], nb[2]];
-        self.graph.view(all, [ne[0], ne[1], 1, 1], strides, expert * nb[2])
+        self.graph
+            .view(all, [ne[0], ne[1], 1, 1], strides, expert * nb[2])
     }
 }
 

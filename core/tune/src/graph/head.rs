@@ -26,7 +26,7 @@ use crate::model::Model;
 type Result<T> = std::result::Result<T, GgmlError>;
 
 /// Vocabulary entries of one block.
-pub const VOCAB_BLOCK: usize = 8192;
+pub const VOCAB_BLOCK: usize = 2048;
 
 /// Tensors that the graph of a chunk may need.
 pub fn graph_nodes(n_vocab: usize) -> usize {

@@ -7,8 +7,8 @@ use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
 
 use super::adapter::{DeviceAdapter, FusedLora};
-use super::experts::{ExpertMemory, Experts, Routes, exact};
 use super::builder::{Builder, LoadedNorm, LoadedWeights, RopeTables};
+use super::experts::{ExpertMemory, Experts, Routes, exact};
 use super::kernels::attention::{Attention, Scoring, Segment};
 use super::kernels::dropout::Dropout;
 use super::kernels::element::Element;
@@ -130,7 +130,13 @@ impl<'a> LayerContext<'a> {
         let gate_up = self.projection(&b, 2, &weights.gate_up, h, None, None, save)?;
         if save {
             let saved = &self.saved;
-            let targets = [saved.qkv, saved.attn, saved.lse, saved.middle, saved.gate_up];
+            let targets = [
+                saved.qkv,
+                saved.attn,
+                saved.lse,
+                saved.middle,
+                saved.gate_up,
+            ];
             for (tensor, target) in [raw, attn, lse, middle, gate_up].into_iter().zip(targets) {
                 self.save(graph, tensor, target)?;
             }
@@ -169,11 +175,7 @@ impl<'a> LayerContext<'a> {
         self.save(graph, y, output)
     }
 
-    fn experts_in<'g>(
-        &self,
-        b: &Builder<'g, 'a>,
-        routes: &Arc<Routes>,
-    ) -> Option<Experts<'g, 'a>> {
+    fn experts_in<'g>(&self, b: &Builder<'g, 'a>, routes: &Arc<Routes>) -> Option<Experts<'g, 'a>> {
         Some(Experts {
             graph: b.graph,
             b: *b,
@@ -201,9 +203,7 @@ impl<'a> LayerContext<'a> {
         let dy = self.saved(graph, gradient)?;
         let middle = graph.to_f32(self.saved(graph, self.saved.middle)?)?;
         let dh = match self.experts_in(&b, routes) {
-            Some(experts) => {
-                experts.backward(self.normed(&b, weights.ffn_norm, middle)?, dy)?
-            }
+            Some(experts) => experts.backward(self.normed(&b, weights.ffn_norm, middle)?, dy)?,
             None => self.feed_forward_backward(&b, middle, dy)?,
         };
         let d_middle = self.normed_backward(&b, weights.ffn_norm, middle, dh, dy)?;

@@ -155,7 +155,10 @@ impl Memory {
 
     pub fn write_rope(&mut self, model: &Model, positions: &[u32]) -> Result<(), GgmlError> {
         let spec = &model.spec;
-        let ropes = [(Some(&spec.rope), self.rope[0]), (own_rope(spec), self.rope[1])];
+        let ropes = [
+            (Some(&spec.rope), self.rope[0]),
+            (own_rope(spec), self.rope[1]),
+        ];
         for (rope, tables) in ropes {
             let Some(rope) = rope else { continue };
             let frequencies = rope.frequencies(model.rope_factors.as_deref());

@@ -10,11 +10,11 @@ use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, TensorId,
 
 use super::adapter::DeviceAdapter;
 use super::choose::Kernels;
+use super::experts::Routes;
 use super::head::{self, BY_MEAN, HeadChunk, Wanted};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob};
-use super::experts::Routes;
 use super::layer::{self, Extent, LayerContext, graph_nodes};
 use super::memory::{HeadMemory, Memory};
 use super::scratch::Scratch;

@@ -1,8 +1,5 @@
 //! Products with frozen weights, in both directions: made into scratch matrices first, then multiplied by ggml or by us.
 
-use std::num::NonZero;
-use std::sync::LazyLock;
-
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::{Args, Work};
 use thumbprint_ggml::ggml::packed::{self, PANEL, Packing};
@@ -10,6 +7,7 @@ use thumbprint_ggml::ggml::{GgmlError, Tensor};
 
 use super::builder::Builder;
 use super::kernels::dequantize::{self, PACKED_ROWS, Weight};
+use super::kernels::n_processors;
 use super::scratch::Scratch;
 
 type Result<T> = std::result::Result<T, GgmlError>;
@@ -214,13 +212,6 @@ fn raw<'a>(args: &'a Args, types: &[GgmlType]) -> Vec<Weight<'a>> {
         view: args.raw(i),
     };
     types.iter().enumerate().map(weight).collect()
-}
-
-/// Decides how work is divided, never what comes out.
-fn n_processors() -> usize {
-    static COUNT: LazyLock<usize> =
-        LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
-    *COUNT
 }
 
 /// Types were checked when the model was opened, so this is a bug; it is caught at the boundary to C and reported.

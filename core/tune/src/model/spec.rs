@@ -562,7 +562,9 @@ impl Keys<'_> {
             magnitude: self.float_or("rope.scaling.attn_factor", 1.0)?,
         };
         // llama.cpp takes linear scaling, by default by 1, where the key is missing.
-        let scaling = self.gguf.str_or(&self.name("rope.scaling.type"), "linear")?;
+        let scaling = self
+            .gguf
+            .str_or(&self.name("rope.scaling.type"), "linear")?;
         if scaling == "none" {
             return Ok(rope);
         }
@@ -655,7 +657,10 @@ impl Keys<'_> {
                 Some(self.float_or(keys[0], attention)?),
                 Some(self.float_or(keys[1], logits)?),
             ]),
-            None => match keys.iter().find(|key| self.gguf.get(&self.name(key)).is_some()) {
+            None => match keys
+                .iter()
+                .find(|key| self.gguf.get(&self.name(key)).is_some())
+            {
                 Some(key) => Err(self.feature(&format!("`{}`", self.name(key)))),
                 None => Ok([None, None]),
             },
@@ -669,12 +674,19 @@ impl Keys<'_> {
                 _ => Err(self.feature("a mixture of experts")),
             };
         }
-        for key in ["expert_weights_scale", "expert_gating_func", "expert_group_count"] {
+        for key in [
+            "expert_weights_scale",
+            "expert_gating_func",
+            "expert_group_count",
+        ] {
             if self.gguf.get(&self.name(key)).is_some() {
                 return Err(self.feature(&format!("`{}`", self.name(key))));
             }
         }
-        let (n, n_used) = (self.count("expert_count")?, self.count("expert_used_count")?);
+        let (n, n_used) = (
+            self.count("expert_count")?,
+            self.count("expert_used_count")?,
+        );
         if n_used > n {
             return Err(self.impossible("expert_used_count", "must be at most expert_count"));
         }

@@ -128,7 +128,8 @@ pub fn first_layers(path: &Path, n_layer: usize, widen: bool) -> ModelFile {
     let from = Gguf::open(path).unwrap();
     let mut writer = GgufWriter::new();
     writer.copy_keys(&from);
-    writer.set("llama.block_count", n_layer as u32);
+    let architecture = from.architecture().unwrap();
+    writer.set(&format!("{architecture}.block_count"), n_layer as u32);
     for tensor in from.tensors() {
         let layer = tensor.name.strip_prefix("blk.");
         let layer = layer.map(|rest| rest.split('.').next().unwrap().parse::<usize>().unwrap());

@@ -204,13 +204,17 @@ impl Merged<'_> {
         let mut keys = Vec::new();
         let mut values = Vec::new();
         let windowed = match self.model.architecture.as_str() {
-            "gemma2" => layer % 2 == 0,
-            "gemma3" => (layer + 1) % self.model.full_every != 0,
+            "gemma2" => layer.is_multiple_of(2),
+            "gemma3" => !(layer + 1).is_multiple_of(self.model.full_every),
             "olmo2" => layer % 4 != 3,
             _ => false,
         };
         let windowed = windowed && self.model.window != u32::MAX as usize;
-        let window = if windowed { self.model.window } else { usize::MAX };
+        let window = if windowed {
+            self.model.window
+        } else {
+            usize::MAX
+        };
         for (position, x) in x.iter_mut().enumerate() {
             let h = self.norm(&name("attn_norm"), x);
             let (n_q, n_kv) = (self.model.n_head * d, self.model.n_head_kv * d);
@@ -259,10 +263,7 @@ impl Merged<'_> {
                 y.iter().map(|y| y * self.model.residual_scale).collect()
             };
             let result = self.linear(&name("attn_output"), &attention);
-            add(
-                x,
-                &scaled(self.norm(&name("post_attention_norm"), &result)),
-            );
+            add(x, &scaled(self.norm(&name("post_attention_norm"), &result)));
             let h = self.norm(&name("ffn_norm"), x);
             let result = match self.tensor(&name("ffn_gate_inp.weight")) {
                 Some(router) => self.experts(layer, router, &h),

@@ -10,6 +10,7 @@ use thumbprint_ggml::math::exp;
 
 use super::element::Element;
 use super::gemm::{LANES, Mat, dot, gemm};
+use super::n_processors;
 use super::rows::{cap_slope, capped};
 
 /// Consecutive tokens that attend causally to one another and fully to an earlier range.
@@ -53,8 +54,9 @@ struct Block {
     tokens: Range<usize>,
 }
 
-/// Tokens of a block of queries, and of keys.
-const BLOCK: usize = 32;
+/// Tokens of a block of queries, and of keys: the second number where there are enough of them for all processors, since what passes by
+/// is packed once a block. What comes out does not depend on it.
+const BLOCKS: [usize; 2] = [32, 64];
 /// Keys (or, for key gradients, queries) that pass by a block at a time.
 const TILE: usize = 64;
 
@@ -69,15 +71,22 @@ pub struct Attention {
 impl Attention {
     /// The segments must cover the tokens in order.
     pub fn new(scoring: Scoring, segments: &[Segment]) -> Self {
+        let n_tokens = segments.last().map_or(0, |segment| segment.tokens.end);
+        let enough = n_tokens >= 2 * BLOCKS[1] * n_processors();
+        Self::in_blocks(scoring, segments, BLOCKS[usize::from(enough)])
+    }
+
+    /// The same in blocks of so many tokens.
+    pub(super) fn in_blocks(scoring: Scoring, segments: &[Segment], block: usize) -> Self {
         let blocks = segments
             .iter()
             .enumerate()
             .flat_map(|(segment, s)| {
                 let end = s.tokens.end;
-                let starts = s.tokens.clone().step_by(BLOCK);
+                let starts = s.tokens.clone().step_by(block);
                 starts.map(move |start| Block {
                     segment,
-                    tokens: start..(start + BLOCK).min(end),
+                    tokens: start..(start + block).min(end),
                 })
             })
             .collect();
@@ -302,6 +311,7 @@ impl Attention {
         let mut dp = vec![0.0; keys * TILE];
         let mut dk = vec![0.0; keys * wide];
         let mut dv = vec![0.0; keys * wide];
+        let tiles = self.queries_of(block);
         let mut lse_row = [0.0; TILE];
         let mut delta_row = [0.0; TILE];
         for kv in 0..n_head_kv {
@@ -309,9 +319,9 @@ impl Attention {
             pack_rows(&qkv, &block.tokens, self.value_column(kv), d, d, &mut v);
             dk.fill(0.0);
             dv.fill(0.0);
-            for tile in self.queries_of(block) {
-                let queries = &tile.tokens;
-                for head in kv * group..(kv + 1) * group {
+            for head in kv * group..(kv + 1) * group {
+                for tile in &tiles {
+                    let queries = &tile.tokens;
                     pack_transposed(&qkv, queries, head * d, d, TILE, &mut q_t);
                     pack_transposed(&d_output, queries, head * d, d, TILE, &mut do_t);
                     pack_rows(&qkv, queries, head * d, d, wide, &mut q);
@@ -325,7 +335,7 @@ impl Attention {
                     gemm(keys, TILE, d, mat(&k, d), mat(&q_t, TILE), &mut s, TILE);
                     gemm(keys, TILE, d, mat(&v, d), mat(&do_t, TILE), &mut dp, TILE);
                     for row in 0..keys {
-                        let seen = self.seen_queries(block.tokens.start + row, &tile);
+                        let seen = self.seen_queries(block.tokens.start + row, tile);
                         let s = &mut s[row * TILE..(row + 1) * TILE];
                         let dp = &mut dp[row * TILE..(row + 1) * TILE];
                         for i in 0..TILE {

@@ -32,7 +32,7 @@ impl Geometry {
         1.0 / (self.d as f64).sqrt()
     }
 
-    fn attention(self, segments: &[Segment]) -> Attention {
+    fn attention(self, segments: &[Segment], block: usize) -> Attention {
         let scoring = Scoring {
             n_head: self.n_head,
             n_head_kv: self.n_head_kv,
@@ -41,7 +41,7 @@ impl Geometry {
             cap: self.cap,
             window: self.window,
         };
-        Attention::new(scoring, segments)
+        Attention::in_blocks(scoring, segments, block)
     }
 }
 
@@ -106,8 +106,19 @@ fn run<T: Element>(
     d_out: &[f32],
     narrow: impl Fn(&[f32]) -> Vec<T>,
 ) -> Outcome {
+    run_in_blocks(32, g, segments, qkv, d_out, narrow)
+}
+
+fn run_in_blocks<T: Element>(
+    block: usize,
+    g: Geometry,
+    segments: &[Segment],
+    qkv: &[T],
+    d_out: &[f32],
+    narrow: impl Fn(&[f32]) -> Vec<T>,
+) -> Outcome {
     let n = segments.last().unwrap().tokens.end;
-    let attention = g.attention(segments);
+    let attention = g.attention(segments, block);
     let (n_attn, n_kv) = (g.n_head * g.d, 2 * g.n_head_kv * g.d);
     let mut outcome = Outcome {
         out: vec![f32::NAN; n * n_attn],
@@ -158,10 +169,18 @@ fn naive(g: Geometry, segments: &[Segment], qkv: &[f32], d_out: &[f32]) -> [Vec<
                 .clone()
                 .chain(segment.tokens.start..token + 1)
                 .collect();
-            let hidden = g.window.map_or(0, |window| seen.len().saturating_sub(window));
+            let hidden = g
+                .window
+                .map_or(0, |window| seen.len().saturating_sub(window));
             seen.drain(..hidden);
             let cap = g.cap.map_or(f64::INFINITY, f64::from);
-            let capped = |x: f64| if cap.is_finite() { cap * (x / cap).tanh() } else { x };
+            let capped = |x: f64| {
+                if cap.is_finite() {
+                    cap * (x / cap).tanh()
+                } else {
+                    x
+                }
+            };
             for head in 0..g.n_head {
                 let kv = head / (g.n_head / g.n_head_kv);
                 let (key, value) = (g.n_head + kv, g.n_head + g.n_head_kv + kv);
@@ -222,6 +241,19 @@ fn outputs_and_gradients_equal_naive_ones_on_packed_segments() {
         // Observed at most 2.9e-7, 7e-8, 4.0e-6 and 6.4e-6.
         assert!(errors[0] < 2e-6 && errors[1] < 1e-6, "{g:?}: {errors:?}");
         assert!(errors[2] < 4e-5 && errors[3] < 4e-5, "{g:?}: {errors:?}");
+    }
+}
+
+#[test]
+fn how_tokens_are_cut_into_blocks_does_not_change_a_bit() {
+    let segments = packed();
+    for g in GEOMETRIES {
+        let qkv = numbers(1, 243 * g.width());
+        let d_out = numbers(2, 243 * g.n_head * g.d);
+        let of = |block| run_in_blocks(block, g, &segments, &qkv, &d_out, <[f32]>::to_vec);
+        let (small, large) = (of(32), of(64));
+        assert!(small.out == large.out && small.lse == large.lse, "{g:?}");
+        assert!(small.dq == large.dq && small.dkv == large.dkv, "{g:?}");
     }
 }
 
@@ -292,7 +324,7 @@ fn what_a_token_does_not_see_is_never_touched() {
     // The last completion of the first group, and all of the second: nothing of the first two segments sees them.
     let mut poisoned = clean;
     poisoned[77 * g.width()..].fill(f32::NAN);
-    let attention = g.attention(&segments);
+    let attention = g.attention(&segments, 32);
     let (n_attn, offsets) = (g.n_head * g.d, attention.unit_offsets(1));
     for unit in 0..attention.n_units() {
         let rows = offsets[unit]..offsets[unit + 1];
@@ -326,7 +358,7 @@ fn what_a_token_does_not_see_is_never_touched() {
 
 #[test]
 fn units_part_the_tokens() {
-    let attention = GEOMETRIES[0].attention(&packed());
+    let attention = GEOMETRIES[0].attention(&packed(), 32);
     let offsets = attention.unit_offsets(3);
     assert_eq!(offsets.len(), attention.n_units() + 1);
     assert_eq!((offsets[0], offsets[attention.n_units()]), (0, 243 * 3));

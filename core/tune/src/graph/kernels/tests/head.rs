@@ -97,7 +97,10 @@ fn a_mean_taken_block_by_block_is_that_of_the_whole() {
             let exact: f64 = (0..n)
                 .map(|i| naive(&logits, i).exp() * f64::from(values[i]))
                 .sum();
-            assert!((ours - exact).abs() < 1e-5, "row {kind}, {block}: {ours} {exact}");
+            assert!(
+                (ours - exact).abs() < 1e-5,
+                "row {kind}, {block}: {ours} {exact}"
+            );
         }
     }
 }

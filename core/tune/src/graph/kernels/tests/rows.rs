@@ -1,5 +1,5 @@
 use super::super::rows::{
-    GeGlu, Gated, SwiGlu, cap_slope, capped, layer_norm, layer_norm_backward, rms_norm,
+    Gated, GeGlu, SwiGlu, cap_slope, capped, layer_norm, layer_norm_backward, rms_norm,
     rms_norm_backward, rotate_halves, rotate_interleaved,
 };
 use super::{dot, numbers, relative_error, wide};
@@ -99,7 +99,8 @@ fn check_gated<G: Gated>(naive: fn(&[f64]) -> f64, slack: f64) {
             for (ours, i) in [(d_gate, 0), (d_up, 1)] {
                 let exact = 1.7 * difference(&at, i, &naive);
                 let error = (f64::from(ours) - exact).abs();
-                let allowed = 2e-6 * exact.abs() + 1e-6 + 10.0 * slack * at[0].abs().max(at[1].abs());
+                let allowed =
+                    2e-6 * exact.abs() + 1e-6 + 10.0 * slack * at[0].abs().max(at[1].abs());
                 assert!(error < allowed, "{gate} {up} {i}: {ours} {exact}");
             }
         }

@@ -1,3 +1,4 @@
+use super::super::gemm::Mat;
 use super::super::thin::{OUTER_COLUMNS, Span, expand, outer, project};
 use super::{numbers, relative_error, wide};
 
@@ -14,44 +15,65 @@ fn spans() -> (Vec<Span>, usize, usize, usize) {
     (spans, 130, 13, 5 * 37 + 8 * 70)
 }
 
+/// Tokens that fill groups of four, and that do not.
+const COUNTS: [usize; 4] = [1, 4, 7, 8];
+
+fn rows(data: &[f32], stride: usize) -> Mat<'_> {
+    Mat { data, stride }
+}
+
 #[test]
 fn projections_equal_naive_ones_on_several_spans() {
     let (spans, width, rank, n_factors) = spans();
-    let (x, factors) = (numbers(1, width), numbers(2, n_factors));
-    let mut t = vec![f32::NAN; rank];
-    project(&x, &factors, &spans, 2.5, &mut t);
-    let mut naive = vec![0.0; rank];
-    for span in &spans {
-        for r in 0..span.rank {
-            let factor = &factors[span.factor_start + r * span.len..][..span.len];
-            naive[span.rank_start + r] =
-                2.5 * super::dot(&wide(&x[span.start..][..span.len]), &wide(factor));
+    for n in COUNTS {
+        let (x, factors) = (numbers(1, n * width), numbers(2, n_factors));
+        let mut t = vec![f32::NAN; n * rank];
+        let to = (&mut t[..], rank);
+        project(n, rows(&x, width), &factors, &spans, 2.5, to);
+        let mut naive = vec![0.0; n * rank];
+        for token in 0..n {
+            for span in &spans {
+                for r in 0..span.rank {
+                    let factor = &factors[span.factor_start + r * span.len..][..span.len];
+                    let x = &x[token * width + span.start..][..span.len];
+                    naive[token * rank + span.rank_start + r] =
+                        2.5 * super::dot(&wide(x), &wide(factor));
+                }
+            }
         }
+        let error = relative_error(&t, &naive);
+        // Observed at most 1.1e-7.
+        assert!(error < 1e-6, "{n}: {error:.1e}");
     }
-    let error = relative_error(&t, &naive);
-    // Observed 5.5e-8.
-    assert!(error < 1e-6, "{error:.1e}");
 }
 
 #[test]
 fn expansions_add_naive_ones_and_leave_columns_between_spans_alone() {
     let (spans, width, rank, n_factors) = spans();
-    let (t, factors, before) = (numbers(1, rank), numbers(2, n_factors), numbers(3, width));
-    let mut y = before.clone();
-    expand(&t, &factors, &spans, &mut y);
-    let mut naive = wide(&before);
-    for span in &spans {
-        for r in 0..span.rank {
-            for column in 0..span.len {
-                let factor = factors[span.factor_start + r * span.len + column];
-                naive[span.start + column] += f64::from(t[span.rank_start + r]) * f64::from(factor);
+    for n in COUNTS {
+        let (t, factors) = (numbers(1, n * rank), numbers(2, n_factors));
+        let before = numbers(3, n * width);
+        let mut y = before.clone();
+        expand(n, rows(&t, rank), &factors, &spans, (&mut y, width));
+        let mut naive = wide(&before);
+        for token in 0..n {
+            for span in &spans {
+                for r in 0..span.rank {
+                    let t = f64::from(t[token * rank + span.rank_start + r]);
+                    for column in 0..span.len {
+                        let factor = factors[span.factor_start + r * span.len + column];
+                        naive[token * width + span.start + column] += t * f64::from(factor);
+                    }
+                }
             }
         }
+        let error = relative_error(&y, &naive);
+        // Observed at most 5e-8.
+        assert!(error < 1e-6, "{n}: {error:.1e}");
+        for (y, before) in y.chunks(width).zip(before.chunks(width)) {
+            assert_eq!(y[37..60], before[37..60]);
+        }
     }
-    let error = relative_error(&y, &naive);
-    // Observed 4.7e-8.
-    assert!(error < 1e-6, "{error:.1e}");
-    assert_eq!(y[37..60], before[37..60]);
 }
 
 #[test]
