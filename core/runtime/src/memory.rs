@@ -133,7 +133,8 @@ impl TrainingMemory {
         };
         Self {
             full_speed: full,
-            least,
+            // Budgets are whole MiB.
+            least: least.min(full),
         }
     }
 }
