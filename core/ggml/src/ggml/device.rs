@@ -186,8 +186,7 @@ impl Backend {
         for node in graph.nodes() {
             // SAFETY: node and backend are alive.
             if !unsafe { sys::ggml_backend_supports_op(self.raw.as_ptr(), node.raw()) } {
-                // SAFETY: a node's operation has a static name.
-                return Err(unsafe { text(sys::ggml_op_desc(node.raw())) });
+                return Err(node.op_name());
             }
         }
         Ok(())
@@ -201,14 +200,7 @@ impl Backend {
     pub(super) fn run(&mut self, graph: &Graph<'_>) -> Result<()> {
         // SAFETY: `Workspace::compute` has allocated every node; `&mut self` keeps other computations away.
         let status = unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.raw()) };
-        match status {
-            sys::GGML_STATUS_SUCCESS => Ok(()),
-            sys::GGML_STATUS_ABORTED => Err(GgmlError::Aborted),
-            status => Err(GgmlError::Failed {
-                what: "graph computation",
-                status,
-            }),
-        }
+        outcome(status)
     }
 }
 
@@ -221,6 +213,18 @@ impl Drop for Backend {
                 sys::ggml_threadpool_free(pool.as_ptr());
             }
         }
+    }
+}
+
+/// What a computation's status means.
+pub(super) fn outcome(status: sys::ggml_status) -> Result<()> {
+    match status {
+        sys::GGML_STATUS_SUCCESS => Ok(()),
+        sys::GGML_STATUS_ABORTED => Err(GgmlError::Aborted),
+        status => Err(GgmlError::Failed {
+            what: "graph computation",
+            status,
+        }),
     }
 }
 

@@ -74,6 +74,12 @@ pub enum GgmlError {
         /// ggml's status code.
         status: i32,
     },
+    /// No backend of a scheduler can compute this, or none where the tensor lies that it changes.
+    #[error("no backend can compute {op}")]
+    NoBackend {
+        /// The operation's name.
+        op: String,
+    },
     /// No such device.
     #[error("no device named {0}; `doctor` lists those that exist")]
     NoDevice(String),

@@ -362,6 +362,11 @@ impl<'a> Graph<'a> {
         })
     }
 
+    /// Nodes and stored tensors.
+    pub(super) fn n_tensors(&self) -> usize {
+        self.nodes().count() + self.stored.borrow().len()
+    }
+
     pub(super) fn before_run(&self) {
         self.custom.borrow().iter().for_each(|op| op.reset());
     }

@@ -1,7 +1,7 @@
 //! ggml: devices, backends, tensors, graphs, operations of our own.
 //!
 //! The shape of use: tensors that last live in a [`Storage`]; a [`Graph`] reads and writes them; a [`Workspace`] computes it on
-//! a [`Backend`].
+//! a [`Backend`], a [`Scheduler`] on several.
 
 mod convert;
 pub mod custom;
@@ -10,6 +10,7 @@ mod error;
 mod graph;
 pub mod packed;
 pub mod quant;
+mod scheduler;
 mod storage;
 mod tensor;
 mod workspace;
@@ -18,6 +19,7 @@ pub use convert::{bf16_to_f32, can_dequantize, convert_row, dequantize_row, f32_
 pub use device::{Backend, DeviceInfo, DeviceKind, cpu_features, devices};
 pub use error::{GgmlError, Result};
 pub use graph::Graph;
+pub use scheduler::{Placement, Scheduler};
 pub use storage::{Storage, StorageBuilder, TensorId};
 pub use tensor::Tensor;
 pub use workspace::Workspace;

@@ -1,6 +1,7 @@
 //! A typed handle on a tensor's description; its memory belongs to a [`Storage`](super::Storage) or to a
 //! [`Workspace`](super::Workspace).
 
+use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -80,6 +81,13 @@ impl<'a> Tensor<'a> {
         } else {
             source
         }
+    }
+
+    /// The operation that computes it, by ggml's name.
+    pub(super) fn op_name(&self) -> String {
+        // SAFETY: the tensor is alive, and its operation has a static name.
+        let name = unsafe { CStr::from_ptr(sys::ggml_op_desc(self.raw.as_ptr())) };
+        name.to_string_lossy().into_owned()
     }
 
     pub(super) fn has_memory(&self) -> bool {
