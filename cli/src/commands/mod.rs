@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod demo;
 mod doctor;
+mod exchange;
 mod feedback;
 mod forget;
 mod personalize;
@@ -30,6 +31,10 @@ pub enum Command {
     Personalize(personalize::Options),
     /// What was learned: list, show, activate, deactivate, roll back, export
     Adapters(adapters::Options),
+    /// Take in feedback that others recorded: TRL's forms, ShareGPT, HH-RLHF, UltraFeedback, Nectar, OASST
+    Import(exchange::ImportOptions),
+    /// Write the feedback as TRL's trainers load it
+    Export(exchange::ExportOptions),
     /// Erase something for good, and everything that was learned from it
     Forget(forget::Options),
     /// A simulated person teaches the demo model a taste with thumbs, and votes on the result
@@ -55,6 +60,8 @@ impl Command {
             Command::Feedback(options) => feedback::run(options, out),
             Command::Personalize(options) => personalize::run(options, out),
             Command::Adapters(options) => adapters::run(options, out),
+            Command::Import(options) => exchange::import(options, out),
+            Command::Export(options) => exchange::export(options, out),
             Command::Forget(options) => forget::run(options, out),
             Command::Demo(options) => demo::run(options, out),
             Command::Doctor(options) => doctor::run(options, out),

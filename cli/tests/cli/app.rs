@@ -235,3 +235,29 @@ fn a_chat_from_a_pipe_goes_on_after_mistakes_and_is_stored() {
         .collect();
     assert_eq!(contents, ["Hello", "Two\nlines", "And now?"]);
 }
+
+#[test]
+fn feedback_goes_out_and_comes_in_again() {
+    let folder = Folder::new();
+    let data = folder.pairs();
+    let out = folder.path("out.jsonl");
+    let imported = run(&folder, &["import", data.to_str().unwrap(), "--json"]);
+    let imported = imported.ok().object();
+    assert_eq!(
+        (&imported["rows"], &imported["recorded"]),
+        (&8.into(), &8.into())
+    );
+    let exported = ["export", out.to_str().unwrap(), "--json"];
+    assert_eq!(run(&folder, &exported).ok().object()["lines"], 8);
+    let again = run(&folder, &["import", out.to_str().unwrap()]).ok();
+    assert!(again.stdout.contains("recorded 0 events") && again.stdout.contains("8 were known"));
+
+    let broken = folder.file(
+        "broken.jsonl",
+        "{\"prompt\": \"a\", \"completion\": \"b\", \"label\": true}\n{}\n",
+    );
+    run(&folder, &["import", broken.to_str().unwrap()])
+        .failed(1, &["broken.jsonl", "line 2", "no field `prompt`"]);
+    let nowhere = folder.path("no/such/folder.jsonl");
+    run(&folder, &["export", nowhere.to_str().unwrap()]).failed(1, &["folder.jsonl"]);
+}

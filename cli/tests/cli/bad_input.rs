@@ -372,6 +372,21 @@ fn settings_out_of_range_are_wrong_usage() {
             "loss_weights",
         ),
         (&["--loss-type", "sigmoid,bco"], "bco"),
+        (&["--loss-type", "kto", "--ld-alpha", "0.5"], "--ld-alpha"),
+        (
+            &["--loss-type", "kto", "--per-device-train-batch-size", "1"],
+            "at least 2 for kto",
+        ),
+        (
+            &["--loss-type", "aot", "--lora-dropout", "0.1"],
+            "lora_dropout",
+        ),
+        (&["--loss-type", "exo_pair"], "0.001"),
+        (
+            &["--loss-type", "aot", "--f-divergence-type", "forward_kl"],
+            "f_divergence_type",
+        ),
+        (&["--loss-type", "cpo,sigmoid"], "no reference"),
         (&["--lora-r", "0"], "rank"),
         (&["--lora-dropout", "1"], "dropout"),
         (&["--lora-target-modules", "q_proj,lm_head"], "lm_head"),

@@ -91,6 +91,23 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
 }
 
 #[test]
+fn a_sequential_run_takes_pairs_as_they_stand_in_the_file() {
+    let folder = Folder::new();
+    let (model, data, out) = (folder.tiny(), folder.pairs(), folder.path("out.gguf"));
+    let scored = Run::of(score(&model, &data).arg("--json")).ok().objects();
+    let mut command = train(&model, &data, &out);
+    // Nothing is learned to speak of, so that each step shows what the base says of its pair.
+    command.args(["--json", "--max-steps", "8", "--learning-rate", "1e-12"]);
+    command.args(["--kernels", "exact"]);
+    command.args(["--per-device-train-batch-size", "1", "--seed", "3"]);
+    let run = Run::of(command.args(["--train-sampling-strategy", "sequential"])).ok();
+    for (step, pair) in run.objects().iter().zip(&scored[..8]) {
+        let difference = number(step, "logps/chosen") - number(pair, "chosen_logp");
+        assert!(difference.abs() < 1e-3, "{step} {pair}");
+    }
+}
+
+#[test]
 fn micro_batches_that_make_up_the_same_batch_give_the_same_bytes() {
     let folder = Folder::new();
     let (model, data) = (folder.tiny(), folder.pairs());
@@ -114,7 +131,27 @@ fn every_objective_trains() {
         &["--loss-type", "ipo", "--beta", "0.2"],
         &["--loss-type", "sft"],
         &["--loss-type", "sigmoid,sft", "--loss-weights", "1,0.5"],
+        &["--loss-type", "robust", "--label-smoothing", "0.1"],
+        &["--loss-type", "hinge"],
+        &["--loss-type", "exo_pair", "--label-smoothing", "0.001"],
+        &["--loss-type", "nca_pair"],
+        &["--loss-type", "bco_pair"],
+        &["--loss-type", "sppo_hard"],
+        &["--loss-type", "aot"],
+        &["--loss-type", "aot_unpaired"],
+        &["--loss-type", "apo_zero"],
+        &["--loss-type", "apo_down"],
+        &["--loss-type", "discopop"],
+        &["--loss-type", "sigmoid_norm", "--beta", "5"],
+        &["--loss-type", "dpop"],
+        &["--loss-type", "cpo,sft"],
+        &["--loss-type", "simpo", "--beta", "2"],
+        &["--loss-type", "orpo,sft"],
+        &["--ld-alpha", "0.5"],
+        &["--use-weighting"],
+        &["--f-divergence-type", "js_divergence"],
         &["--loss-type", "bco"],
+        &["--loss-type", "kto"],
         &["--loss-type", "apo_zero_unpaired"],
     ] {
         let run = Run::of(
@@ -170,6 +207,26 @@ fn training_goes_on_from_another_adapter() {
 }
 
 /// A run that prints more than a pipe holds: unless somebody reads on, it cannot end before it is stopped.
+#[test]
+fn the_next_stage_compares_with_what_the_last_one_made() {
+    let folder = Folder::new();
+    let (model, data) = (folder.tiny(), folder.pairs());
+    let (first, second) = (folder.path("first.gguf"), folder.path("second.gguf"));
+    Run::of(train(&model, &data, &first).args(["--max-steps", "6"])).ok();
+    let mut command = train(&model, &data, &second);
+    command.args(["--json", "--max-steps", "6", "--ref-adapter"]);
+    command.arg(&first).arg("--init-adapter").arg(&first);
+    let objects = Run::of(&mut command).ok().objects();
+    // Policy and reference are the same again.
+    let loss = number(&objects[0], "loss");
+    assert!((loss - std::f64::consts::LN_2).abs() < 1e-6, "{loss}");
+    assert!(number(&objects[5], "loss") < loss);
+
+    let mut other = train(&model, &data, &second);
+    other.args(["--max-steps", "1", "--lora-r", "2", "--ref-adapter"]);
+    Run::of(other.arg(&first)).failed(1, &["reference adapter", "rank"]);
+}
+
 fn long_run(folder: &Folder, out: &Path) -> Command {
     let mut command = train(&folder.path("tiny.gguf"), &folder.path("pairs.jsonl"), out);
     command.args([

@@ -43,6 +43,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What an export writes to does not take it.
+    #[error("cannot write: {source}")]
+    Write {
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A model's file has another hash than expected.
     #[error("{} has SHA-256 {found}, not {expected}: the download is damaged or another file; get it again", path.display())]
     WrongHash {

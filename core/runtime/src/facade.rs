@@ -22,6 +22,7 @@ use crate::store::{Forgotten, OpenReport, Prompt, Store, Target};
 use crate::types::{ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
 mod adapters;
+mod files;
 
 pub use adapters::AdapterDetails;
 

@@ -22,6 +22,7 @@ mod conversation;
 pub mod curation;
 pub mod engine;
 mod error;
+pub mod exchange;
 mod facade;
 pub mod gate;
 mod generation;

@@ -129,6 +129,23 @@ impl TrainConfig {
             norm,
             norm.is_finite() && norm >= 0.0,
         )?;
+        if self.unpaired.needs_kl() {
+            range(
+                "batch_size",
+                "at least 2 for kto, which estimates a divergence among the examples of a step",
+                self.batch_size as f64,
+                self.batch_size > 1,
+            )?;
+        }
+        if self.pair.couples() {
+            let dropout = f64::from(self.lora.dropout);
+            range(
+                "lora_dropout",
+                "0 for aot and aot_unpaired, which score all pairs of a step before they train on any",
+                dropout,
+                dropout == 0.0,
+            )?;
+        }
         range(
             "batch_size",
             "at least 1",

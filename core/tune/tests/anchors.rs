@@ -183,7 +183,13 @@ fn an_anchor_whose_base_is_unknown_is_refused() {
     let mut trainer = trainer(&file, 1.0);
     for index in 0..3 {
         let logps = vec![-1.0, -1.0];
-        trainer.set_reference(index, Reference { logps, means: None });
+        trainer.set_reference(
+            index,
+            Reference {
+                logps,
+                ..Reference::default()
+            },
+        );
     }
     let error = trainer.step().unwrap_err();
     assert!(

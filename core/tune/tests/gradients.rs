@@ -1,7 +1,7 @@
 //! Every gradient of the adapter against central differences of a double-precision forward pass that shares no code with ours.
 //!
-//! The loss is `sum of c[i] * logp[i]` over completions with arbitrary coefficients, so that no completion's gradient can stand in for
-//! another's. Alpha is not the rank and B is not zero: either would hide a wrong factor.
+//! The loss is a sum of log-probabilities with arbitrary coefficients, one for each completion's first tokens and one for the rest, so
+//! that no token's gradient can stand in for another's. Alpha is not the rank and B is not zero: either would hide a wrong factor.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,6 +12,7 @@ use common::{Examples, ModelFile, exact, other_architectures, random_lora};
 use thumbprint_fixtures::TinyModel;
 use thumbprint_ggml::gguf::GgufWriter;
 use thumbprint_tune::adapter::{Lora, Module};
+use thumbprint_tune::graph::Coefficient;
 use thumbprint_tune::rng::Rng;
 
 /// Steps of the differences. The truncation error is of the order of the step squared; the rounding error 1e-16 over the step.
@@ -38,7 +39,7 @@ struct Case {
     reference: Reference,
     lora: Lora,
     examples: Examples,
-    coefficients: Vec<f64>,
+    coefficients: Vec<Coefficient>,
 }
 
 impl Case {
@@ -47,7 +48,12 @@ impl Case {
         let reference = Reference::open(&file.path);
         let lora = random_lora(&file.open(), rank, targets);
         let mut rng = Rng::new(5);
-        let coefficients = examples.sequences().map(|_| rng.normal()).collect();
+        let mut coefficient = || Coefficient {
+            head: rng.normal(),
+            tail: rng.normal(),
+            n_head: 2,
+        };
+        let coefficients = examples.sequences().map(|_| coefficient()).collect();
         Self {
             file,
             reference,
@@ -89,10 +95,11 @@ impl Case {
             merged.merge(&self.lora, &values, index);
             direction.iter().for_each(|(at, d)| values[*at] -= step * d);
             let logps = merged.logps(&self.examples);
-            let terms = logps.iter().zip(&self.coefficients);
-            terms
-                .map(|(logps, c)| c * logps.iter().sum::<f64>())
-                .sum::<f64>()
+            let terms = logps.iter().zip(&self.coefficients).map(|(logps, c)| {
+                let (head, tail) = logps.split_at(c.n_head.min(logps.len()));
+                c.head * head.iter().sum::<f64>() + c.tail * tail.iter().sum::<f64>()
+            });
+            terms.sum::<f64>()
         };
         (loss_at(STEP) - loss_at(-STEP)) / (2.0 * STEP)
     }

@@ -483,6 +483,32 @@ fn gradients_add_up_over_ubatches_and_scale_with_their_coefficients() {
 }
 
 #[test]
+fn confidence_is_that_of_the_whole_distribution() {
+    let file = tiny();
+    let mut network = file.network(exact(512), None);
+    let packed = pairs().pack();
+    let n_vocab = file.open().spec.n_vocab;
+    let logits = network.logits(&packed, false).unwrap();
+    let scores = network.score(&packed, false).unwrap();
+    let mut rows = logits.chunks(n_vocab).zip(&packed.targets);
+    for (sequence, log_sum_sq) in scores.log_sum_sq.iter().enumerate() {
+        let mut aligned = 0.0;
+        for found in log_sum_sq {
+            let (logits, target) = rows.next().unwrap();
+            let exp: Vec<f64> = logits.iter().map(|x| f64::from(*x).exp()).collect();
+            let sum: f64 = exp.iter().sum();
+            let squares = exp.iter().map(|e| (e / sum).powi(2)).sum::<f64>().ln();
+            // Observed 2e-6.
+            assert!((found - squares).abs() < 1e-5, "{found} {squares}");
+            aligned += (exp[target.label as usize] / sum).ln() - squares;
+        }
+        let mean = aligned / log_sum_sq.len() as f64;
+        assert!((scores.log_confidence(sequence) - mean).abs() < 1e-5);
+    }
+    assert!(rows.next().is_none());
+}
+
+#[test]
 fn a_raised_flag_stops_a_pass_and_the_next_one_gives_the_same_numbers() {
     let file = tiny();
     let lora = random_lora(&file.open(), 3, &Module::ALL);

@@ -10,7 +10,9 @@ use thumbprint_fixtures::demo_model_path;
 use thumbprint_tune::adapter::Lora;
 use thumbprint_tune::graph::{Kernels, Network, NetworkOptions, Scores};
 use thumbprint_tune::model::Model;
-use thumbprint_tune::objective::{LossType, PairLogps, PairObjective, PairWeights, Totals};
+use thumbprint_tune::objective::{
+    LossType, PairItem, PairLogps, PairObjective, PairWeights, Totals,
+};
 
 const MAX_TOKENS: usize = 512;
 
@@ -116,8 +118,14 @@ fn dpo(kernels: Kernels, lora: &Lora, pairs: &Examples, beta: f64) -> Dpo {
             ref_rejected: reference.sum(rejected),
             n_chosen: sides[0].len(),
             n_rejected: sides[1].len(),
+            ..PairLogps::default()
         };
-        let term = objective.pair(index, &logps, &weights, &totals).unwrap();
+        let item = PairItem {
+            index,
+            logps,
+            weights,
+        };
+        let term = objective.pair(&item, &totals).unwrap();
         loss += term.loss;
         coefficients.extend([term.grad.chosen, term.grad.rejected]);
     }

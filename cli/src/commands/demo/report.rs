@@ -64,7 +64,7 @@ pub struct Report {
     /// Mean change of the log-probability of chosen and rejected replies.
     delta_logp_chosen: Option<f64>,
     delta_logp_rejected: Option<f64>,
-    held_out_pairs: Option<Value>,
+    held_out: Option<Value>,
     votes: Option<Value>,
     scale: f32,
     state: String,
@@ -154,7 +154,7 @@ impl Report {
             kl_own_samples: at_scale("kl_own_samples"),
             delta_logp_chosen: shifts["chosen"].as_f64(),
             delta_logp_rejected: shifts["rejected"].as_f64(),
-            held_out_pairs: numbers.as_ref().map(|n| n["measured"]["folds"].clone()),
+            held_out: numbers.as_ref().map(|n| n["measured"]["folds"].clone()),
             votes: facts
                 .details
                 .verdict

@@ -3,7 +3,7 @@
 mod options;
 mod report;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use thumbprint_tune::adapter::{AdapterFile, Lora};
@@ -45,10 +45,12 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     interrupt.check()?;
 
     let mut config = options.config(objective, data.examples.len());
-    let initial = options.init_adapter.as_deref();
-    let initial = initial
-        .map(|file| base.read_adapter(file, model.gguf()))
-        .transpose()?;
+    let read = |file: &Option<PathBuf>| {
+        let file = file.as_deref();
+        file.map(|file| base.read_adapter(file, model.gguf()))
+            .transpose()
+    };
+    let (initial, reference) = (read(&options.init_adapter)?, read(&options.ref_adapter)?);
     let lora = match initial {
         Some(AdapterFile { lora, .. }) => Lora {
             config: options.dropout_and_seed(lora.config),
@@ -59,23 +61,32 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     config.lora = lora.config.clone();
     let plan = plan(options, &model, &data.examples, &lora)?;
     let architecture = model.spec.architecture.clone();
-    let started_from = match &options.init_adapter {
-        // A checkpoint belongs to this start only.
-        Some(file) => format!("{} with {}", base.sha256, thumbprint::hash_file(file)?),
-        None => base.sha256.clone(),
-    };
+    // A checkpoint belongs to this start, and to this reference, only.
+    let mut started_from = base.sha256.clone();
+    for (word, file) in [
+        ("with", &options.init_adapter),
+        ("against", &options.ref_adapter),
+    ] {
+        if let Some(file) = file {
+            started_from += &format!(" {word} {}", thumbprint::hash_file(file)?);
+        }
+    }
     report::beginning(out, &base, &data.examples, &config, &plan)?;
 
+    let mut trainer = Trainer::with_adapter(
+        model,
+        started_from,
+        data.examples.clone(),
+        config,
+        plan,
+        lora,
+    )
+    .map_err(|error| data.error(error))?;
+    if let Some(reference) = reference {
+        trainer.set_reference_adapter(reference.lora)?;
+    }
     let mut run = Run {
-        trainer: Trainer::with_adapter(
-            model,
-            started_from,
-            data.examples.clone(),
-            config,
-            plan,
-            lora,
-        )
-        .map_err(|error| data.error(error))?,
+        trainer,
         data,
         options,
         interrupt,

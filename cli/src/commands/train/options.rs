@@ -9,7 +9,7 @@ use thumbprint_tune::adapter::{LoraConfig, Module};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::{
-    LossType, PairObjective, PairWeights, UnpairedLossType, UnpairedObjective,
+    FDivergence, LossType, PairObjective, PairWeights, UnpairedLossType, UnpairedObjective,
 };
 use thumbprint_tune::optimizer::{AdamW, AdamWConfig};
 use thumbprint_tune::schedule::Shape;
@@ -29,7 +29,9 @@ pub struct Options {
     #[arg(long, value_name = "GGUF")]
     pub out: PathBuf,
 
-    /// Losses, added up: sigmoid, cdpo, ipo, sft; or one of bco, apo_zero_unpaired, which take each side as a thumb of its own
+    /// Losses, added up: sigmoid, cdpo, robust, hinge, ipo, exo_pair, nca_pair, bco_pair, sppo_hard, aot, aot_unpaired, apo_zero,
+    /// apo_down, discopop, sigmoid_norm, dpop, sft; without a reference cpo, simpo, orpo; or one of kto, bco, apo_zero_unpaired, which
+    /// take each side as a thumb of its own
     #[arg(
         long,
         visible_alias = "objective",
@@ -50,7 +52,7 @@ pub struct Options {
     /// Strength of the pull towards the reference
     #[arg(long, value_name = "X", default_value_t = PairObjective::default().beta, help_heading = "Objective")]
     beta: f64,
-    /// Share of labels taken to be wrong (cdpo)
+    /// Share of labels taken to be wrong (cdpo, robust, exo_pair, aot, aot_unpaired, cpo, simpo)
     #[arg(
         long,
         value_name = "X",
@@ -58,6 +60,27 @@ pub struct Options {
         help_heading = "Objective"
     )]
     label_smoothing: f64,
+    /// Divergence from the reference: reverse_kl, forward_kl, js_divergence, alpha_divergence
+    #[arg(long, value_name = "NAME", default_value_t = FDivergence::default(), help_heading = "Objective")]
+    f_divergence_type: FDivergence,
+    /// Coefficient of alpha_divergence
+    #[arg(long, value_name = "X", default_value_t = PairObjective::default().f_alpha_divergence_coef, help_heading = "Objective")]
+    f_alpha_divergence_coef: f64,
+    /// Share that tokens beyond the shorter completion's length count (LD-DPO) [default: all]
+    #[arg(long, value_name = "X", help_heading = "Objective")]
+    ld_alpha: Option<f64>,
+    /// Weigh pairs by how likely the model itself would write them (WPO)
+    #[arg(long, help_heading = "Objective")]
+    use_weighting: bool,
+    /// Temperature of discopop's blend
+    #[arg(long, value_name = "X", default_value_t = PairObjective::default().discopop_tau, help_heading = "Objective")]
+    discopop_tau: f64,
+    /// What dpop adds for each nat that the chosen side lost
+    #[arg(long, value_name = "X", default_value_t = PairObjective::default().dpop_lambda, help_heading = "Objective")]
+    dpop_lambda: f64,
+    /// Margin that simpo aims at
+    #[arg(long, value_name = "X", default_value_t = PairObjective::default().simpo_gamma, help_heading = "Objective")]
+    simpo_gamma: f64,
 
     /// Peak learning rate
     #[arg(long, value_name = "X", default_value_t = TrainConfig::default().learning_rate, help_heading = "Optimization")]
@@ -89,6 +112,9 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..1 << 20),
           help_heading = "Optimization")]
     gradient_accumulation_steps: u64,
+    /// In which order examples are taken
+    #[arg(long, value_enum, default_value_t = Sampling::Random, value_name = "NAME", help_heading = "Optimization")]
+    train_sampling_strategy: Sampling,
     /// Global norm that gradients are scaled down to; 0 for none
     #[arg(long, value_name = "X", default_value_t = TrainConfig::default().max_grad_norm, help_heading = "Optimization")]
     max_grad_norm: f64,
@@ -131,6 +157,10 @@ pub struct Options {
           help_heading = "Adapter")]
     pub init_adapter: Option<PathBuf>,
 
+    /// Compare with the base under this adapter instead of the base alone: with --init-adapter, the next stage of sDPO
+    #[arg(long, value_name = "GGUF", help_heading = "Adapter")]
+    pub ref_adapter: Option<PathBuf>,
+
     /// Tokens of a prompt with its longer completion, at most [default: 1024, or the model's context if that is shorter]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..), help_heading = "Data")]
     max_length: Option<u64>,
@@ -161,6 +191,15 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 10, requires = "checkpoint",
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Resources")]
     pub save_steps: u64,
+}
+
+/// The order of an epoch.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Sampling {
+    /// Drawn anew each epoch
+    Random,
+    /// As in the file
+    Sequential,
 }
 
 /// What happens to examples that are too long.
@@ -270,10 +309,18 @@ impl Options {
         match self.loss_type.as_slice() {
             [Loss::Pair(LossType::Sft)] => Ok(Objective::Demonstrations),
             [Loss::Unpaired(loss)] => {
-                if self.label_smoothing > 0.0 || !self.loss_weights.is_empty() {
-                    return usage(format!(
-                        "--label-smoothing and --loss-weights have no effect on {loss}"
-                    ));
+                let given = [
+                    ("--label-smoothing", self.label_smoothing > 0.0),
+                    ("--loss-weights", !self.loss_weights.is_empty()),
+                    (
+                        "--f-divergence-type",
+                        self.f_divergence_type != FDivergence::default(),
+                    ),
+                    ("--ld-alpha", self.ld_alpha.is_some()),
+                    ("--use-weighting", self.use_weighting),
+                ];
+                if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                    return usage(format!("{option} has no effect on {loss}"));
                 }
                 Ok(Objective::Thumbs(*loss))
             }
@@ -306,6 +353,13 @@ impl Options {
                     loss_weights: self.loss_weights.clone(),
                     beta: self.beta,
                     label_smoothing: self.label_smoothing,
+                    f_divergence_type: self.f_divergence_type,
+                    f_alpha_divergence_coef: self.f_alpha_divergence_coef,
+                    ld_alpha: self.ld_alpha,
+                    use_weighting: self.use_weighting,
+                    discopop_tau: self.discopop_tau,
+                    dpop_lambda: self.dpop_lambda,
+                    simpo_gamma: self.simpo_gamma,
                 },
                 UnpairedObjective::default(),
             ),
@@ -330,6 +384,7 @@ impl Options {
             lr_scheduler_type: self.lr_scheduler_type,
             warmup_ratio: self.warmup_ratio,
             max_grad_norm: self.max_grad_norm,
+            shuffle: self.train_sampling_strategy == Sampling::Random,
             batch_size: self.batch_size() as usize,
             max_steps: self.n_steps(n_examples),
             seed: self.seed.seed,

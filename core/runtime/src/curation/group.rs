@@ -310,7 +310,7 @@ impl<'a, 'o> Group<'a, 'o> {
 }
 
 impl<'a> Candidates<'a> {
-    /// The best pairs that share no text.
+    /// The best pairs: first those that share no text, then other combinations of the same texts.
     fn best(&self, group: &Group<'a, '_>) -> Vec<Made<'a>> {
         let mut ranked = Vec::new();
         for pair in &self.pairs {
@@ -339,18 +339,30 @@ impl<'a> Candidates<'a> {
                     .then(b.items.cmp(&a.items))
             },
         );
-        let mut taken = HashSet::new();
-        let mut best = Vec::new();
-        for (pair, _, example) in ranked {
+        let mut texts_taken = HashSet::new();
+        let (fresh, again): (Vec<_>, Vec<_>) = ranked.into_iter().partition(|(pair, ..)| {
             let texts = [pair.chosen.text.as_str(), pair.rejected.text.as_str()];
-            if best.len() < group.options.pairs_per_prompt.max(1)
-                && !texts.iter().any(|text| taken.contains(text))
-            {
-                taken.extend(texts);
-                best.push((example, vec![Some(pair.chosen), Some(pair.rejected)]));
+            let fresh = !texts.iter().any(|text| texts_taken.contains(text));
+            if fresh {
+                texts_taken.extend(texts);
             }
-        }
-        best
+            fresh
+        });
+        let mut sides_taken = HashSet::new();
+        let made = |(pair, _, example): (&Candidate<'a>, f64, Example)| {
+            (example, vec![Some(pair.chosen), Some(pair.rejected)])
+        };
+        fresh
+            .into_iter()
+            .chain(again)
+            .filter(|(pair, ..)| {
+                let (chosen, rejected) = (pair.chosen.text.trim(), pair.rejected.text.trim());
+                // Two words on the same two texts: the stronger counts, whichever way the weaker points.
+                !sides_taken.contains(&(rejected, chosen)) && sides_taken.insert((chosen, rejected))
+            })
+            .take(group.options.pairs_per_prompt.max(1))
+            .map(made)
+            .collect()
     }
 }
 

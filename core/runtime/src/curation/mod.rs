@@ -50,7 +50,8 @@ pub struct Options {
     pub model: Option<String>,
     /// Pairs made from one prompt, at least 1. Candidates are ordered by weight before the discount
     /// for similarity (the explicit before the implicit), then the least similar first, then by
-    /// key; from the top, each candidate is taken whose two texts are not in a pair already.
+    /// key; from the top, each candidate is taken whose two texts are not in a pair already, and then, from the top again, each
+    /// other combination.
     pub pairs_per_prompt: usize,
     /// Also make a pair (edit over original) beside each demonstration.
     pub edit_pairs: bool,

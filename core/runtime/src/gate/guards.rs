@@ -29,10 +29,9 @@ pub enum Guard {
     Echo,
     /// Median length of a reply, over the base's.
     MedianLength,
-    /// Held-out pairs ranked as the person did.
-    HeldOutPairs,
     /// Held-out 👍 scored above 👎.
-    HeldOutThumbs,
+    #[serde(alias = "held_out_pairs", alias = "held_out_thumbs")]
+    HeldOut,
 }
 
 impl fmt::Display for Guard {
@@ -47,8 +46,7 @@ impl fmt::Display for Guard {
             Self::Finished => "finished replies",
             Self::Echo => "echo of the question",
             Self::MedianLength => "median length",
-            Self::HeldOutPairs => "held-out pairs",
-            Self::HeldOutThumbs => "held-out thumbs",
+            Self::HeldOut => "held-out feedback",
         })
     }
 }
@@ -161,7 +159,7 @@ pub fn guards(
     limits: &Limits,
 ) -> Vec<GuardResult> {
     let perplexity = adapter.neutral_perplexity / base.neutral_perplexity;
-    let own_nats = adapter.own_nats_under_base / base.own_nats;
+    let own_nats = adapter.own_nats_under_base / base.own_nats_over(&adapter.own_lengths);
     vec![
         check(
             Guard::NeutralPerplexity,
@@ -201,7 +199,7 @@ pub fn guards(
             own_nats,
             Bounds::at_most(limits.own_nats_ratio),
             format!(
-                "The base finds its replies {own_nats:.2} times as surprising as the base's own"
+                "The base finds its replies {own_nats:.2} times as surprising as its own of that length"
             ),
         ),
         check_rate(
@@ -339,6 +337,7 @@ pub(super) mod tests {
         BaseMeasurements {
             neutral_perplexity: 20.0,
             own_nats: 1.2,
+            own_nats_at: Vec::new(),
             repetition: Rate { count: 6, of: 60 },
             finished: Rate { count: 24, of: 60 },
             echo: Rate { count: 0, of: 60 },
@@ -354,6 +353,7 @@ pub(super) mod tests {
             kl_feedback: 0.05,
             kl_own_samples: 0.06,
             own_nats_under_base: 1.3,
+            own_lengths: Vec::new(),
             repetition: Rate { count: 5, of: 60 },
             finished: Rate { count: 30, of: 60 },
             echo: Rate { count: 0, of: 60 },

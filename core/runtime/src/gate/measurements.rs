@@ -5,9 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::folds::FoldResults;
 use super::stats;
 
-/// The scales at which a candidate is tried, as shares of its [`strength`](Measurements::strength), largest first.
-pub const SCALES: [f64; 4] = [1.0, 0.75, 0.5, 0.25];
-
 /// Everything the offline tier looks at, for one candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurements {
@@ -23,7 +20,8 @@ pub struct Measurements {
     /// What the feedback says about length; `None` where it says nothing.
     pub length_taste: Option<LengthTaste>,
     /// How two half-trained adapters ranked the half they had not seen.
-    pub folds: FoldResults,
+    #[serde(default)]
+    pub folds: Option<FoldResults>,
 }
 
 fn full() -> f64 {
@@ -39,6 +37,9 @@ pub struct BaseMeasurements {
     /// Mean of -log p_base over the tokens of the base's own samples, nats per token.
     #[serde(with = "null_is_nan")]
     pub own_nats: f64,
+    /// The same place by place, from the first token of a reply on: beginnings are less certain than what follows from them.
+    #[serde(default)]
+    pub own_nats_at: Vec<f64>,
     /// Replies in which some run of words repeats ([`super::text::repeats`]).
     pub repetition: Rate,
     /// Replies that ended by themselves, before the cap on new tokens.
@@ -70,6 +71,9 @@ pub struct ScaleMeasurements {
     /// Mean of -log p_base over the tokens of the adapter's own samples, nats per token.
     #[serde(with = "null_is_nan")]
     pub own_nats_under_base: f64,
+    /// Tokens of each of these samples.
+    #[serde(default)]
+    pub own_lengths: Vec<usize>,
     /// As in [`BaseMeasurements`].
     pub repetition: Rate,
     /// As in [`BaseMeasurements`].
@@ -79,6 +83,21 @@ pub struct ScaleMeasurements {
     /// As in [`BaseMeasurements`].
     #[serde(with = "null_is_nan")]
     pub median_tokens: f64,
+}
+
+impl BaseMeasurements {
+    /// What the base's own replies would be worth if they were as long as these: nats per token, place by place, so that short replies
+    /// are compared with beginnings.
+    pub fn own_nats_over(&self, lengths: &[usize]) -> f64 {
+        let places = || {
+            let places = lengths.iter().flat_map(|n| 0..*n);
+            places.filter_map(|place| self.own_nats_at.get(place))
+        };
+        match places().count() {
+            0 => self.own_nats,
+            n => places().sum::<f64>() / n as f64,
+        }
+    }
 }
 
 /// A share that keeps its counts, so that sampling error can be told from change.
@@ -119,16 +138,25 @@ pub struct LengthTaste {
 }
 
 impl LengthTaste {
-    /// From pairs of lengths (chosen, rejected) in tokens, by a sign test over the pairs whose sides differ. `None`
-    /// without pairs, or where a side is empty throughout.
-    pub fn from_pairs(pairs: &[(usize, usize)]) -> Option<Self> {
-        let ratios: Vec<f64> = pairs
-            .iter()
-            .filter(|(chosen, rejected)| *chosen > 0 && *rejected > 0)
-            .map(|(chosen, rejected)| *chosen as f64 / *rejected as f64)
-            .collect();
-        let longer = ratios.iter().filter(|ratio| **ratio > 1.0).count();
-        let shorter = ratios.iter().filter(|ratio| **ratio < 1.0).count();
+    /// From pairs of lengths (chosen, rejected) in tokens, prompt by prompt, by a sign test over the prompts whose pairs differ more one
+    /// way than the other. `None` without pairs, or where a side is empty throughout.
+    pub fn from_pairs(prompts: &[Vec<(usize, usize)>]) -> Option<Self> {
+        let mut ratios = Vec::new();
+        let (mut longer, mut shorter) = (0, 0);
+        for pairs in prompts {
+            let of_prompt = pairs
+                .iter()
+                .filter(|(chosen, rejected)| *chosen > 0 && *rejected > 0);
+            let differences = of_prompt
+                .clone()
+                .map(|(chosen, rejected)| chosen.cmp(rejected) as i32);
+            match differences.sum::<i32>() {
+                0 => {}
+                1.. => longer += 1,
+                _ => shorter += 1,
+            }
+            ratios.extend(of_prompt.map(|(chosen, rejected)| *chosen as f64 / *rejected as f64));
+        }
         Some(Self {
             ratio: stats::quantile(&ratios, towards(longer > shorter))?,
             p_value: stats::sign_test(longer, shorter),
@@ -177,19 +205,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn short_replies_are_compared_with_the_beginnings_of_the_bases() {
+        let mut base = super::super::guards::tests::base();
+        base.own_nats = 1.2;
+        assert_eq!(
+            base.own_nats_over(&[3, 1]),
+            1.2,
+            "nothing is known of places"
+        );
+        base.own_nats_at = vec![3.0, 2.0, 1.0, 1.0];
+        assert_eq!(base.own_nats_over(&[1]), 3.0);
+        assert_eq!(base.own_nats_over(&[3, 1]), (3.0 + 2.0 + 1.0 + 3.0) / 4.0);
+        // What lies beyond the base's longest reply says nothing.
+        assert_eq!(base.own_nats_over(&[9]), 7.0 / 4.0);
+        assert_eq!(base.own_nats_over(&[]), 1.2);
+    }
+
+    #[test]
     fn pairs_with_the_shorter_side_chosen_show_a_taste_for_short() {
-        let pairs: Vec<(usize, usize)> = (0..12).map(|i| (40 + i, 120 + 3 * i)).collect();
+        let pairs: Vec<_> = (0..12).map(|i| vec![(40 + i, 120 + 3 * i)]).collect();
         let taste = LengthTaste::from_pairs(&pairs).unwrap();
         assert!((taste.ratio - 1.0 / 3.0).abs() < 1e-12);
         assert!((taste.p_value - 2.0 / 4096.0).abs() < 1e-12);
     }
 
     #[test]
+    fn a_prompt_speaks_once_however_many_pairs_it_gives() {
+        let many = vec![vec![(10, 40); 12]];
+        assert_eq!(LengthTaste::from_pairs(&many).unwrap().p_value, 1.0);
+        let undecided = vec![vec![(10, 40), (40, 10)]; 12];
+        assert_eq!(LengthTaste::from_pairs(&undecided).unwrap().p_value, 1.0);
+    }
+
+    #[test]
     fn pairs_of_equal_length_show_nothing() {
-        let taste = LengthTaste::from_pairs(&[(50, 50); 30]).unwrap();
+        let taste = LengthTaste::from_pairs(&vec![vec![(50, 50)]; 30]).unwrap();
         assert_eq!((taste.ratio, taste.p_value), (1.0, 1.0));
         assert_eq!(LengthTaste::from_pairs(&[]), None);
-        assert_eq!(LengthTaste::from_pairs(&[(0, 9)]), None);
+        assert_eq!(LengthTaste::from_pairs(&[vec![(0, 9)]]), None);
     }
 
     #[test]

@@ -29,11 +29,9 @@ pub use eprocess::{
     BLIND_SHARE, Decision, EProcess, FAMILY_ALPHA, MIN_VOTES_TO_PROMOTE, ROLL_BACK_AT, TRIAL_DAYS,
     TRIAL_VOTES, Verdict, Vote, decide, promotion_threshold, trial_may_be_replaced,
 };
-pub use folds::{DECIDING_ITEMS, FoldResults, PairFold, TELLING_ITEMS, ThumbFold, held_out};
+pub use folds::{DECIDING_ITEMS, FoldResults, Judged, TELLING_ITEMS, held_out};
 pub use guards::{Bounds, Guard, GuardResult, Limits, guards, length_bounds};
-pub use measurements::{
-    BaseMeasurements, LengthTaste, Measurements, Rate, SCALES, ScaleMeasurements,
-};
+pub use measurements::{BaseMeasurements, LengthTaste, Measurements, Rate, ScaleMeasurements};
 pub use offline::{
     FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
 };

@@ -6,8 +6,8 @@ const Z_95: f64 = 1.959_963_984_540_054;
 const EXACT_RANK_SUM: usize = 80;
 /// Ridge on the length coefficient of [`length_controlled_win_rate`]: weak, so that it only keeps the estimate finite.
 pub const LENGTH_RIDGE: f64 = 0.1;
-/// Differences up to which the signed-rank test is exact.
-const EXACT_SIGNED_RANK: usize = 200;
+/// Observations up to which the aligned-rank test is exact.
+const EXACT_ALIGNED_RANK: usize = 160;
 /// Ridge on the intercept, only so that a record without a single loss has a finite estimate.
 const INTERCEPT_RIDGE: f64 = 1e-3;
 
@@ -65,24 +65,43 @@ pub fn rank_sum_p(positive: &[f64], negative: &[f64]) -> Option<f64> {
     }
 }
 
-/// One-sided p-value of Wilcoxon's signed-rank test that differences are not above zero: the share of all ways to give
-/// them signs whose positive ones have as high a sum of ranks. Exact, with ties, up to 200 differences; beyond, normal with
-/// continuity correction. Zeros are left out; with equal sizes it is the sign test. 1 over nothing, `None` if a difference
-/// is NaN.
-pub fn signed_rank_p(differences: &[f64]) -> Option<f64> {
-    if differences.iter().any(|d| d.is_nan()) {
+/// One-sided p-value of the aligned-rank test (Hodges and Lehmann 1962) that positives do not score above negatives within groups: scores less
+/// their group's mean are ranked all together, and the sum of the positives' ranks is compared with that of all relabellings within
+/// groups. For groups of one positive and one negative it is Wilcoxon's signed-rank test, and for differences of one size the sign test;
+/// for a single group it is the rank-sum test. Exact, with ties, up to 160 observations; beyond, normal with continuity correction. 1 where no group has
+/// both, `None` if a score is NaN.
+pub fn aligned_rank_p(groups: &[(&[f64], &[f64])]) -> Option<f64> {
+    let groups = groups
+        .iter()
+        .filter(|(positive, negative)| !positive.is_empty() && !negative.is_empty());
+    let mut aligned = Vec::new();
+    let mut sizes = Vec::new();
+    for (positive, negative) in groups {
+        let n = positive.len() + negative.len();
+        let mean = positive.iter().chain(*negative).sum::<f64>() / n as f64;
+        aligned.extend(positive.iter().chain(*negative).map(|score| score - mean));
+        sizes.push((positive.len(), n));
+    }
+    if aligned.iter().any(|score| score.is_nan()) {
         return None;
     }
-    let (positive, negative): (Vec<f64>, Vec<f64>) = differences
+    let ranks = doubled_ranks(&aligned);
+    let mut rest = ranks.as_slice();
+    let groups: Vec<(usize, &[usize])> = sizes
+        .into_iter()
+        .map(|(n_positive, n)| {
+            let (group, after) = rest.split_at(n);
+            rest = after;
+            (n_positive, group)
+        })
+        .collect();
+    let observed = groups
         .iter()
-        .filter(|d| **d != 0.0)
-        .partition(|d| **d > 0.0);
-    let sizes: Vec<f64> = positive.iter().chain(&negative).map(|d| d.abs()).collect();
-    let ranks = doubled_ranks(&sizes);
-    let observed: usize = ranks[..positive.len()].iter().sum();
-    Some(match ranks.len() <= EXACT_SIGNED_RANK {
-        true => exact_signed_rank(&ranks, observed),
-        false => normal_signed_rank(&ranks, observed),
+        .map(|(n, ranks)| ranks[..*n].iter().sum::<usize>())
+        .sum();
+    Some(match ranks.len() <= EXACT_ALIGNED_RANK {
+        true => exact_aligned_rank(&groups, observed),
+        false => normal_aligned_rank(&groups, observed),
     })
 }
 
@@ -225,34 +244,41 @@ fn doubled_ranks(all: &[f64]) -> Vec<usize> {
     all.iter().map(doubled).collect()
 }
 
-/// The distribution of the sum over all signs, by dynamic programming.
-fn exact_signed_rank(ranks: &[usize], observed: usize) -> f64 {
-    let mut shares = vec![0.0_f64; ranks.iter().sum::<usize>() + 1];
-    shares[0] = 1.0;
-    let mut reached = 0;
-    for &rank in ranks {
-        reached += rank;
-        for sum in (0..=reached).rev() {
-            let with = sum.checked_sub(rank).map_or(0.0, |before| shares[before]);
-            shares[sum] = 0.5 * (shares[sum] + with);
+/// The distribution of the sum over all relabellings within groups: group after group is added to what the ones before make.
+fn exact_aligned_rank(groups: &[(usize, &[usize])], observed: usize) -> f64 {
+    let mut shares = vec![1.0_f64];
+    for (size, ranks) in groups {
+        let sums = subset_sums(ranks, *size);
+        let ways: f64 = sums.iter().sum();
+        let mut with = vec![0.0; shares.len() + sums.len() - 1];
+        for (sum, ways_to_sum) in sums.iter().enumerate().filter(|(_, ways)| **ways > 0.0) {
+            for (before, share) in shares.iter().enumerate() {
+                with[before + sum] += share * (ways_to_sum / ways);
+            }
         }
+        shares = with;
     }
-    shares[observed..].iter().sum::<f64>().min(1.0)
+    shares.iter().skip(observed).sum::<f64>().min(1.0)
 }
 
-fn normal_signed_rank(ranks: &[usize], observed: usize) -> f64 {
-    let mean = ranks.iter().sum::<usize>() as f64 / 2.0;
-    let sd = ranks
-        .iter()
-        .map(|&rank| (rank as f64 / 2.0).powi(2))
-        .sum::<f64>()
-        .sqrt();
-    // One doubled rank is half a unit of the continuity correction.
-    normal_upper_tail((observed as f64 - mean - 1.0) / sd)
+fn normal_aligned_rank(groups: &[(usize, &[usize])], observed: usize) -> f64 {
+    let (mut mean, mut variance) = (0.0, 0.0);
+    for (size, ranks) in groups {
+        let (of_group, of_group_squared) = moments_of_rank_sum(ranks, *size);
+        mean += of_group;
+        variance += of_group_squared;
+    }
+    rank_sum_tail(observed, mean, variance)
 }
 
-/// Counts, by dynamic programming, the subsets of `size` ranks whose sum reaches `observed`.
+/// The share of subsets of `size` ranks whose sum reaches `observed`.
 fn exact_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
+    let sums = subset_sums(ranks, size);
+    sums[observed..].iter().sum::<f64>() / sums.iter().sum::<f64>()
+}
+
+/// How many subsets of `size` ranks have each sum, by dynamic programming.
+fn subset_sums(ranks: &[usize], size: usize) -> Vec<f64> {
     let highest: usize = ranks.iter().sum();
     let mut subsets = vec![vec![0.0_f64; highest + 1]; size + 1];
     subsets[0][0] = 1.0;
@@ -264,26 +290,29 @@ fn exact_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
             }
         }
     }
-    let total: f64 = subsets[size].iter().sum();
-    subsets[size][observed..].iter().sum::<f64>() / total
+    subsets.swap_remove(size)
 }
 
 fn normal_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
-    let n = ranks.len() as f64;
-    let m = size as f64;
-    let mean_rank = n + 1.0;
-    let variance = ranks
-        .iter()
-        .map(|rank| (*rank as f64 - mean_rank).powi(2))
-        .sum::<f64>()
-        / n;
-    // Sampling `size` ranks without replacement.
-    let sd = (m * variance * (n - m) / (n - 1.0)).sqrt();
-    if sd == 0.0 {
+    let (mean, variance) = moments_of_rank_sum(ranks, size);
+    rank_sum_tail(observed, mean, variance)
+}
+
+/// Mean and variance of the sum of `size` ranks drawn without replacement.
+fn moments_of_rank_sum(ranks: &[usize], size: usize) -> (f64, f64) {
+    let (n, m) = (ranks.len() as f64, size as f64);
+    let mean = ranks.iter().sum::<usize>() as f64 / n;
+    let squares = ranks.iter().map(|rank| (*rank as f64 - mean).powi(2));
+    let variance = squares.sum::<f64>() / n;
+    (m * mean, m * variance * (n - m) / (n - 1.0))
+}
+
+fn rank_sum_tail(observed: usize, mean: f64, variance: f64) -> f64 {
+    if variance == 0.0 {
         return 1.0;
     }
     // One doubled rank is half a unit of the continuity correction.
-    normal_upper_tail((observed as f64 - m * mean_rank - 1.0) / sd)
+    normal_upper_tail((observed as f64 - mean - 1.0) / variance.sqrt())
 }
 
 #[cfg(test)]
@@ -376,47 +405,107 @@ mod tests {
         assert_eq!(auc(&[f64::NAN], &[1.0]), None);
     }
 
-    #[test]
-    fn signed_rank_p_equals_enumerating_every_choice_of_signs() {
-        let differences = [0.5, -1.5, 2.0, 2.0, -0.5, 3.0, 0.0, 1.25];
-        let nonzero: Vec<f64> = differences.into_iter().filter(|d| *d != 0.0).collect();
-        let sizes: Vec<f64> = nonzero.iter().map(|d| d.abs()).collect();
-        let rank_sum = |positive: &dyn Fn(usize) -> bool| -> f64 {
-            let rank = |size: f64| {
-                let below = sizes.iter().filter(|s| **s < size).count() as f64;
-                let equal = sizes.iter().filter(|s| **s == size).count() as f64;
-                below + (equal + 1.0) / 2.0
-            };
-            (0..sizes.len())
-                .filter(|i| positive(*i))
-                .map(|i| rank(sizes[i]))
-                .sum()
+    /// By enumeration: the share of relabellings within groups whose positives have as high a sum of aligned ranks.
+    fn naive_aligned_rank_p(groups: &[(&[f64], &[f64])]) -> f64 {
+        let all: Vec<Vec<f64>> = groups
+            .iter()
+            .map(|(positive, negative)| {
+                let scores: Vec<f64> = positive.iter().chain(*negative).copied().collect();
+                let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+                scores.iter().map(|score| score - mean).collect()
+            })
+            .collect();
+        let rank = |x: f64| {
+            let others = all.iter().flatten();
+            others
+                .map(|y| f64::from(*y < x) + 0.5 * f64::from(*y == x))
+                .sum::<f64>()
         };
-        let observed = rank_sum(&|i| nonzero[i] > 0.0);
-        let as_high = (0u32..128)
-            .filter(|mask| rank_sum(&|i| mask >> i & 1 == 1) >= observed)
-            .count();
-        let p = signed_rank_p(&differences).unwrap();
-        close(p, as_high as f64 / 128.0, 1e-14);
-        assert_eq!(signed_rank_p(&[]), Some(1.0));
-        assert_eq!(signed_rank_p(&[0.0; 9]), Some(1.0));
-        assert_eq!(signed_rank_p(&[1.0, f64::NAN]), None);
+        let n: usize = all.iter().map(Vec::len).sum();
+        let (mut as_high, mut ways) = (0, 0);
+        let sum_of = |labels: u32| {
+            let (mut at, mut sum) = (0, 0.0);
+            for (scores, (positive, _)) in all.iter().zip(groups) {
+                let taken = (0..scores.len()).filter(|i| labels >> (at + i) & 1 == 1);
+                if taken.clone().count() != positive.len() {
+                    return None;
+                }
+                sum += taken.map(|i| rank(scores[i])).sum::<f64>();
+                at += scores.len();
+            }
+            Some(sum)
+        };
+        let (mut at, mut actual) = (0, 0_u32);
+        for (scores, (positive, _)) in all.iter().zip(groups) {
+            actual |= ((1 << positive.len()) - 1) << at;
+            at += scores.len();
+        }
+        let observed = sum_of(actual).unwrap();
+        for labels in 0..1_u32 << n {
+            if let Some(sum) = sum_of(labels) {
+                ways += 1;
+                as_high += usize::from(sum >= observed - 1e-9);
+            }
+        }
+        as_high as f64 / ways as f64
     }
 
     #[test]
-    fn signed_rank_p_of_equal_sizes_is_the_sign_test_and_of_many_is_nearly_exact() {
-        let equal: Vec<f64> = (0..20).map(|i| if i < 15 { 1.0 } else { -1.0 }).collect();
-        let p = signed_rank_p(&equal).unwrap();
-        close(p, binomial_upper_tail(15, 20, 0.5), 1e-14);
-        let many: Vec<f64> = (1..=200)
-            .map(|i| f64::from(i) * if i % 5 < 3 { 1.0 } else { -1.0 })
-            .collect();
-        let ranks = doubled_ranks(&many.iter().map(|d| d.abs()).collect::<Vec<_>>());
-        let observed = (1..=200).filter(|i| i % 5 < 3).map(|i| 2 * i).sum();
+    fn aligned_rank_p_equals_enumerating_every_relabelling_within_groups() {
+        let groups: [(&[f64], &[f64]); 4] = [
+            (&[3.0], &[1.0, 2.5]),
+            (&[-1.0, 4.0], &[0.0, -2.0]),
+            (&[0.5], &[0.75]),
+            (&[10.0, 11.0, 9.0], &[10.0, 7.5]),
+        ];
+        for n in 1..=groups.len() {
+            let p = aligned_rank_p(&groups[..n]).unwrap();
+            close(p, naive_aligned_rank_p(&groups[..n]), 1e-12);
+        }
+        // A group that was judged one way alone has nothing to compare.
+        let with_more = [groups[0], (&[5.0, 6.0], &[])];
+        assert_eq!(aligned_rank_p(&with_more), aligned_rank_p(&groups[..1]));
+        assert_eq!(aligned_rank_p(&[]), Some(1.0));
+        assert_eq!(aligned_rank_p(&[(&[f64::NAN], &[1.0])]), None);
+    }
+
+    #[test]
+    fn aligned_rank_p_of_many_is_nearly_exact() {
+        let group = |i: usize| -> Vec<f64> {
+            let score = |j: usize| ((i * 37 + j * 11) % 101) as f64 * 0.7 + ((i + j) % 13) as f64;
+            (0..4).map(score).collect()
+        };
+        let scores: Vec<Vec<f64>> = (0..40).map(group).collect();
+        let groups: Vec<(&[f64], &[f64])> = scores.iter().map(|s| s.split_at(1)).collect();
+        assert_eq!(scores.len() * 4, EXACT_ALIGNED_RANK);
+        let exact = aligned_rank_p(&groups).unwrap();
+        let aligned = scores.iter().flat_map(|s| {
+            let mean = s.iter().sum::<f64>() / 4.0;
+            s.iter().map(move |x| x - mean)
+        });
+        let ranks = doubled_ranks(&aligned.collect::<Vec<_>>());
+        let ranked: Vec<(usize, &[usize])> = ranks.chunks(4).map(|ranks| (1, ranks)).collect();
+        let observed = ranked.iter().map(|(_, ranks)| ranks[0]).sum();
+        close(normal_aligned_rank(&ranked, observed), exact, 2e-3);
+    }
+
+    #[test]
+    fn aligned_rank_p_is_the_sign_test_for_equal_pairs_and_the_rank_sum_test_for_one_group() {
+        let (one, minus) = ([1.0], [-1.0]);
+        let pairs = |right: usize, total: usize| -> Vec<(&[f64], &[f64])> {
+            let pair = |i| match i < right {
+                true => (one.as_slice(), minus.as_slice()),
+                false => (minus.as_slice(), one.as_slice()),
+            };
+            (0..total).map(pair).collect()
+        };
+        let p = aligned_rank_p(&pairs(26, 40)).unwrap();
+        close(p, binomial_upper_tail(26, 40, 0.5), 1e-12);
+        let (up, down) = ([1.5, 2.5, 0.1], [0.3, -1.0, 0.2, 0.1]);
         close(
-            normal_signed_rank(&ranks, observed),
-            exact_signed_rank(&ranks, observed),
-            2e-4,
+            aligned_rank_p(&[(&up, &down)]).unwrap(),
+            rank_sum_p(&up, &down).unwrap(),
+            1e-12,
         );
     }
 

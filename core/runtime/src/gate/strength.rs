@@ -8,7 +8,7 @@ use super::offline::FEW_THUMBS;
 /// KL(base || adapter) on the prompts of the feedback that a candidate is brought to, nats per token (see docs/adr/012).
 pub const TARGET_KL: f64 = 0.07;
 /// The least and the most that a candidate is scaled by for it.
-pub const STRENGTHS: (f64, f64) = (0.5, 1.5);
+pub const STRENGTHS: (f64, f64) = (0.5, 2.0);
 
 /// The scale at which a candidate moves the model about as far as [`TARGET_KL`], given how far it does at full scale: a divergence grows
 /// with the square of a small change. In sixteenths, which single precision holds exactly. Few thumbs are no reason to go further than
@@ -32,7 +32,7 @@ mod tests {
         assert_eq!(strength(TARGET_KL, 100), 1.0);
         assert_eq!(strength(0.106, 100), 0.8125);
         assert_eq!(strength(0.037, 100), 1.375);
-        assert_eq!(strength(0.001, 100), 1.5);
+        assert_eq!(strength(0.001, 100), 2.0);
         assert_eq!(strength(3.0, 100), 0.5);
     }
 

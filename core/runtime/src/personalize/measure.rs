@@ -13,8 +13,10 @@ type Result<T> = std::result::Result<T, EngineError>;
 
 /// Prompts of each kind that both models answer.
 const SAMPLED_PROMPTS: usize = 16;
-/// Replies in the log on which the divergence is measured, and sampled ones: means over a thousand tokens and more.
+/// Replies in the log on which the divergence is measured.
 const SCORED_REPLIES: usize = 10;
+/// Tokens of sampled replies that are scored, about: of short replies all.
+const SCORED_TOKENS: usize = 2500;
 /// Tokens of a sampled reply at most.
 const SAMPLE_TOKENS: u32 = 192;
 /// Replies generated side by side.
@@ -53,6 +55,7 @@ pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
     Ok(BaseMeasurements {
         neutral_perplexity: (-mean(neutral.iter().flatten())).exp(),
         own_nats: -mean(own.iter().flatten()),
+        own_nats_at: nats_by_place(&own),
         repetition: Rate::count(&samples, |s| text::repeats(&s.text)),
         finished: Rate::count(&samples, |s| s.finished),
         echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
@@ -76,7 +79,9 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
     let neutral = bench.compare(bench.neutral_texts()?, With::Base, with())?;
     let feedback = bench.compare(bench.feedback_replies(), With::Base, with())?;
     let samples = bench.sample(with())?;
-    let own = bench.compare(score_texts(&samples), with(), With::Base)?;
+    let scored = score_texts(&samples);
+    let own_lengths = scored.iter().map(|text| text.completion.len()).collect();
+    let own = bench.compare(scored, with(), With::Base)?;
     Ok(ScaleMeasurements {
         scale: f64::from(adapter.scale()),
         neutral_perplexity: (-mean(neutral.iter().flat_map(|c| &c.logps_q))).exp(),
@@ -84,6 +89,7 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
         kl_feedback: mean_kl(&feedback),
         kl_own_samples: mean_kl(&own),
         own_nats_under_base: -mean(own.iter().flat_map(|c| &c.logps_q)),
+        own_lengths,
         repetition: Rate::count(&samples, |s| text::repeats(&s.text)),
         finished: Rate::count(&samples, |s| s.finished),
         echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
@@ -171,11 +177,21 @@ impl Bench<'_> {
 
 fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {
     let texts: Vec<_> = samples.iter().filter(|s| !s.tokens.is_empty()).collect();
-    spread(&texts, SCORED_REPLIES)
+    let tokens: usize = texts.iter().map(|s| s.tokens.len()).sum();
+    let n = (texts.len() * SCORED_TOKENS).div_ceil(tokens.max(1));
+    spread(&texts, n)
         .map(|s| ScoreText {
             prompt: s.prompt.clone(),
             completion: s.tokens.clone(),
         })
+        .collect()
+}
+
+/// Mean of -log p at each place of the replies that reach it.
+fn nats_by_place(logps: &[Vec<f64>]) -> Vec<f64> {
+    let longest = logps.iter().map(Vec::len).max().unwrap_or(0);
+    (0..longest)
+        .map(|place| -mean(logps.iter().filter_map(|logps| logps.get(place))))
         .collect()
 }
 

@@ -30,7 +30,9 @@ use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
-use super::recipe::{ANCHOR_WEIGHT, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config};
+use super::recipe::{
+    ANCHOR_WEIGHT, Amount, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
+};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate};
 use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, With};
@@ -285,8 +287,8 @@ impl Context<'_> {
             None => replay::PASSAGES.len(),
             Some(_) => 0,
         };
-        let n_all = examples.len() + replay + anchors;
-        let train = train_config(n_all, classes, n_params, self.budget.seed);
+        let amount = Amount::of(examples).and(replay + anchors);
+        let train = train_config(amount, classes, n_params, self.budget.seed);
         let rank = train.lora.rank;
         let n_lora = lora_shapes(&model)
             .iter()

@@ -52,6 +52,9 @@ pub enum StoreError {
     /// No space is left. What was acknowledged before is safe.
     #[error("no space left on the device that holds the database: free some and try again")]
     DiskFull,
+    /// What was to be recorded together ended in an error; nothing of it was recorded.
+    #[error("nothing was recorded")]
+    Abandoned,
     /// A row does not hold what this library writes there.
     #[error("row {id} of table {table} cannot be read: it was not written by this library")]
     Unreadable {

@@ -10,7 +10,10 @@ use super::replies::{self, NewReply, Prompt};
 use super::sql::{from_json, now_ms, to_json};
 use super::{Result, Store, StoreError};
 use crate::curation::effect::{Act, Event, in_effect};
-use crate::types::{Feedback, FeedbackId, LoggedFeedback, LoggedReply, Message, ReplyId};
+use crate::exchange::Said;
+use crate::types::{
+    Feedback, FeedbackId, LoggedFeedback, LoggedReply, Message, ReplyId, prompt_key,
+};
 
 impl Store {
     /// Records what a person said about a reply. It is on disk when this returns. Loads no model.
@@ -65,6 +68,32 @@ impl Store {
         })
     }
 
+    /// Records what the rows of a file say, all of it or, after an error, nothing. What was recorded before in the same words changes
+    /// nothing. `said` is read while the store is held for writing.
+    pub fn record_all<E: From<StoreError>>(
+        &self,
+        said: impl Iterator<Item = std::result::Result<Said, E>>,
+    ) -> std::result::Result<Recorded, E> {
+        let mut stopped = None;
+        let recorded = self.write(Durability::Full, |db| {
+            let mut recorded = Recorded::default();
+            for said in said {
+                match said {
+                    Ok(said) => recorded.add(record_said(db, &said)?),
+                    Err(error) => {
+                        stopped = Some(error);
+                        return Err(StoreError::Abandoned);
+                    }
+                }
+            }
+            Ok(recorded)
+        });
+        match stopped {
+            Some(error) => Err(error),
+            None => Ok(recorded?),
+        }
+    }
+
     /// Everything in effect, in the order it was said. [`Feedback`] says what replaces what: a
     /// reply has one verdict (👍, 👎 or an edit; the latest counts, and a 👍 after an edit confirms
     /// the edit), two replies have one pick between them, and a retry stands beside any verdict.
@@ -98,6 +127,83 @@ impl Store {
     pub fn feedback_count(&self) -> Result<u64> {
         self.read(|db| Ok(db.query_row("SELECT count(*) FROM feedback", [], |row| row.get(0))?))
     }
+}
+
+/// How many events a file brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// New ones.
+    pub new: u64,
+    /// Ones that were in the log already.
+    pub known: u64,
+}
+
+impl Recorded {
+    fn add(&mut self, is_new: bool) {
+        match is_new {
+            true => self.new += 1,
+            false => self.known += 1,
+        }
+    }
+}
+
+/// Records one thing that was said; false if it was in the log.
+fn record_said(db: &Connection, said: &Said) -> Result<bool> {
+    let (reply, feedback) = match said {
+        Said::Judged {
+            prompt,
+            completion,
+            liked,
+        } => {
+            let feedback = match liked {
+                true => Feedback::Up,
+                false => Feedback::Down {
+                    reasons: Vec::new(),
+                },
+            };
+            (handed_in(db, prompt, completion)?, feedback)
+        }
+        Said::Preferred {
+            prompt,
+            better,
+            worse,
+        } => {
+            let over = handed_in(db, prompt, worse)?;
+            (handed_in(db, prompt, better)?, Feedback::Prefer { over })
+        }
+    };
+    let (kind, other) = match feedback {
+        Feedback::Prefer { over } => ("prefer", Some(over)),
+        Feedback::Up => ("up", None),
+        _ => ("down", None),
+    };
+    let known = db
+        .prepare_cached("SELECT 1 FROM feedback WHERE reply = ? AND kind = ? AND other IS ?")?
+        .exists(params![reply, kind, other])?;
+    if !known {
+        insert(db, reply, &feedback)?;
+    }
+    Ok(!known)
+}
+
+/// The reply of these words that was handed in before, or a new one.
+fn handed_in(db: &Connection, prompt: &[Message], text: &str) -> Result<ReplyId> {
+    let known = db
+        .prepare_cached(
+            "SELECT id FROM replies WHERE prompt_key = ? AND text = ? AND model IS NULL AND message IS NULL",
+        )?
+        .query_row(params![prompt_key(prompt), text], |row| row.get(0))
+        .optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let reply = NewReply {
+        prompt: Prompt::Messages(prompt.to_vec()),
+        text: text.into(),
+        replaces: None,
+        generation: None,
+    };
+    replies::insert(db, &reply)
 }
 
 pub(super) fn insert(db: &Connection, reply: ReplyId, feedback: &Feedback) -> Result<FeedbackId> {

@@ -43,6 +43,7 @@ pub use conversations::{Conversation, StoredMessage};
 pub use database::DATABASE_FILE;
 pub use decisions::{Decision, NewDecision, NewVote, Outcome, Vote};
 pub use error::StoreError;
+pub use feedback::Recorded;
 pub use forget::{Forgotten, Target};
 pub use lock::LOCK_FILE;
 pub use replies::{Generation, NewReply, Prompt, StoredReply};

@@ -9,7 +9,9 @@ mod row;
 
 use std::path::PathBuf;
 
-pub use reader::PreferenceReader;
+use serde_json::{Map, Value};
+
+pub use reader::{JsonLines, PreferenceReader};
 
 /// A prompt and two answers to it, of which the first is preferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,26 @@ pub struct PreferenceRow {
     pub chosen: Text,
     /// Of the same kind as the prompt; never empty.
     pub rejected: Text,
+}
+
+impl PreferenceRow {
+    /// From the fields of a line.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_fields(fields: &Map<String, Value>) -> Result<Self, Problem> {
+        row::parse(fields)
+    }
+}
+
+impl Text {
+    /// The text in a field of a line.
+    ///
+    /// # Errors
+    /// There is none, or it is neither a string nor a list of messages.
+    pub fn from_field(fields: &Map<String, Value>, name: &'static str) -> Result<Self, Problem> {
+        row::required(fields, name)
+    }
 }
 
 /// Text as TRL's data sets hold it.
@@ -96,6 +118,9 @@ pub enum Problem {
         "field `{0}` is not supported: leaving it out would train on another text than the data set means"
     )]
     Unsupported(String),
+    /// Something else, said by who reads the row.
+    #[error("{0}")]
+    Other(String),
     /// A file without a single pair.
     #[error("holds no pairs")]
     NoRows,

@@ -7,21 +7,25 @@ use super::{ChatMessage, PreferenceRow, Problem, Text};
 /// Fields of a row that TRL hands to the template or the processor.
 const RENDERED_BY_TRL: [&str; 5] = ["tools", "chat_template_kwargs", "image", "images", "videos"];
 
-pub(super) fn parse(line: &[u8]) -> Result<PreferenceRow, Problem> {
+pub(super) fn object(line: &[u8]) -> Result<Map<String, Value>, Problem> {
     // Into a `Value`, whose errors are about syntax: those of typed parsing would quote the text.
     let value: Value = serde_json::from_slice(line).map_err(|e| Problem::Json(e.to_string()))?;
-    let Value::Object(fields) = value else {
-        return Err(Problem::Json("the line is not an object".to_owned()));
-    };
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Problem::Json("the line is not an object".to_owned())),
+    }
+}
+
+pub(super) fn parse(fields: &Map<String, Value>) -> Result<PreferenceRow, Problem> {
     if let Some(field) = RENDERED_BY_TRL
         .into_iter()
         .find(|f| fields.get(*f).is_some_and(says_something))
     {
         return Err(Problem::Unsupported(field.to_owned()));
     }
-    let chosen = required(&fields, "chosen")?;
-    let rejected = required(&fields, "rejected")?;
-    let prompt = optional(&fields, "prompt")?;
+    let chosen = required(fields, "chosen")?;
+    let rejected = required(fields, "rejected")?;
+    let prompt = optional(fields, "prompt")?;
     let row = match (prompt, chosen, rejected) {
         (Some(prompt @ Text::Plain(_)), chosen @ Text::Plain(_), rejected @ Text::Plain(_))
         | (Some(prompt @ Text::Chat(_)), chosen @ Text::Chat(_), rejected @ Text::Chat(_)) => {
@@ -125,11 +129,14 @@ fn split_point<T: PartialEq>(
     }
 }
 
-fn required(fields: &Map<String, Value>, name: &'static str) -> Result<Text, Problem> {
+pub(super) fn required(fields: &Map<String, Value>, name: &'static str) -> Result<Text, Problem> {
     optional(fields, name)?.ok_or_else(|| Problem::Missing(name.to_owned()))
 }
 
-fn optional(fields: &Map<String, Value>, name: &'static str) -> Result<Option<Text>, Problem> {
+pub(super) fn optional(
+    fields: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<Text>, Problem> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(s)) => Ok(Some(Text::Plain(s.clone()))),

@@ -17,5 +17,5 @@ mod scratch;
 
 pub use choose::Kernels;
 pub use head::VOCAB_BLOCK;
-pub use network::{Network, NetworkError, NetworkOptions, Scores, Spent};
+pub use network::{Coefficient, Network, NetworkError, NetworkOptions, Scores, Spent};
 pub use scratch::Scratch;

@@ -14,7 +14,7 @@ use super::experts::Routes;
 use super::head::{self, BY_MEAN, HeadChunk, Wanted};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
-use super::kernels::head::{STATS, log_prob};
+use super::kernels::head::{STATS, log_prob, log_sum_sq};
 use super::layer::{self, Extent, LayerContext, graph_nodes};
 use super::memory::{HeadMemory, Memory};
 use super::scratch::Scratch;
@@ -79,12 +79,49 @@ type Result<T> = std::result::Result<T, NetworkError>;
 pub struct Scores {
     /// Per completion, per token, nats.
     pub logps: Vec<Vec<f64>>,
+    /// Beside each, the log of the sum over the vocabulary of squared probabilities.
+    pub log_sum_sq: Vec<Vec<f64>>,
 }
 
 impl Scores {
     /// Sum over a completion's tokens, nats.
     pub fn sum(&self, sequence: usize) -> f64 {
         self.logps[sequence].iter().sum()
+    }
+
+    /// Sum over a completion's tokens from the `n`-th on, counted from 0, nats.
+    pub fn sum_from(&self, sequence: usize, n: usize) -> f64 {
+        self.logps[sequence].iter().skip(n).sum()
+    }
+
+    /// Mean over a completion's tokens of `log p(token) - log sum_v p(v)^2` (WPO, arXiv 2406.11827): 0 on average for what the model itself
+    /// would sample, below for what it would not.
+    pub fn log_confidence(&self, sequence: usize) -> f64 {
+        let logps = &self.logps[sequence];
+        let aligned = logps.iter().zip(&self.log_sum_sq[sequence]);
+        aligned.map(|(p, s)| p - s).sum::<f64>() / logps.len().max(1) as f64
+    }
+}
+
+/// d loss / d log-probability of a completion's tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Coefficient {
+    /// Of each of the first `n_head` tokens.
+    pub head: f64,
+    /// Of each token after them.
+    pub tail: f64,
+    /// Where the tail begins.
+    pub n_head: usize,
+}
+
+impl From<f64> for Coefficient {
+    /// The same for all tokens.
+    fn from(all: f64) -> Self {
+        Self {
+            head: all,
+            tail: all,
+            n_head: 0,
+        }
     }
 }
 
@@ -273,8 +310,8 @@ impl Network {
         Ok(scores)
     }
 
-    /// Adds to `grads` (laid out as `lora.values`) the gradient of a loss whose derivative with respect to completion `i`'s summed
-    /// log-probability is `coefficients[i]`, for the ubatch of the last [`forward`](Self::forward), which no other pass may have
+    /// Adds to `grads` (laid out as `lora.values`) the gradient of a loss whose derivative with respect to the log-probabilities of
+    /// completion `i`'s tokens is `coefficients[i]`, for the ubatch of the last [`forward`](Self::forward), which no other pass may have
     /// followed.
     ///
     /// # Errors
@@ -282,21 +319,23 @@ impl Network {
     pub fn backward(
         &mut self,
         packed: &Packed,
-        coefficients: &[f64],
+        coefficients: &[impl Copy + Into<Coefficient>],
         lora: &Lora,
         grads: &mut [f32],
     ) -> Result<()> {
-        self.check_backward(packed, coefficients, lora, grads)?;
+        self.check_backward(packed, coefficients.len(), lora, grads)?;
         let started = Instant::now();
         let n_embd = self.model.spec.n_embd;
         let mut start = vec![0.0f32; packed.tokens.len() * n_embd];
         for (targets, coefficient) in packed.sequences.iter().zip(coefficients) {
-            for index in targets.clone() {
+            let Coefficient { head, tail, n_head } = (*coefficient).into();
+            for (at, index) in targets.clone().enumerate() {
+                let coefficient = if at < n_head { head } else { tail };
                 let from = &self.head_out[index * n_embd..][..n_embd];
                 let to = &mut start[packed.targets[index].row * n_embd..][..n_embd];
                 to.iter_mut()
                     .zip(from)
-                    .for_each(|(to, from)| *to += (*coefficient as f32) * from);
+                    .for_each(|(to, from)| *to += (coefficient as f32) * from);
             }
         }
         self.memory
@@ -475,6 +514,7 @@ impl Network {
         let hidden = self.hidden(last, packed.tokens.len())?;
         let means = packed.means_of_targets(n_embd);
         let mut logps = Vec::with_capacity(packed.targets.len());
+        let mut log_sum_sqs = Vec::with_capacity(packed.targets.len());
         self.head_out.clear();
         let mut rows = vec![0.0; self.options.head_rows * n_embd];
         let n = self.options.head_rows;
@@ -509,7 +549,10 @@ impl Network {
             self.workspace.compute(&mut self.backend, &graph)?;
             drop(graph);
             let stats = self.head.storage.to_vec::<f32>(self.head.stats)?;
-            logps.extend(stats.chunks_exact(STATS).take(chunk.len()).map(log_prob));
+            for stats in stats.chunks_exact(STATS).take(chunk.len()) {
+                logps.push(log_prob(stats));
+                log_sum_sqs.push(log_sum_sq(stats));
+            }
             if wanted != Wanted::LogProb {
                 self.head
                     .storage
@@ -519,12 +562,14 @@ impl Network {
         }
         self.model.release_ends();
         self.spent.head += started.elapsed();
-        let logps = packed
-            .sequences
-            .iter()
-            .map(|range| logps[range.clone()].to_vec())
-            .collect();
-        Ok(Scores { logps })
+        let of_sequences = |values: &[f64]| {
+            let ranges = packed.sequences.iter();
+            ranges.map(|range| values[range.clone()].to_vec()).collect()
+        };
+        Ok(Scores {
+            logps: of_sequences(&logps),
+            log_sum_sq: of_sequences(&log_sum_sqs),
+        })
     }
 
     fn require_adapter(&self) -> Result<()> {
@@ -537,7 +582,7 @@ impl Network {
     fn check_backward(
         &self,
         packed: &Packed,
-        coefficients: &[f64],
+        n_coefficients: usize,
         lora: &Lora,
         grads: &[f32],
     ) -> Result<()> {
@@ -546,8 +591,8 @@ impl Network {
                 "a backward pass needs the batch of the forward pass right before it",
             ));
         }
-        if coefficients.len() != packed.sequences.len() {
-            let (n, m) = (coefficients.len(), packed.sequences.len());
+        if n_coefficients != packed.sequences.len() {
+            let (n, m) = (n_coefficients, packed.sequences.len());
             return Err(mismatch(format!("{n} coefficients for {m} completions")));
         }
         let same = self

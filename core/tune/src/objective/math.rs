@@ -10,6 +10,11 @@ pub(super) fn sigmoid(x: f64) -> f64 {
     }
 }
 
+/// The slope of [`sigmoid`], `sigma(x) sigma(-x)`.
+pub(super) fn sigmoid_slope(x: f64) -> f64 {
+    sigmoid(x) * sigmoid(-x)
+}
+
 /// `log sigma(x)`: `-exp(-x)` to full relative precision for large `x`, `x` for very negative `x`.
 pub(super) fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()

@@ -10,26 +10,23 @@
 //! Notation: `rho = log pi_theta(y|x) - log pi_ref(y|x)`, `sigma` the logistic function, `w` chosen, `l` rejected.
 
 mod anchor;
-mod apo_zero_unpaired;
-mod bco;
-mod cdpo;
-mod ipo;
 mod math;
 mod metrics;
 mod pair;
 mod sft;
-mod sigmoid;
 mod unpaired;
 
 pub use anchor::anchor;
-pub use bco::{BcoState, ClassRewards};
 pub use metrics::{Metrics, MetricsSum};
-pub use pair::{LossType, PairGrad, PairLogps, PairObjective, PairWeights};
+pub use pair::{
+    FDivergence, LossType, PairGrad, PairItem, PairLogps, PairObjective, PairTerm, PairWeights,
+    Tails,
+};
 pub use sft::demonstration;
-pub use unpaired::{UnpairedLogps, UnpairedLossType, UnpairedObjective};
+pub use unpaired::{BcoState, ClassRewards, UnpairedLogps, UnpairedLossType, UnpairedObjective};
 
 /// A loss and its gradient with respect to the sequence log-probabilities it was given.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Term<G> {
     /// The loss, nats where the formula is a log-probability.
     pub loss: f64,

@@ -2,6 +2,10 @@
 //!
 //! A step is all or nothing: when it is stopped or fails, the trainer is as it was before it, and the step can be taken again.
 
+mod error;
+mod sums;
+mod ubatch;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -11,64 +15,23 @@ use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{bf16_to_f32, f32_to_bf16};
 
 use crate::adapter::{Lora, LoraShape};
-use crate::batch::{Group, Packed};
+use crate::batch::Packed;
 use crate::checkpoint::{Checkpoint, CheckpointMeta, Cursor, Hashes};
 use crate::config::{ConfigError, TrainConfig};
-use crate::example::{Example, ExampleError, Kind};
-use crate::graph::{Network, NetworkError, Scores, Spent};
+use crate::example::{Example, Kind};
+use crate::graph::{Coefficient, Network, Scores, Spent};
 use crate::model::Model;
 use crate::objective::{
-    BcoState, ClassRewards, Metrics, MetricsSum, ObjectiveError, PairLogps, Totals, UnpairedLogps,
-    anchor, demonstration,
+    BcoState, Metrics, PairItem, PairLogps, PairTerm, Tails, Totals, UnpairedLogps, anchor,
+    demonstration,
 };
-use crate::optimizer::{AdamW, OptimizerError, clip_grad_norm};
+use crate::optimizer::{AdamW, clip_grad_norm};
 use crate::plan::Plan;
 use crate::rng::{Rng, epoch_order};
 
-/// Why a run cannot begin or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {
-    /// A setting was refused.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// An example was refused.
-    #[error(transparent)]
-    Example(#[from] ExampleError),
-    /// No examples.
-    #[error("there are no examples to learn from")]
-    NoExamples,
-    /// A pass failed or was stopped.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    /// A loss could not be computed.
-    #[error(transparent)]
-    Objective(#[from] ObjectiveError),
-    /// An update was refused.
-    #[error("step {step}: {source}")]
-    Optimizer {
-        /// The step, from 1.
-        step: u64,
-        /// What was refused.
-        source: OptimizerError,
-    },
-    /// The adapter was refused.
-    #[error(transparent)]
-    Adapter(#[from] crate::adapter::AdapterError),
-    /// A step was asked for before the reference's log-probabilities of its examples were known.
-    #[error("example {index}: the reference has not scored it yet; call `score_references` first")]
-    NoReference {
-        /// The example's index.
-        index: usize,
-    },
-}
-
-impl TrainError {
-    /// Whether the step was stopped through the abort flag; it can be taken again.
-    pub fn is_aborted(&self) -> bool {
-        matches!(self, Self::Network(error) if error.is_aborted())
-    }
-}
+pub use error::TrainError;
+use sums::StepSums;
+use ubatch::{pack, packed, sums};
 
 type Result<T> = std::result::Result<T, TrainError>;
 
@@ -103,6 +66,8 @@ pub struct Reference {
     /// Its log-probability of each completion, nats, summed over tokens; chosen first. Of an anchor: the expected one, minus its
     /// entropies.
     pub logps: Vec<f64>,
+    /// Of a pair under `ld_alpha`: the part of `logps` beyond the length of the shorter completion.
+    pub tails: Vec<f64>,
     /// What it predicts on an anchor (see [`Network::mean_embeddings`]).
     pub means: Option<Arc<[f32]>>,
 }
@@ -115,6 +80,8 @@ pub struct Trainer {
     examples: Vec<Example>,
     keys: Vec<[u8; 32]>,
     references: Vec<Option<Reference>>,
+    /// What the base is compared with under, if not alone.
+    reference_adapter: Option<Lora>,
     lora: Lora,
     optimizer: AdamW,
     cursor: Cursor,
@@ -176,6 +143,7 @@ impl Trainer {
         Ok(Self {
             keys: examples.iter().map(Example::key).collect(),
             references: vec![None; examples.len()],
+            reference_adapter: None,
             below: Vec::new(),
             grads: vec![0.0; lora.values.len()],
             cursor: Cursor {
@@ -251,9 +219,9 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`]; nothing is lost when it is stopped.
     pub fn score_references(&mut self) -> Result<Vec<usize>> {
-        let missing =
-            |i: &usize| self.references[*i].is_none() && self.examples[*i].needs_reference();
-        let missing: Vec<usize> = (0..self.examples.len()).filter(missing).collect();
+        let missing: Vec<usize> = (0..self.examples.len())
+            .filter(|i| self.needs_reference(*i) && self.known_reference(*i).is_none())
+            .collect();
         let chunks = pack(&self.examples, &missing, self.plan.max_tokens);
         let Some(chunk) = chunks.into_iter().next() else {
             return Ok(Vec::new());
@@ -266,13 +234,78 @@ impl Trainer {
                 |(_, sequence): &(usize, usize)| (*sequence, Arc::clone(&means[*sequence]));
             packed.means.extend(anchors.iter().map(of_anchor));
         }
-        let scores = self.network.score(&packed, false)?;
+        let scores = self.score_as_reference(&packed)?;
+        let mut first = 0;
         for (index, logps) in chunk.iter().zip(sums(&self.examples, &chunk, &scores)) {
             let anchor = anchors.iter().find(|(anchor, _)| anchor == index);
             let means = anchor.and_then(|(_, sequence)| packed.means.get(sequence).cloned());
-            self.references[*index] = Some(Reference { logps, means });
+            let tails = match self.n_shared(*index) {
+                None => Vec::new(),
+                Some(n) => (0..logps.len())
+                    .map(|i| scores.sum_from(first + i, n))
+                    .collect(),
+            };
+            first += logps.len();
+            self.references[*index] = Some(Reference {
+                logps,
+                tails,
+                means,
+            });
         }
         Ok(chunk)
+    }
+
+    /// Compares with the base under this adapter, instead of the base alone: an earlier stage's result, from which the run goes on
+    /// (sDPO, arXiv 2403.19270). Anchors still hold to the base.
+    ///
+    /// # Errors
+    /// [`TrainError::ReferenceAdapter`] where rank, alpha or matrices are not those of the run's own adapter.
+    pub fn set_reference_adapter(&mut self, reference: Lora) -> Result<()> {
+        let (own, config) = (&self.lora.config, &reference.config);
+        if (own.rank, own.alpha) != (config.rank, config.alpha)
+            || reference.tensors != self.lora.tensors
+        {
+            return Err(TrainError::ReferenceAdapter);
+        }
+        self.reference_adapter = Some(reference);
+        self.references.fill(None);
+        Ok(())
+    }
+
+    fn score_as_reference(&mut self, packed: &Packed) -> Result<Scores> {
+        let Some(reference) = &self.reference_adapter else {
+            return Ok(self.network.score(packed, false)?);
+        };
+        self.network.update_adapter(reference)?;
+        let scores = self.network.score(packed, true);
+        self.network.update_adapter(&self.lora)?;
+        Ok(scores?)
+    }
+
+    /// Whether an example's loss looks at the reference.
+    fn needs_reference(&self, index: usize) -> bool {
+        let example = &self.examples[index];
+        match example.kind {
+            Kind::Pair { .. } => self.config.pair.needs_reference(),
+            _ => example.needs_reference(),
+        }
+    }
+
+    /// What the reference says of an example, if all of it is known that its loss needs.
+    fn known_reference(&self, index: usize) -> Option<&Reference> {
+        let known = self.references[index].as_ref();
+        known.filter(|known| self.n_shared(index).is_none() || !known.tails.is_empty())
+    }
+
+    /// Tokens of a pair's shorter completion, if what is beyond them counts otherwise.
+    fn n_shared(&self, index: usize) -> Option<usize> {
+        self.config.pair.ld_alpha?;
+        match &self.examples[index].kind {
+            Kind::Pair {
+                chosen, rejected, ..
+            } => Some(chosen.len().min(rejected.len())),
+            _ => None,
+        }
     }
 
     /// The anchors of a ubatch, each with the index of its completion there.
@@ -324,10 +357,13 @@ impl Trainer {
         self.network.update_adapter(&self.lora)?;
         self.grads.fill(0.0);
         let mut sums = StepSums::default();
-        for (micro_batch, chunk) in pack(&self.examples, &batch, self.plan.max_tokens)
-            .into_iter()
-            .enumerate()
-        {
+        let chunks = pack(&self.examples, &batch, self.plan.max_tokens);
+        let whole = Whole {
+            totals,
+            shift: self.shift(&batch)?,
+            coupled: self.coupled(&chunks, &totals)?,
+        };
+        for (micro_batch, chunk) in chunks.into_iter().enumerate() {
             let mut packed = packed(&self.examples, &chunk);
             for (index, sequence) in self.anchors_of(&chunk) {
                 let means = self.references[index]
@@ -341,7 +377,7 @@ impl Trainer {
             );
             let below = self.below(&chunk)?;
             let scores = self.network.forward_from(&packed, below.as_deref())?;
-            let coefficients = self.objective(&chunk, &scores, &totals, &mut sums)?;
+            let coefficients = self.objective(&chunk, &scores, &whole, &mut sums)?;
             self.network
                 .backward(&packed, &coefficients, &self.lora, &mut self.grads)?;
         }
@@ -511,14 +547,150 @@ impl Trainer {
         totals
     }
 
-    /// Losses of a ubatch, and what each completion's log-probability weighs in the gradient.
+    /// What rewards of single thumbs are compared with in this step.
+    fn shift(&mut self, batch: &[usize]) -> Result<f64> {
+        let mut kl = 0.0;
+        if self.config.unpaired.needs_kl() {
+            let mismatched = self.mismatched(batch);
+            let with = self.score_examples(&mismatched, true)?;
+            let all: Vec<usize> = (0..mismatched.len()).collect();
+            let mut without = Vec::with_capacity(all.len());
+            for chunk in pack(&mismatched, &all, self.plan.max_tokens) {
+                let scores = self.score_as_reference(&packed(&mismatched, &chunk))?;
+                without.extend(sums(&mismatched, &chunk, &scores));
+            }
+            let gained = with.iter().zip(&without).map(|(p, r)| p[0] - r[0]);
+            kl = gained.sum::<f64>() / mismatched.len().max(1) as f64;
+        }
+        Ok(self.config.unpaired.shift(&self.bco, kl))
+    }
+
+    /// Each of the step's single thumbs with the completion of the one before it, the first with the last's; none where there is but
+    /// one. What does not fit a ubatch is cut.
+    fn mismatched(&self, batch: &[usize]) -> Vec<Example> {
+        let thumbs: Vec<_> = batch
+            .iter()
+            .filter_map(|index| match &self.examples[*index] {
+                Example {
+                    prompt,
+                    kind: Kind::Unpaired { completion, .. },
+                } => Some((prompt, completion)),
+                _ => None,
+            })
+            .collect();
+        if thumbs.len() < 2 {
+            return Vec::new();
+        }
+        let before = thumbs.iter().cycle().skip(thumbs.len() - 1);
+        let pairs = thumbs.iter().zip(before);
+        let mismatched = pairs.filter_map(|((prompt, _), (_, completion))| {
+            let room = (self.plan.max_tokens + 1).checked_sub(prompt.len())?;
+            let completion: Vec<i32> = completion.iter().take(room).copied().collect();
+            let kind = Kind::Demonstration {
+                completion,
+                weight: 1.0,
+            };
+            let prompt = (*prompt).clone();
+            Some(Example { prompt, kind }).filter(|e| e.check(0, self.plan.max_tokens).is_ok())
+        });
+        mismatched.collect()
+    }
+
+    /// The terms of all pairs of a step, by index, where a pair's loss depends on the others and one ubatch does not hold them all.
+    fn coupled(
+        &mut self,
+        chunks: &[Vec<usize>],
+        totals: &Totals,
+    ) -> Result<Vec<(usize, PairTerm)>> {
+        if chunks.len() < 2 || !self.config.pair.couples() {
+            return Ok(Vec::new());
+        }
+        let mut items = Vec::new();
+        for chunk in chunks {
+            let scores = self.network.score(&packed(&self.examples, chunk), true)?;
+            items.extend(self.pair_items(chunk, &scores)?);
+        }
+        let terms = self.config.pair.pairs(&items, totals)?;
+        Ok(items.iter().map(|item| item.index).zip(terms).collect())
+    }
+
+    /// The pairs of a ubatch, as the objective looks at them.
+    fn pair_items(&self, chunk: &[usize], scores: &Scores) -> Result<Vec<PairItem>> {
+        let mut items = Vec::new();
+        let mut first = 0;
+        for &index in chunk {
+            let example = &self.examples[index];
+            let at = first;
+            first += example.completions().len();
+            let Kind::Pair {
+                chosen,
+                rejected,
+                weights,
+            } = &example.kind
+            else {
+                continue;
+            };
+            // An objective without a reference takes rewards to be log-probabilities.
+            let mut reference = [0.0; 2];
+            let mut tails = Tails::default();
+            if self.needs_reference(index) {
+                let known = self
+                    .known_reference(index)
+                    .ok_or(TrainError::NoReference { index })?;
+                reference = [known.logps[0], known.logps[1]];
+                if let Some(n) = self.n_shared(index) {
+                    tails = Tails {
+                        chosen: scores.sum_from(at, n),
+                        rejected: scores.sum_from(at + 1, n),
+                        ref_chosen: known.tails[0],
+                        ref_rejected: known.tails[1],
+                    };
+                }
+            }
+            items.push(PairItem {
+                index,
+                logps: PairLogps {
+                    chosen: scores.sum(at),
+                    rejected: scores.sum(at + 1),
+                    ref_chosen: reference[0],
+                    ref_rejected: reference[1],
+                    n_chosen: chosen.len(),
+                    n_rejected: rejected.len(),
+                    tails,
+                    log_confidence: scores.log_confidence(at) + scores.log_confidence(at + 1),
+                },
+                weights: *weights,
+            });
+        }
+        Ok(items)
+    }
+
+    /// Losses of a ubatch, and what each completion's log-probabilities weigh in the gradient.
     fn objective(
         &self,
         chunk: &[usize],
         scores: &Scores,
-        totals: &Totals,
+        whole: &Whole,
         sums: &mut StepSums,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Coefficient>> {
+        let Whole {
+            totals,
+            shift,
+            coupled,
+        } = whole;
+        let items = self.pair_items(chunk, scores)?;
+        let terms = match coupled.is_empty() {
+            true => self.config.pair.pairs(&items, totals)?,
+            false => {
+                let term = |item: &PairItem| coupled.iter().find(|(index, _)| *index == item.index);
+                items
+                    .iter()
+                    .filter_map(term)
+                    .map(|(_, term)| *term)
+                    .collect()
+            }
+        };
+        let mut pairs = items.iter().zip(&terms);
         let mut coefficients = Vec::with_capacity(scores.logps.len());
         for &index in chunk {
             let first = coefficients.len();
@@ -528,23 +700,16 @@ impl Trainer {
                     .ok_or(TrainError::NoReference { index })
             };
             match &self.examples[index].kind {
-                Kind::Pair {
-                    chosen,
-                    rejected,
-                    weights,
-                } => {
-                    let reference = &reference()?.logps;
-                    let logps = PairLogps {
-                        chosen: scores.sum(first),
-                        rejected: scores.sum(first + 1),
-                        ref_chosen: reference[0],
-                        ref_rejected: reference[1],
-                        n_chosen: chosen.len(),
-                        n_rejected: rejected.len(),
+                Kind::Pair { .. } => {
+                    let Some((item, term)) = pairs.next() else {
+                        continue;
                     };
-                    let term = self.config.pair.pair(index, &logps, weights, totals)?;
+                    let logps = self.config.pair.discounted(&item.logps);
                     sums.add_pair(&logps, self.config.pair.beta, term.loss);
-                    coefficients.extend([term.grad.chosen, term.grad.rejected]);
+                    let n_head = item.logps.n_chosen.min(item.logps.n_rejected);
+                    let side = |head, tail| Coefficient { head, tail, n_head };
+                    coefficients.push(side(term.grad.chosen, term.tail.chosen));
+                    coefficients.push(side(term.grad.rejected, term.tail.rejected));
                 }
                 Kind::Unpaired {
                     completion,
@@ -558,19 +723,17 @@ impl Trainer {
                         desirable: *desirable,
                         weight: *weight,
                     };
-                    let term = self
-                        .config
-                        .unpaired
-                        .unpaired(index, &logps, &self.bco, totals)?;
-                    let reward = self.config.unpaired.reward(&logps);
-                    sums.add_unpaired(&logps, self.config.unpaired.beta, reward, term.loss);
-                    coefficients.push(term.grad);
+                    let unpaired = &self.config.unpaired;
+                    let term = unpaired.unpaired(index, &logps, *shift, totals)?;
+                    let reward = unpaired.reward(&logps);
+                    sums.add_unpaired(&logps, unpaired.beta, reward, term.loss);
+                    coefficients.push(term.grad.into());
                 }
                 Kind::Demonstration { completion, weight } => {
                     let term =
                         demonstration(index, scores.sum(first), completion.len(), *weight, totals)?;
                     sums.loss += term.loss;
-                    coefficients.push(term.grad);
+                    coefficients.push(term.grad.into());
                 }
                 Kind::Anchor { weight, .. } => {
                     let reference = reference()?;
@@ -581,12 +744,21 @@ impl Trainer {
                     let term = anchor(index, expected, reference, *weight, totals)?;
                     sums.anchor_kl += reference - expected;
                     sums.loss += term.loss;
-                    coefficients.push(term.grad);
+                    coefficients.push(term.grad.into());
                 }
             }
         }
         Ok(coefficients)
     }
+}
+
+/// What a step is as a whole, whichever ubatch is at work.
+struct Whole {
+    totals: Totals,
+    /// What rewards of single thumbs are compared with.
+    shift: f64,
+    /// Terms of pairs by index, where they depend on those of other ubatches.
+    coupled: Vec<(usize, PairTerm)>,
 }
 
 /// The adapter's tensors that a model offers, in the order of its blocks.
@@ -598,96 +770,6 @@ pub fn lora_shapes(model: &Model) -> Vec<LoraShape> {
         n_out: part.n_out,
     };
     model.parts().map(shape).collect()
-}
-
-/// Cuts a list of examples into runs that fit ubatches of `max_tokens` rows.
-fn pack(examples: &[Example], indices: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
-    let mut chunks: Vec<Vec<usize>> = Vec::new();
-    let mut rows = usize::MAX;
-    for &index in indices {
-        let n = examples[index].n_rows();
-        if rows.saturating_add(n) > max_tokens {
-            chunks.push(Vec::new());
-            rows = 0;
-        }
-        rows += n;
-        if let Some(chunk) = chunks.last_mut() {
-            chunk.push(index);
-        }
-    }
-    chunks
-}
-
-fn packed(examples: &[Example], chunk: &[usize]) -> Packed {
-    let completions: Vec<_> = chunk.iter().map(|i| examples[*i].completions()).collect();
-    let groups: Vec<_> = chunk
-        .iter()
-        .zip(&completions)
-        .map(|(i, completions)| Group {
-            prompt: &examples[*i].prompt,
-            completions,
-        })
-        .collect();
-    Packed::new(&groups)
-}
-
-/// Log-probabilities of each example's completions in a ubatch, summed over tokens.
-fn sums(examples: &[Example], chunk: &[usize], scores: &Scores) -> Vec<Vec<f64>> {
-    let mut sequences = 0..scores.logps.len();
-    let mut of = |index: &usize| {
-        let n = examples[*index].completions().len();
-        sequences.by_ref().take(n).map(|s| scores.sum(s)).collect()
-    };
-    chunk.iter().map(&mut of).collect()
-}
-
-/// What a step adds up over its ubatches.
-#[derive(Default)]
-struct StepSums {
-    loss: f64,
-    metrics: MetricsSum,
-    classes: ClassRewards,
-    chosen_logratio: f64,
-    pairs: usize,
-    logratio: f64,
-    tokens: usize,
-    anchor_kl: f64,
-}
-
-impl StepSums {
-    fn add_pair(&mut self, logps: &PairLogps, beta: f64, loss: f64) {
-        self.loss += loss;
-        self.metrics.add_pair(logps, beta);
-        self.chosen_logratio += logps.rho_chosen();
-        self.pairs += 1;
-        self.logratio += logps.rho_chosen() + logps.rho_rejected();
-        self.tokens += logps.n_chosen + logps.n_rejected;
-    }
-
-    fn add_unpaired(&mut self, logps: &UnpairedLogps, beta: f64, reward: f64, loss: f64) {
-        self.loss += loss;
-        self.metrics.add_unpaired(logps, beta);
-        self.classes.add(reward, logps.desirable);
-        self.logratio += logps.logp - logps.reference;
-        self.tokens += logps.n_tokens;
-    }
-
-    fn kl(&self) -> f64 {
-        if self.tokens == 0 {
-            0.0
-        } else {
-            -self.logratio / self.tokens as f64
-        }
-    }
-
-    fn displacement_brake(&self, limit: Option<f64>) -> f64 {
-        let mean = self.chosen_logratio / self.pairs.max(1) as f64;
-        if limit.is_some_and(|limit| self.pairs > 0 && mean < limit) {
-            0.5
-        } else {
-            1.0
-        }
-    }
 }
 
 fn dropout_key(seed: u64, step: u64, micro_batch: usize) -> u64 {

@@ -186,6 +186,19 @@ fn a_group_gives_one_example_and_reports_what_is_left_over() {
     );
     assert_eq!(two.counts.pairs, 2);
     assert_eq!(two.items().len(), 4, "no reply is in two pairs");
+
+    let all = curate(
+        &log,
+        &Options {
+            pairs_per_prompt: 9,
+            ..options()
+        },
+    );
+    assert_eq!(
+        all.counts.pairs, 4,
+        "each liked reply over each disliked one"
+    );
+    assert!(two.examples.iter().all(|pair| all.examples.contains(pair)));
 }
 
 #[test]

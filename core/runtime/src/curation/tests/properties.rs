@@ -66,7 +66,7 @@ fn effective(log: &[LoggedFeedback]) -> Vec<LoggedFeedback> {
 }
 
 fn variants() -> impl Strategy<Value = Options> {
-    (1..4usize, any::<bool>()).prop_map(|(pairs_per_prompt, edit_pairs)| Options {
+    (1..6usize, any::<bool>()).prop_map(|(pairs_per_prompt, edit_pairs)| Options {
         pairs_per_prompt,
         edit_pairs,
         ..options()

@@ -17,6 +17,16 @@ pub struct CacheKeys<'a> {
     context: String,
 }
 
+/// Where one completion's is.
+pub struct Side {
+    /// Of prompt and text.
+    pub key: [u8; 32],
+    /// Of model, template, number formats and tokens: equal for equal completions of equal prompts alone.
+    pub context: String,
+    /// The reply with which it is forgotten.
+    pub reply: Option<ReplyId>,
+}
+
 impl<'a> CacheKeys<'a> {
     pub fn new(context: &Context<'_>, material: &'a Material, resolved: &Resolved) -> Self {
         let mut replies = HashMap::new();
@@ -39,8 +49,8 @@ impl<'a> CacheKeys<'a> {
         }
     }
 
-    /// Key, context and reply of each of the example's completions.
-    pub fn of(&self, index: usize) -> impl Iterator<Item = ([u8; 32], String, Option<ReplyId>)> {
+    /// One for each of the example's completions.
+    pub fn of(&self, index: usize) -> impl Iterator<Item = Side> {
         let curated = &self.material.curated.examples[self.material.tokenized.sources[index]];
         let texts: Vec<&str> = match &curated.kind {
             curation::Kind::Pair {
@@ -70,11 +80,11 @@ impl<'a> CacheKeys<'a> {
                         .and_then(|item| self.by_item.get(&item.0))
                 };
                 let reply = self.replies.get(&key).or_else(of_item).copied();
-                (
+                Side {
                     key,
-                    format!("{} {}", self.context, hex(hash.finalize())),
+                    context: format!("{} {}", self.context, hex(hash.finalize())),
                     reply,
-                )
+                }
             })
             .collect();
         entries.into_iter()

@@ -1,59 +1,106 @@
 //! What trainings on halves say: how unseen feedback was ranked, and which lengths the person likes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thumbprint_tune::example::{Example, Kind};
 
-use crate::gate::{FoldResults, LengthTaste, PairFold, ThumbFold};
+use crate::facade::hex;
+use crate::gate::{self, FoldResults, LengthTaste};
 
-/// How a model that never saw some examples ranks them. All in nats over the reference.
+/// How a model that never saw some examples scores their completions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Ranking {
-    /// By how much the chosen side of each pair gained more.
-    margins: Vec<f64>,
-    /// What liked replies gained.
-    up: Vec<f64>,
-    /// What disliked ones gained.
-    down: Vec<f64>,
+    judged: Vec<Judged>,
+}
+
+/// A completion that the person judged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Judged {
+    /// Hash of its prompt, where others of the same prompt were judged the other way.
+    prompt: Option<String>,
+    /// Its own hash.
+    completion: String,
+    liked: bool,
+    /// What it gained over the reference, nats.
+    gained: f64,
 }
 
 impl Ranking {
     /// Adds an example by the log-ratios of its sides. A demonstration ranks nothing.
     pub fn push(&mut self, example: &Example, rho: &[f64]) {
-        match &example.kind {
-            Kind::Pair { .. } => self.margins.push(rho[0] - rho[1]),
+        let (prompt, likes): (_, &[bool]) = match &example.kind {
+            Kind::Pair { .. } => (Some(hash(&example.prompt)), &[true, false]),
             Kind::Unpaired {
                 desirable: true, ..
-            } => self.up.push(rho[0]),
+            } => (None, &[true]),
             Kind::Unpaired {
                 desirable: false, ..
-            } => self.down.push(rho[0]),
-            Kind::Demonstration { .. } | Kind::Anchor { .. } => {}
+            } => (None, &[false]),
+            Kind::Demonstration { .. } | Kind::Anchor { .. } => return,
+        };
+        for ((completion, liked), gained) in example.completions().into_iter().zip(likes).zip(rho) {
+            self.judged.push(Judged {
+                prompt: prompt.clone(),
+                completion: hash(completion),
+                liked: *liked,
+                gained: *gained,
+            });
         }
     }
 }
 
-/// All folds together.
-pub fn fold_results(rankings: &[Ranking]) -> FoldResults {
-    let all = |of: fn(&Ranking) -> &Vec<f64>| -> Vec<f64> {
-        rankings
-            .iter()
-            .flat_map(|r| of(r).iter().copied())
-            .collect()
-    };
-    FoldResults {
-        pairs: PairFold::from_margins(&all(|r| &r.margins)),
-        thumbs: ThumbFold::from_scores(&all(|r| &r.up), &all(|r| &r.down)),
+/// Replies of a group by what tells them apart: what each gained, and whether it was disliked, and liked.
+type Replies<'a> = BTreeMap<(usize, &'a str), (f64, [bool; 2])>;
+
+/// All folds together: replies to one prompt are compared with each other, and those that were judged alone with each other. A reply
+/// that won one pair and lost another says nothing.
+pub fn fold_results(rankings: &[Ranking]) -> Option<FoldResults> {
+    let mut groups: BTreeMap<Option<&str>, Replies<'_>> = BTreeMap::new();
+    for (at, judged) in rankings
+        .iter()
+        .flat_map(|ranking| &ranking.judged)
+        .enumerate()
+    {
+        // The same words to different prompts are different replies.
+        let alone = if judged.prompt.is_none() { at } else { 0 };
+        let group = groups.entry(judged.prompt.as_deref()).or_default();
+        let reply = group
+            .entry((alone, &judged.completion))
+            .or_insert((judged.gained, [false; 2]));
+        reply.1[usize::from(judged.liked)] = true;
     }
+    let groups: Vec<gate::Judged> = groups
+        .values()
+        .map(|replies| {
+            let judged = |wanted: [bool; 2]| {
+                let replies = replies
+                    .values()
+                    .filter(move |(_, judged)| *judged == wanted);
+                replies.map(|(gained, _)| *gained).collect()
+            };
+            gate::Judged {
+                liked: judged([false, true]),
+                disliked: judged([true, false]),
+            }
+        })
+        .collect();
+    FoldResults::new(&groups)
 }
 
 /// Whether liked replies are shorter or longer than disliked ones.
 pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
-    let (mut pairs, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pairs: BTreeMap<&[i32], Vec<(usize, usize)>> = BTreeMap::new();
+    let (mut up, mut down) = (Vec::new(), Vec::new());
     for example in examples {
         match &example.kind {
             Kind::Pair {
                 chosen, rejected, ..
-            } => pairs.push((chosen.len(), rejected.len())),
+            } => {
+                let of_prompt = pairs.entry(&example.prompt).or_default();
+                of_prompt.push((chosen.len(), rejected.len()));
+            }
             Kind::Unpaired {
                 completion,
                 desirable: true,
@@ -67,9 +114,64 @@ pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
             Kind::Demonstration { .. } | Kind::Anchor { .. } => {}
         }
     }
+    let pairs: Vec<_> = pairs.into_values().collect();
     if pairs.len() >= up.len().min(down.len()) {
         LengthTaste::from_pairs(&pairs)
     } else {
         LengthTaste::from_thumbs(&up, &down)
+    }
+}
+
+fn hash(tokens: &[i32]) -> String {
+    let mut hash = Sha256::new();
+    tokens
+        .iter()
+        .for_each(|token| hash.update(token.to_le_bytes()));
+    hex(hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use thumbprint_tune::objective::PairWeights;
+
+    use super::*;
+
+    fn pair(prompt: i32, chosen: i32, rejected: i32) -> Example {
+        Example {
+            prompt: vec![prompt],
+            kind: Kind::Pair {
+                chosen: vec![chosen],
+                rejected: vec![rejected],
+                weights: PairWeights::default(),
+            },
+        }
+    }
+
+    fn thumb(prompt: i32, completion: i32, desirable: bool) -> Example {
+        Example {
+            prompt: vec![prompt],
+            kind: Kind::Unpaired {
+                completion: vec![completion],
+                desirable,
+                weight: 1.0,
+            },
+        }
+    }
+
+    #[test]
+    fn a_reply_in_several_pairs_counts_once_and_one_of_two_minds_not_at_all() {
+        let mut first = Ranking::default();
+        first.push(&pair(1, 10, 11), &[2.0, -1.0]);
+        first.push(&pair(1, 10, 12), &[2.0, -3.0]);
+        first.push(&thumb(7, 10, true), &[0.5]);
+        let mut second = Ranking::default();
+        // 20 > 21 > 22.
+        second.push(&pair(2, 20, 21), &[1.0, 4.0]);
+        second.push(&pair(2, 21, 22), &[4.0, 0.0]);
+        second.push(&thumb(8, 10, false), &[-0.5]);
+        let results = fold_results(&[first, second]).unwrap();
+        assert_eq!((results.liked, results.disliked), (3, 4));
+        assert_eq!(results.share, 1.0);
     }
 }

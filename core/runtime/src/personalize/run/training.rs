@@ -1,5 +1,6 @@
 //! The trainings of a run: references once, then a training for each fold and one on everything.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,11 @@ use thumbprint_tune::trainer::{Reference, TrainError, Trainer};
 
 use super::super::recipe::fold_steps;
 use super::super::{Phase, Progress};
-use super::cache_keys::CacheKeys;
+use super::cache_keys::{CacheKeys, Side};
 use super::ranking::Ranking;
 use super::watch::Watch;
 use super::{Context, Material, Resolved, Step, Stop};
 use crate::curation::fold_of;
-use crate::error::Result;
 use crate::store::{RunState, RunStep};
 
 /// Seconds of training between checkpoints.
@@ -38,7 +38,8 @@ pub struct Course<'a> {
 }
 
 impl Context<'_> {
-    /// What the reference says of every example of the material, from the cache where it has it, and then of those beside.
+    /// What the reference says of every example of the material, from the cache where it has it, and then of those beside. A reply that is
+    /// in several pairs is scored once.
     pub(super) fn references(
         &self,
         material: &Material,
@@ -48,47 +49,75 @@ impl Context<'_> {
         let store = self.thumbprint.store();
         let of_material = &material.tokenized.examples;
         let keys = CacheKeys::new(self, material, resolved);
-        let mut found: Vec<Option<Reference>> = Vec::with_capacity(of_material.len());
-        for index in 0..of_material.len() {
-            let sides = keys.of(index).map(|(key, context, _)| {
-                let cached = store.reference_logps(&key, &context)?;
-                Ok(cached.and_then(|logps| logps.first().copied()))
-            });
-            let logps = sides.collect::<Result<Option<Vec<f64>>>>()?;
-            found.push(logps.map(|logps| Reference { logps, means: None }));
+        let mut known = HashMap::new();
+        let mut missing = Vec::new();
+        for (index, example) in of_material.iter().enumerate() {
+            let mut unknown = Vec::new();
+            for (completion, side) in example.completions().into_iter().zip(keys.of(index)) {
+                if known.contains_key(&side.context) {
+                    continue;
+                }
+                let cached = store.reference_logps(&side.key, &side.context)?;
+                let logp = cached.and_then(|logps| logps.first().copied());
+                known.insert(side.context.clone(), logp);
+                if logp.is_none() {
+                    unknown.push((completion.to_vec(), side));
+                }
+            }
+            let kind = match unknown.as_slice() {
+                [] => continue,
+                [(completion, _)] => Kind::Unpaired {
+                    completion: completion.clone(),
+                    desirable: true,
+                    weight: 1.0,
+                },
+                _ => example.kind.clone(),
+            };
+            let prompt = example.prompt.clone();
+            let sides = unknown.into_iter().map(|(_, side)| side).collect();
+            missing.push((Example { prompt, kind }, sides));
         }
-        found.resize(of_material.len() + beside.len(), None);
-        let examples: Vec<&Example> = of_material.iter().chain(beside).collect();
-        let missing: Vec<usize> = (0..examples.len())
-            .filter(|i| found[*i].is_none() && examples[*i].needs_reference())
-            .collect();
-        if !missing.is_empty() {
-            let subset: Vec<Example> = missing.iter().map(|i| examples[*i].clone()).collect();
+        missing.extend(beside.iter().map(|example| (example.clone(), Vec::new())));
+        let (subset, sides): (Vec<Example>, Vec<Vec<Side>>) = missing.into_iter().unzip();
+        let total = subset.len() as u64;
+        let mut scored_beside = Vec::new();
+        if !subset.is_empty() {
             let mut trainer = self.trainer(subset, resolved.train.max_steps, resolved)?;
-            let total = examples.len() as u64;
-            let mut done = total - missing.len() as u64;
+            let mut done = 0;
             loop {
                 self.progress(Phase::Reference, done, total);
                 let scored = self.uninterrupted(&mut trainer, Trainer::score_references)?;
                 if scored.is_empty() {
                     break;
                 }
+                done += scored.len() as u64;
                 for local in scored {
-                    let index = missing[local];
-                    let reference = trainer.reference(local).cloned().unwrap_or_default();
-                    if index < of_material.len() {
-                        for ((key, context, reply), logp) in keys.of(index).zip(&reference.logps) {
-                            if let Some(reply) = reply {
-                                store.put_reference_logps(reply, &key, &context, &[*logp])?;
-                            }
+                    let logps = trainer.reference(local).map(|r| r.logps.as_slice());
+                    for (side, logp) in sides[local].iter().zip(logps.unwrap_or_default()) {
+                        if let Some(reply) = side.reply {
+                            store.put_reference_logps(reply, &side.key, &side.context, &[*logp])?;
                         }
+                        known.insert(side.context.clone(), Some(*logp));
                     }
-                    found[index] = Some(reference);
-                    done += 1;
                 }
             }
+            let first_beside = sides.len() - beside.len();
+            scored_beside.extend(
+                (first_beside..sides.len())
+                    .map(|local| trainer.reference(local).cloned().unwrap_or_default()),
+            );
         }
-        Ok(found.into_iter().map(Option::unwrap_or_default).collect())
+        let of_example = |index| Reference {
+            logps: keys
+                .of(index)
+                .filter_map(|side| known.get(&side.context).copied().flatten())
+                .collect(),
+            ..Reference::default()
+        };
+        Ok((0..of_material.len())
+            .map(of_example)
+            .chain(scored_beside)
+            .collect())
     }
 
     /// Trains on everything outside of a fold and ranks what is inside.

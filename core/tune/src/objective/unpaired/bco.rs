@@ -9,8 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Term;
-use super::math;
+use crate::objective::{Term, math};
 
 /// Share of the old value that a moving average keeps per optimizer step.
 const DECAY: f64 = 0.9;

@@ -1,14 +1,16 @@
 //! Objectives over single thumbs.
 
+mod apo_zero_unpaired;
+mod bco;
+mod kto;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    BcoState, ObjectiveError, Term, Totals, apo_zero_unpaired, bco, check_beta, counted, finite,
-    weight,
-};
+use super::{ObjectiveError, Term, Totals, check_beta, counted, finite, weight};
+pub use bco::{BcoState, ClassRewards};
 
 /// What the head says of one completion that was liked or disliked on its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,18 +36,24 @@ pub enum UnpairedLossType {
     Bco,
     /// APO-zero; for when a class has under three examples.
     ApoZeroUnpaired,
+    /// KTO, whose shift is a divergence that is estimated within the step.
+    Kto,
 }
 
 impl UnpairedLossType {
     /// Every loss, in the order in which messages list them.
-    pub const ALL: [UnpairedLossType; 2] =
-        [UnpairedLossType::Bco, UnpairedLossType::ApoZeroUnpaired];
+    pub const ALL: [UnpairedLossType; 3] = [
+        UnpairedLossType::Bco,
+        UnpairedLossType::ApoZeroUnpaired,
+        UnpairedLossType::Kto,
+    ];
 
     /// The name in settings and messages.
     pub fn name(self) -> &'static str {
         match self {
             UnpairedLossType::Bco => "bco",
             UnpairedLossType::ApoZeroUnpaired => "apo_zero_unpaired",
+            UnpairedLossType::Kto => "kto",
         }
     }
 }
@@ -103,7 +111,22 @@ impl UnpairedObjective {
         self.beta * (u.logp - u.reference)
     }
 
-    /// The share of one example in the step's loss, and d loss / d logp. `state` is that of the start of the optimizer step.
+    /// What a reward is compared with, in units of beta times nats: `state` is that of the start of the optimizer step, `kl` the mean
+    /// log-ratio, nats, of the step's completions under prompts that are not their own (see [`needs_kl`](Self::needs_kl)).
+    pub fn shift(&self, state: &BcoState, kl: f64) -> f64 {
+        match self.loss_type {
+            UnpairedLossType::Bco => state.midpoint(),
+            UnpairedLossType::ApoZeroUnpaired => 0.0,
+            UnpairedLossType::Kto => self.beta * kl.max(0.0),
+        }
+    }
+
+    /// Whether the step's divergence has to be estimated.
+    pub fn needs_kl(&self) -> bool {
+        self.loss_type == UnpairedLossType::Kto
+    }
+
+    /// The share of one example in the step's loss, and d loss / d logp. `shift` is a constant of the step: [`shift`](Self::shift).
     ///
     /// # Errors
     /// A value that is not finite, an empty completion, or totals that do not count it; each names the example by `index`.
@@ -111,7 +134,7 @@ impl UnpairedObjective {
         &self,
         index: usize,
         u: &UnpairedLogps,
-        state: &BcoState,
+        shift: f64,
         totals: &Totals,
     ) -> Result<Term<f64>, ObjectiveError> {
         finite(index, "log-probability", u.logp)?;
@@ -126,7 +149,8 @@ impl UnpairedObjective {
             / counted(index, "unpaired examples", totals.unpaired)?;
         let reward = self.reward(u);
         let term = match self.loss_type {
-            UnpairedLossType::Bco => bco::loss(reward, u.desirable, state.midpoint(), self.beta),
+            UnpairedLossType::Bco => bco::loss(reward, u.desirable, shift, self.beta),
+            UnpairedLossType::Kto => kto::loss(reward, u.desirable, shift, self.beta),
             UnpairedLossType::ApoZeroUnpaired => {
                 apo_zero_unpaired::loss(reward, u.desirable, self.beta)
             }

@@ -1,0 +1,41 @@
+//! Feedback in and out of files.
+
+use std::io::{BufRead, Write};
+
+use super::Thumbprint;
+use crate::error::{Error, Result};
+use crate::exchange;
+
+impl Thumbprint {
+    /// Takes in feedback from a file, all of it or nothing (see [`exchange`](crate::exchange)). What was taken in before changes nothing.
+    ///
+    /// # Errors
+    /// The first line that cannot be used, or of the store.
+    pub fn import<R: BufRead>(
+        &self,
+        reader: &mut exchange::Reader<R>,
+    ) -> std::result::Result<exchange::Imported, exchange::ImportError> {
+        let said = reader
+            .by_ref()
+            .map(|said| said.map_err(exchange::ImportError::from));
+        let recorded = self.0.store.record_all(said)?;
+        Ok(exchange::Imported {
+            recorded: recorded.new,
+            known: recorded.known,
+            ..reader.counts().clone()
+        })
+    }
+
+    /// Writes feedback in effect as lines that TRL's trainers load, and returns how many there are.
+    ///
+    /// # Errors
+    /// Of the store, or of the writer.
+    pub fn export_feedback(
+        &self,
+        format: exchange::ExportFormat,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        let log = self.0.store.effective_feedback()?;
+        exchange::export(&log, format, out).map_err(|source| Error::Write { source })
+    }
+}
