@@ -80,6 +80,10 @@ def make_trainer(pairs, work):
     path = Path(ORDER["model"]).resolve()
     dtype = torch.bfloat16 if ORDER["weights"] == "bf16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    # What was read is dequantized already: to the trainer it is an ordinary model.
+    model.is_quantized, model.hf_quantizer = False, None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     rows = Dataset.from_list([{key: pair[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")} for pair in pairs])
     vocabulary = Tokenizer(models.WordLevel({"<pad>": 0}, unk_token="<pad>"))
     lora = ORDER["lora"]
