@@ -57,13 +57,7 @@ impl Store {
             });
         }
         self.write(Durability::Full, |db| {
-            let reply = NewReply {
-                prompt: Prompt::Messages(messages.to_vec()),
-                text: completion.into(),
-                replaces: None,
-                generation: None,
-            };
-            let reply = replies::insert(db, &reply)?;
+            let reply = hand_in(db, messages, completion)?;
             Ok((reply, insert(db, reply, feedback)?))
         })
     }
@@ -194,9 +188,14 @@ fn handed_in(db: &Connection, prompt: &[Message], text: &str) -> Result<ReplyId>
         )?
         .query_row(params![prompt_key(prompt), text], |row| row.get(0))
         .optional()?;
-    if let Some(known) = known {
-        return Ok(known);
+    match known {
+        Some(known) => Ok(known),
+        None => hand_in(db, prompt, text),
     }
+}
+
+/// A new reply that was not generated here.
+fn hand_in(db: &Connection, prompt: &[Message], text: &str) -> Result<ReplyId> {
     let reply = NewReply {
         prompt: Prompt::Messages(prompt.to_vec()),
         text: text.into(),

@@ -67,12 +67,7 @@ impl<'a> CacheKeys<'a> {
             .zip(example.completions())
             .map(|(text, tokens)| {
                 let key = completion_key(&curated.prompt_key, text);
-                let mut hash = Sha256::new();
-                example
-                    .prompt
-                    .iter()
-                    .chain(tokens)
-                    .for_each(|token| hash.update(token.to_le_bytes()));
+                let hash = hash_tokens(example.prompt.iter().chain(tokens));
                 let of_item = || {
                     curated
                         .items
@@ -82,11 +77,20 @@ impl<'a> CacheKeys<'a> {
                 let reply = self.replies.get(&key).or_else(of_item).copied();
                 Side {
                     key,
-                    context: format!("{} {}", self.context, hex(hash.finalize())),
+                    context: format!("{} {}", self.context, hash),
                     reply,
                 }
             })
             .collect();
         entries.into_iter()
     }
+}
+
+/// SHA-256 of tokens, in hexadecimal.
+pub fn hash_tokens<'a>(tokens: impl IntoIterator<Item = &'a i32>) -> String {
+    let mut hash = Sha256::new();
+    for token in tokens {
+        hash.update(token.to_le_bytes());
+    }
+    hex(hash.finalize())
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thumbprint_tune::example::{Example, Kind};
 
-use crate::facade::hex;
+use super::cache_keys::hash_tokens;
 use crate::gate::{self, FoldResults, LengthTaste};
 
 /// How a model that never saw some examples scores their completions.
@@ -31,7 +30,7 @@ impl Ranking {
     /// Adds an example by the log-ratios of its sides. A demonstration ranks nothing.
     pub fn push(&mut self, example: &Example, rho: &[f64]) {
         let (prompt, likes): (_, &[bool]) = match &example.kind {
-            Kind::Pair { .. } => (Some(hash(&example.prompt)), &[true, false]),
+            Kind::Pair { .. } => (Some(hash_tokens(&example.prompt)), &[true, false]),
             Kind::Unpaired {
                 desirable: true, ..
             } => (None, &[true]),
@@ -43,7 +42,7 @@ impl Ranking {
         for ((completion, liked), gained) in example.completions().into_iter().zip(likes).zip(rho) {
             self.judged.push(Judged {
                 prompt: prompt.clone(),
-                completion: hash(completion),
+                completion: hash_tokens(completion),
                 liked: *liked,
                 gained: *gained,
             });
@@ -120,14 +119,6 @@ pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
     } else {
         LengthTaste::from_thumbs(&up, &down)
     }
-}
-
-fn hash(tokens: &[i32]) -> String {
-    let mut hash = Sha256::new();
-    tokens
-        .iter()
-        .for_each(|token| hash.update(token.to_le_bytes()));
-    hex(hash.finalize())
 }
 
 #[cfg(test)]

@@ -4,10 +4,9 @@
 //! weight is TRL's `cpo_alpha`.
 
 use super::scores::Scores;
-use super::{PairGrad, Term, smoothed};
+use super::{PairGrad, Term, cdpo};
 
 /// The loss of one pair, nats.
 pub(super) fn loss(s: &Scores, beta: f64, label_smoothing: f64) -> Term<PairGrad> {
-    let (loss, slope) = smoothed::loss(beta * s.difference(), label_smoothing);
-    s.of_difference(loss, beta * slope)
+    cdpo::loss(s, beta, label_smoothing)
 }

@@ -114,7 +114,7 @@ pub struct PairWeights {
     pub pair: f64,
     /// Multiplies the `sft` term: 0 where the chosen side is merely the less bad one. At least 0.
     pub nll: f64,
-    /// Takes the place of the objective's label smoothing (`cdpo` only). In [0, 0.5).
+    /// Takes the place of the objective's label smoothing, in losses that smooth. In [0, 0.5).
     pub label_smoothing: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! A margin whose label may be wrong: what `cdpo`, `aot`, `aot_unpaired`, `cpo` and `simpo` have in common.
+//! A margin whose label may be wrong: what `cdpo` (and so `cpo`), `aot`, `aot_unpaired` and `simpo` have in common.
 //!
 //! `L = -(1-e) log sigma(m) - e log sigma(-m)`. `dL/dm = -(1-e) sigma(-m) + e sigma(m)`: zero at `m = log((1-e)/e)`, so that the
 //! margin has a target instead of growing for ever.
