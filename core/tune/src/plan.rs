@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::example::Example;
-use crate::graph::{Kernels, NetworkOptions};
+use crate::graph::{DeviceOptions, Kernels, NetworkOptions};
 use crate::model::Model;
 
 /// A resolved plan. Together with the base model, the examples and the configuration it decides an adapter bit for bit.
@@ -22,6 +22,9 @@ pub struct Plan {
     /// Blocks at the end that are adapted; all if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_layers: Option<usize>,
+    /// Where to compute; on the CPU, with operations of our own, if nothing is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceOptions>,
 }
 
 /// What a plan may use.
@@ -100,6 +103,7 @@ impl Plan {
             head_rows: 512,
             checkpoint: false,
             last_layers: budget.last_layers,
+            device: None,
         };
         let small = |max_tokens, head_rows| Self {
             max_tokens,
@@ -180,6 +184,7 @@ impl Plan {
             kernels: self.kernels,
             checkpoint: self.checkpoint,
             head_rows: self.head_rows,
+            device: self.device.clone(),
         }
     }
 }

@@ -78,6 +78,7 @@ fn trainer(
         head_rows: 32,
         checkpoint: false,
         last_layers: None,
+        device: None,
     };
     Trainer::new(file.open(), "tiny", examples, config, plan).unwrap()
 }

@@ -7,6 +7,7 @@ use thumbprint_ggml::ggml::packed::Packing;
 use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, Workspace};
 
 use super::builder::Builder;
+use super::fragments::Fragments;
 use super::scratch::Scratch;
 
 /// Number formats that a network computes in.

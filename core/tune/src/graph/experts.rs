@@ -6,13 +6,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
+use thumbprint_ggml::ggml::{Graph, Storage, Tensor, TensorId};
 
 use super::builder::Builder;
+use super::fragments::{Fragments, Result};
 use super::scratch::Scratch;
 use crate::model::{Activation, ExpertWeights};
-
-type Result<T> = std::result::Result<T, GgmlError>;
 
 /// Where the tokens of a ubatch go in one block. A *row* is a token in an expert; rows are ordered by expert.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,19 +11,19 @@
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
-use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequantize_row};
+use thumbprint_ggml::ggml::{Graph, Tensor, dequantize_row};
 
 use super::builder::Builder;
+use super::fragments::{Fragments, Result};
 use super::kernels::head::{
     LABEL, SHRINK, STATS, SUM, accumulate, begin, begin_with_mean, capped_exponentials,
     exponentials,
 };
 use super::kernels::rows::cap_slope;
 use super::layer::load_norm;
+use super::memory::HeadMemory;
 use super::scratch::Scratch;
 use crate::model::Model;
-
-type Result<T> = std::result::Result<T, GgmlError>;
 
 /// Vocabulary entries of one block.
 pub const VOCAB_BLOCK: usize = 2048;
@@ -50,16 +50,7 @@ pub enum Wanted {
 /// A chunk of rows to be scored.
 pub struct HeadChunk<'a> {
     pub model: &'a Model,
-    /// Where the inputs and outputs below lie.
-    pub storage: &'a Storage,
-    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives gradients or means, if wanted.
-    pub hidden: TensorId,
-    /// Labels `[rows]`, I32, or [`BY_MEAN`].
-    pub labels: TensorId,
-    /// Mean embeddings of the targets that are distributions: `[n_embd, rows]`, F32.
-    pub means: TensorId,
-    /// Receives [`STATS`] numbers a row, F32.
-    pub stats: TensorId,
+    pub memory: &'a HeadMemory,
     pub scratch: Scratch,
     /// Rows in use.
     pub n_rows: usize,
@@ -68,15 +59,15 @@ pub struct HeadChunk<'a> {
 impl<'a> HeadChunk<'a> {
     /// Builds the graph: statistics, and what else is wanted in place of the hidden states.
     pub fn build(&self, graph: &Graph<'a>, wanted: Wanted) -> Result<()> {
-        let model = self.model;
+        let (model, memory) = (self.model, self.memory);
         let b = Builder {
             graph,
             scratch: self.scratch,
             n_tokens: self.n_rows,
         };
-        let hidden = graph.rows(graph.load(self.storage, self.hidden)?, 0, self.n_rows)?;
-        let labels = graph.columns(graph.load(self.storage, self.labels)?, 0, self.n_rows)?;
-        let means = graph.rows(graph.load(self.storage, self.means)?, 0, self.n_rows)?;
+        let hidden = graph.rows(graph.load(&memory.storage, memory.hidden)?, 0, self.n_rows)?;
+        let labels = graph.columns(graph.load(&memory.storage, memory.labels)?, 0, self.n_rows)?;
+        let means = graph.rows(graph.load(&memory.storage, memory.means)?, 0, self.n_rows)?;
         let norm = load_norm(graph, model, model.output_norm)?;
         let head = graph.load(&model.storage, model.head)?;
         // Scaling what the head multiplies scales its logits.
@@ -106,7 +97,7 @@ impl<'a> HeadChunk<'a> {
         }
         graph.store(
             stats,
-            graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?,
+            graph.rows(graph.load(&memory.storage, memory.stats)?, 0, self.n_rows)?,
         )?;
         let Some(sum) = sum else { return Ok(()) };
         let sum = self.normalized(graph, sum, stats)?;

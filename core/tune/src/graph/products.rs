@@ -1,16 +1,15 @@
 //! Products with frozen weights, in both directions: made into scratch matrices first, then multiplied by ggml or by us.
 
 use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::Tensor;
 use thumbprint_ggml::ggml::custom::{Args, Work};
 use thumbprint_ggml::ggml::packed::{self, PANEL, Packing};
-use thumbprint_ggml::ggml::{GgmlError, Tensor};
 
 use super::builder::Builder;
+use super::fragments::Result;
 use super::kernels::dequantize::{self, PACKED_ROWS, Weight};
 use super::kernels::n_processors;
 use super::scratch::Scratch;
-
-type Result<T> = std::result::Result<T, GgmlError>;
 
 /// A unit of a product takes a multiple of the first number of tokens, and at most the second: each goes through the whole packed
 /// matrix, so the fewer units the better, as long as no thread waits for another's.
@@ -18,7 +17,7 @@ const PRODUCT_TOKENS: (usize, usize) = (12, 252);
 
 impl<'g, 'a: 'g> Builder<'g, 'a> {
     /// `x` `[n_in, n]` times frozen weights of one input width, one below the other: `[n_out, n]`.
-    pub fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub(super) fn product_with(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
         match self.scratch {
             Scratch::Rows(ty) => self.graph.mul_mat(self.scratch_rows(ty, weights)?, x),
             Scratch::Packed(packing) => {
@@ -28,8 +27,12 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         }
     }
 
-    /// The gradient of [`project`](Self::project) with respect to `x`.
-    pub fn project_backward(&self, weights: &[Tensor<'g>], dy: Tensor<'g>) -> Result<Tensor<'g>> {
+    /// The gradient of [`product_with`](Self::product_with) with respect to `x`.
+    pub(super) fn product_with_transposed(
+        &self,
+        weights: &[Tensor<'g>],
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
         match self.scratch {
             Scratch::Rows(ty) => {
                 let transposed = self.scratch_transposed(ty, weights)?;
