@@ -244,7 +244,7 @@ impl<'a> Graph<'a> {
                 &[a],
             ));
         };
-        self.view(a, [len, ne[1], 1, 1], [nb[1], nb[2], nb[3]], offset)
+        self.view(a, [len, ne[1], 1, 1], matrix(nb[1], ne[1]), offset)
     }
 
     /// Rows `start .. start + len` of a matrix.
@@ -253,7 +253,7 @@ impl<'a> Graph<'a> {
         self.view(
             a,
             [ne[0], len, 1, 1],
-            [nb[1], nb[2], nb[3]],
+            matrix(nb[1], len),
             start.saturating_mul(nb[1]),
         )
     }
@@ -473,6 +473,11 @@ impl Drop for Graph<'_> {
         // SAFETY: ours, freed once; tensors handed out borrow `self`.
         unsafe { sys::ggml_free(self.context.as_ptr()) }
     }
+}
+
+/// Strides of a matrix: ggml's operations look at those of the dimensions that it does not have, too.
+fn matrix(row: usize, n_rows: usize) -> [usize; 3] {
+    [row, row.saturating_mul(n_rows), row.saturating_mul(n_rows)]
 }
 
 pub(super) fn shape(op: &'static str, reason: &str, operands: &[Tensor<'_>]) -> GgmlError {

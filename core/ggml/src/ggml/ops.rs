@@ -301,7 +301,10 @@ impl Graph<'_> {
     fn require_contiguous_f32(&self, op: &'static str, tensors: &[Tensor<'_>]) -> Result<()> {
         for tensor in tensors {
             self.require_f32(op, *tensor)?;
-            if !tensor.is_contiguous() {
+            // ggml asserts strides even of dimensions that are 1.
+            let (ne, nb) = (tensor.ne(), tensor.nb());
+            let dense = nb[2] == nb[1] * ne[1] && nb[3] == nb[2] * ne[2];
+            if !tensor.is_contiguous() || !dense {
                 return Err(shape(op, "an operand is not contiguous", tensors));
             }
         }
