@@ -8,7 +8,6 @@ mod common;
 use common::measure::{max_difference, relative_error};
 use common::{Examples, ModelFile, exact, model_of_type, random_lora};
 use thumbprint_fixtures::TinyModel;
-use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{DeviceKind, devices};
 use thumbprint_tune::adapter::{Lora, Module};
 use thumbprint_tune::batch::Packed;
@@ -29,9 +28,9 @@ struct Tolerance {
 fn all() -> Vec<(String, Tolerance)> {
     let all = devices().into_iter().map(|device| {
         let tolerance = match device.kind {
-            // Observed 2e-5 and 3e-5: sums in another order.
+            // Observed 1e-4 (weights at random) and 3e-5: sums in another order.
             DeviceKind::Cpu => Tolerance {
-                logps: 1e-4,
+                logps: 5e-4,
                 gradient: 1e-4,
             },
             _ => Tolerance {
@@ -138,24 +137,11 @@ fn every_architecture_has_the_same_numbers_on_every_device() {
 
 #[test]
 fn every_type_has_the_same_numbers_on_every_device() {
-    use GgmlType::{IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS};
     for ty in thumbprint_tune::model::trainable_types() {
         let file = model_of_type(ty);
         let lora = random_lora(&file.open(), 3, &Module::ALL);
         let expected = outcome(&file, exact(256), &lora, (true, 0.0));
         for (device, tolerance) in all() {
-            // ggml's products round what they multiply weights with: to 16 bits beside F16 and BF16, else to 8.
-            let least = |logps, gradient| Tolerance {
-                logps: tolerance.logps.max(logps),
-                gradient: tolerance.gradient.max(gradient),
-            };
-            let tolerance = match ty {
-                GgmlType::F32 => tolerance,
-                GgmlType::F16 | GgmlType::BF16 => least(0.2, 0.05),
-                // Blocks at random, which are weights of any size.
-                IQ2_XXS | IQ2_XS | IQ2_S | IQ1_S | IQ1_M => least(4.0, 0.8),
-                _ => least(0.6, 0.15),
-            };
             let found = outcome(&file, on(&device, exact(256)), &lora, (true, 0.0));
             assert_equal(
                 &format!("{} on {device}", ty.name()),

@@ -5,7 +5,6 @@ use thumbprint_ggml::ggml::{Backend, GgmlError, Storage, StorageBuilder, TensorI
 
 use super::adapter::{DeviceAdapter, FusedLora};
 use super::experts::ExpertMemory;
-use super::head::VOCAB_BLOCK;
 use super::kernels::attention::Attention;
 use super::kernels::head::STATS;
 use super::layer::{Make, Saved};
@@ -139,7 +138,7 @@ impl Memory {
             Some(_) => tables(),
             None => everywhere,
         };
-        let n_indices = model.tallest_weight().max(VOCAB_BLOCK);
+        let n_indices = model.tallest_weight().max(spec.n_vocab);
         let portable = is_portable.then(|| {
             let indices = builder.add(GgmlType::I32, &[n_indices]);
             let everywhere = builder.add(GgmlType::F32, &[n * n]);

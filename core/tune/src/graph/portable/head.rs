@@ -19,7 +19,7 @@ const STATS: usize = 4;
 
 /// Tensors that the graph of a chunk may need.
 pub fn graph_nodes(n_vocab: usize) -> usize {
-    128 + 12 * n_vocab.div_ceil(VOCAB_BLOCK)
+    128 + 20 * n_vocab.div_ceil(VOCAB_BLOCK)
 }
 
 /// Log-probability of a row's target, nats.
@@ -107,7 +107,7 @@ pub struct Chunk<'a> {
     pub memory: &'a ChunkMemory,
     /// Where `indices` is.
     pub storage: &'a Storage,
-    /// 0, 1, 2 and so on, at least [`VOCAB_BLOCK`] of them.
+    /// 0, 1, 2 and so on.
     pub indices: TensorId,
     /// Rows in use.
     pub n_rows: usize,
@@ -130,7 +130,7 @@ impl<'a> Chunk<'a> {
         let norm = load_norm(graph, model, model.output_norm)?;
         let head = graph.load(&model.storage, model.head)?;
         let h = b.scaled(b.norm(&norm, hidden)?, spec.logit_scale)?;
-        let logits = b.capped(b.project(&[head], h)?, spec.logit_cap)?;
+        let logits = b.capped(self.logits(&b, head, h)?, spec.logit_cap)?;
         let p = graph.soft_max(logits, None, 1.0)?;
 
         let mean = graph.sum_rows(b.mul(p, logits)?)?;
@@ -186,7 +186,24 @@ impl<'a> Chunk<'a> {
         graph.store(dx, hidden)
     }
 
-    /// The head's rows weighted, `[n_embd, rows]`: block by block, so that what is dequantized does not grow with the vocabulary.
+    /// `[n_vocab, rows]`: block by block, so that what is dequantized does not grow with the vocabulary.
+    fn logits<'g>(
+        &self,
+        b: &Portable<'g, 'a>,
+        head: Tensor<'g>,
+        h: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let n_vocab = self.model.spec.n_vocab;
+        let blocks = (0..n_vocab).step_by(VOCAB_BLOCK).map(|first| {
+            let rows = b
+                .graph
+                .rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
+            b.project(&[rows], h)
+        });
+        b.stacked(blocks.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The head's rows weighted, `[n_embd, rows]`: likewise.
     fn weighted<'g>(
         &self,
         b: &Portable<'g, 'a>,

@@ -34,7 +34,7 @@ pub struct PortableIds {
 pub struct Portable<'g, 'a> {
     pub graph: &'g Graph<'a>,
     pub n_tokens: usize,
-    /// 0, 1, 2 and so on, I32: as many as the tallest weight has rows.
+    /// 0, 1, 2 and so on, I32: as many as the tallest weight or the vocabulary has rows.
     pub indices: Tensor<'g>,
     /// What is added to scores, `[n, n]`: 0 where a query (a row) sees a key, else minus infinity.
     pub mask: Tensor<'g>,
@@ -124,16 +124,16 @@ impl<'g, 'a: 'g> Portable<'g, 'a> {
         self.stacked(parts)
     }
 
-    /// A frozen weight transposed: `[n_out, n_in]`.
-    fn weight_transposed(&self, weight: Tensor<'g>) -> Result<Tensor<'g>> {
-        let plain = match weight.ty() {
-            GgmlType::F32 | GgmlType::F16 => weight,
+    /// A frozen weight, dequantized: what backends multiply quantized weights with, they round to 8 bits, and a pair's two rewards
+    /// would differ by that noise.
+    fn plain(&self, weight: Tensor<'g>) -> Result<Tensor<'g>> {
+        match weight.ty() {
+            GgmlType::F32 => Ok(weight),
             _ => {
                 let rows = self.graph.columns(self.indices, 0, weight.ne()[1])?;
-                self.graph.get_rows(weight, rows)?
+                self.graph.get_rows(weight, rows)
             }
-        };
-        self.transposed(plain)
+        }
     }
 
     /// Factors of a span: `[len, rank]`.
@@ -270,7 +270,8 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
     }
 
     fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
-        let parts = weights.iter().map(|weight| self.graph.mul_mat(*weight, x));
+        let product = |weight| self.graph.mul_mat(self.plain(weight)?, x);
+        let parts = weights.iter().map(|weight| product(*weight));
         self.stacked(parts.collect::<Result<Vec<_>>>()?)
     }
 
@@ -280,7 +281,9 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
         for weight in weights {
             let n_out = weight.ne()[1];
             let dy = self.part(dy, start, n_out)?;
-            let dx = self.graph.mul_mat(self.weight_transposed(*weight)?, dy)?;
+            let dx = self
+                .graph
+                .mul_mat(self.transposed(self.plain(*weight)?)?, dy)?;
             sum = Some(match sum {
                 None => dx,
                 Some(sum) => self.add(sum, dx)?,
