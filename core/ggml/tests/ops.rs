@@ -299,9 +299,9 @@ fn heads_are_turned_by_their_positions_and_back() {
         let mut expected = wide(&values);
         for (row, head) in expected.chunks_mut(head_dim).enumerate() {
             let position = f64::from(at[row / n_heads]);
-            for pair in 0..n_dims / 2 {
+            for (pair, by) in by.iter().enumerate().take(n_dims / 2) {
                 let frequency = 100f64.powf(-2.0 * pair as f64 / n_dims as f64);
-                let angle = position * frequency / f64::from(by[pair]);
+                let angle = position * frequency / f64::from(*by);
                 let (i, j) = match halves {
                     true => (pair, pair + n_dims / 2),
                     false => (2 * pair, 2 * pair + 1),
