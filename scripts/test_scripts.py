@@ -231,7 +231,7 @@ class AgainstTrl(unittest.TestCase):
         exec(compile(main.read_text(), main, "exec"), self.against_trl.__dict__)
 
     def report(self):
-        seconds = {"thumbprint": [2, 1, 9], "thumbprint low memory": [3], "defaults": [8, 7, 9], "fp32": [6], "autocast": [4], "bf16": [5]}
+        seconds = {"thumbprint": [2, 1, 9], "thumbprint low memory": [3], "thumbprint 2 GiB": [3], "defaults": [8, 7, 9], "fp32": [6], "autocast": [4], "bf16": [5]}
         arms = {
             name: [{"seconds": s, "reference_seconds": 1, "peak_rss_mib": 100 * s, "losses": [0.7, 0.5 + s / 100]} for s in times]
             for name, times in seconds.items()

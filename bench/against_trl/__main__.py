@@ -32,7 +32,12 @@ PEERS = {
     "autocast": {"weights": "fp32", "settings": {**FAST, "bf16": True}},
     "bf16": {"weights": "bf16", "settings": {**FAST, "bf16": True}},
 }
-OURS = {"thumbprint": [], "thumbprint low memory": ["--gradient-checkpointing"]}
+OURS = {
+    "thumbprint": [],
+    "thumbprint low memory": ["--gradient-checkpointing"],
+    # Enough for packed copies of the weights to be kept.
+    "thumbprint 2 GiB": ["--memory-mib", "2048"],
+}
 LORA = {"r": 8, "alpha": 16}
 # Hyper-parameters under names that both take; TRL's own learning rate of 1e-6 would move nothing in few steps.
 COMMON = {"learning_rate": 2e-4, "beta": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "weight_decay": 0.0}
@@ -155,6 +160,7 @@ class Report:
     def __init__(self, results, runs):
         arms = {name: self.arm(rounds, runs.n_tokens) for name, rounds in results.items()}
         ours = arms["thumbprint"]["pair_tok_s"]
+        our_best = max((name for name in OURS), key=lambda name: arms[name]["pair_tok_s"])
         best = max((name for name in PEERS if name != "defaults"), key=lambda name: arms[name]["pair_tok_s"])
         # F32 is what the others, ours too, are approximations of.
         exact = arms["fp32"]["losses"]
@@ -162,8 +168,9 @@ class Report:
             arm["loss_difference"] = round(statistics.mean(abs(a - b) for a, b in zip(arm["losses"], exact)), 5)
         self.object = {
             "ratio_defaults": round(ours / arms["defaults"]["pair_tok_s"], 2),
-            "ratio_best": round(ours / arms[best]["pair_tok_s"], 2),
+            "ratio_best": round(arms[our_best]["pair_tok_s"] / arms[best]["pair_tok_s"], 2),
             "best": best,
+            "our_best": our_best,
             "memory_ratio_defaults": round(arms["defaults"]["peak_rss_mib"] / arms["thumbprint"]["peak_rss_mib"], 1),
             "n_tokens": runs.n_tokens,
             "rounds": runs.options.rounds,
@@ -192,7 +199,7 @@ class Report:
             label = f"TRL {name}" if name in PEERS else name
             lines.append(f"{label:<24}" + "".join(f"{arm[column]:>19}" for column in columns))
         o = self.object
-        lines.append(f"{o['ratio_defaults']} times as fast as TRL's defaults, {o['ratio_best']} times as fast as its best ({o['best']}, whose references come free)")
+        lines.append(f"{o['ratio_defaults']} times as fast as TRL's defaults, and with {o['our_best']} {o['ratio_best']} times as fast as its best ({o['best']}, whose references come free)")
         return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::{Args, Work};
 use thumbprint_ggml::ggml::{Graph, Storage, Tensor, TensorId};
 
-use super::fragments::{Fragments, LoadedNorm, Result, RopeTables};
+use super::fragments::{Fragments, LoadedNorm, Result, RopeTables, Weights};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::element::Element;
@@ -67,11 +67,11 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Builder<'g, 'a> {
         self.graph
     }
 
-    fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn project(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
         self.product_with(weights, x)
     }
 
-    fn project_backward(&self, weights: &[Tensor<'g>], dy: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn project_backward(&self, weights: &Weights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
         self.product_with_transposed(weights, dy)
     }
 

@@ -18,9 +18,25 @@ pub struct LoadedNorm<'g> {
     pub bias: Option<Tensor<'g>>,
 }
 
+/// Frozen weights of one input width, one below the other.
+pub struct Weights<'g> {
+    pub parts: Vec<Tensor<'g>>,
+    /// Packed copies of all of them, and of their transpose, if such are kept.
+    pub kept: Option<[Tensor<'g>; 2]>,
+}
+
+impl<'g, const N: usize> From<[Tensor<'g>; N]> for Weights<'g> {
+    fn from(parts: [Tensor<'g>; N]) -> Self {
+        Self {
+            parts: parts.to_vec(),
+            kept: None,
+        }
+    }
+}
+
 /// The frozen weights of a fused projection as loaded into a graph.
 pub struct LoadedWeights<'g> {
-    pub weights: Vec<Tensor<'g>>,
+    pub weights: Weights<'g>,
     /// Each with the first column that it is added to.
     pub biases: Vec<(usize, Tensor<'g>)>,
 }
@@ -39,11 +55,11 @@ pub trait Fragments<'g, 'a: 'g> {
 
     // ---- frozen weights ----
 
-    /// `x` `[n_in, n]` times frozen weights of one input width, one below the other: `[n_out, n]`.
-    fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>>;
+    /// `x` `[n_in, n]` times frozen weights: `[n_out, n]`.
+    fn project(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>>;
 
     /// The gradient of [`project`](Self::project) with respect to `x`.
-    fn project_backward(&self, weights: &[Tensor<'g>], dy: Tensor<'g>) -> Result<Tensor<'g>>;
+    fn project_backward(&self, weights: &Weights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>>;
 
     // ---- the adapter ----
 

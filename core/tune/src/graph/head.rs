@@ -14,7 +14,8 @@ use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{Graph, Tensor, dequantize_row};
 
 use super::builder::Builder;
-use super::fragments::{Fragments, Result};
+use super::fragments::{Fragments, Result, Weights};
+use super::kept::Kept;
 use super::kernels::head::{
     LABEL, SHRINK, STATS, SUM, accumulate, begin, begin_with_mean, capped_exponentials,
     exponentials,
@@ -30,7 +31,7 @@ pub const VOCAB_BLOCK: usize = 2048;
 
 /// Tensors that the graph of a chunk may need.
 pub fn graph_nodes(n_vocab: usize) -> usize {
-    64 + 18 * n_vocab.div_ceil(VOCAB_BLOCK)
+    64 + 20 * n_vocab.div_ceil(VOCAB_BLOCK)
 }
 
 /// In place of a label: the target is a distribution, by its mean embedding.
@@ -52,6 +53,8 @@ pub struct HeadChunk<'a> {
     pub model: &'a Model,
     pub memory: &'a HeadMemory,
     pub scratch: Scratch,
+    /// Packed copies of frozen matrices.
+    pub kept: Option<&'a Kept>,
     /// Rows in use.
     pub n_rows: usize,
 }
@@ -80,12 +83,16 @@ impl<'a> HeadChunk<'a> {
         let mut sum: Option<Tensor<'_>> = None;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
-            let logits = b.capped(b.project(&[rows], h)?, cap)?;
+            let mut rows = Weights::from([rows]);
+            if let Some(kept) = self.kept {
+                rows.kept = Some(kept.of_head(graph, first)?);
+            }
+            let logits = b.capped(b.project(&rows, h)?, cap)?;
             stats = self.accumulate(graph, logits, labels, stats, first)?;
             if wanted != Wanted::LogProb {
                 let cap = cap.filter(|_| wanted == Wanted::Gradient);
                 let p = self.exponentials(graph, logits, stats, cap)?;
-                let weighted = b.project_backward(&[rows], p)?;
+                let weighted = b.project_backward(&rows, p)?;
                 let so_far = match sum {
                     None => weighted,
                     Some(before) => self.add_shrunk(graph, weighted, before, stats)?,

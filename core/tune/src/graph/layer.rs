@@ -8,7 +8,8 @@ use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
 use super::adapter::{DeviceAdapter, FusedLora};
 use super::builder::Builder;
 use super::experts::{ExpertMemory, Experts, Routes, exact};
-use super::fragments::{Fragments, LoadedNorm, LoadedWeights, Result, RopeTables};
+use super::fragments::{Fragments, LoadedNorm, LoadedWeights, Result, RopeTables, Weights};
+use super::kept::Kept;
 use super::kernels::attention::{Attention, Scoring, Segment};
 use super::kernels::dropout::Dropout;
 use super::portable::{self, Portable, PortableIds};
@@ -71,6 +72,8 @@ pub struct LayerContext<'a> {
     /// Dropout of the adapter's inputs; none outside of training.
     pub dropout: Option<Dropout>,
     pub experts: Option<ExpertMemory>,
+    /// Packed copies of frozen matrices.
+    pub kept: Option<&'a Kept>,
 }
 
 /// How far a forward pass of a block goes.
@@ -133,7 +136,7 @@ impl<'a> LayerContext<'a> {
         if let (Some(experts), Some(memory)) = (weights.experts, self.experts) {
             let router = self.weight(graph, experts.router)?;
             self.save(graph, middle, memory.middle)?;
-            let logits = exact(&self.builder(graph)).project(&[router], h)?;
+            let logits = exact(&self.builder(graph)).project(&[router].into(), h)?;
             self.save(graph, logits, memory.logits)?;
             if save {
                 let saved = &self.saved;
@@ -392,7 +395,7 @@ impl<'a> LayerContext<'a> {
     where
         'a: 'g,
     {
-        let loaded = self.load(b.graph(), fused)?;
+        let loaded = self.load(b.graph(), which, fused)?;
         let mut y = b.project(&loaded.weights, x)?;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph(), which)? {
             let t = b.thin(
@@ -454,7 +457,7 @@ impl<'a> LayerContext<'a> {
         if !input_gradient {
             return Ok(None);
         }
-        let dx = b.project_backward(&self.load(graph, fused)?.weights, dy)?;
+        let dx = b.project_backward(&self.load(graph, which, fused)?.weights, dy)?;
         Ok(Some(match thin_gradient {
             Some((dt, a, lora)) => b.add_expanded(dx, dt, a, &lora.a_spans, self.dropout(which))?,
             None => dx,
@@ -491,14 +494,26 @@ impl<'a> LayerContext<'a> {
         graph.load(&self.model.storage, id)
     }
 
-    fn load<'g>(&self, graph: &'g Graph<'a>, fused: &Fused) -> Result<LoadedWeights<'g>> {
+    fn load<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        which: usize,
+        fused: &Fused,
+    ) -> Result<LoadedWeights<'g>> {
+        let kept = match self.kept {
+            Some(kept) => kept.of_layer(graph, self.layer, which)?,
+            None => None,
+        };
         let mut loaded = LoadedWeights {
-            weights: Vec::new(),
+            weights: Weights {
+                parts: Vec::new(),
+                kept,
+            },
             biases: Vec::new(),
         };
         let mut start = 0;
         for part in &fused.parts {
-            loaded.weights.push(self.weight(graph, part.weight)?);
+            loaded.weights.parts.push(self.weight(graph, part.weight)?);
             if let Some(bias) = part.bias {
                 loaded.biases.push((start, self.weight(graph, bias)?));
             }

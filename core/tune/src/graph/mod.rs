@@ -11,6 +11,7 @@ mod choose;
 mod experts;
 mod fragments;
 mod head;
+mod kept;
 pub mod kernels;
 mod layer;
 mod memory;
@@ -22,6 +23,7 @@ mod scratch;
 
 pub use choose::Kernels;
 pub use head::VOCAB_BLOCK;
+pub use kept::Kept;
 pub use network::{
     Coefficient, DeviceOptions, Network, NetworkError, NetworkOptions, Scores, Spent,
 };

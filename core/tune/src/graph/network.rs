@@ -12,6 +12,7 @@ use super::adapter::DeviceAdapter;
 use super::choose::Kernels;
 use super::experts::Routes;
 use super::head::{self, BY_MEAN, HeadChunk, Wanted};
+use super::kept::Kept;
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob, log_sum_sq};
@@ -19,6 +20,7 @@ use super::layer::{self, Extent, LayerContext, Make};
 use super::memory::{HeadRows, Memory};
 use super::portable::{self, Chunk};
 use super::runner::Runner;
+use super::scratch::Scratch;
 use crate::adapter::Lora;
 use crate::batch::Packed;
 use crate::model::{Model, ModelError};
@@ -36,6 +38,9 @@ pub struct NetworkOptions {
     pub checkpoint: bool,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
+    /// Whether to keep packed copies of all frozen matrices, in both directions, rather than to make them anew in every pass. Only
+    /// packed matrices can be kept.
+    pub keep_weights: bool,
     /// Where to compute, out of operations that every backend has; if nothing is given, on the CPU, with operations of our own.
     pub device: Option<DeviceOptions>,
 }
@@ -165,6 +170,8 @@ pub struct Network {
     runner: Runner,
     memory: Memory,
     head: HeadRows,
+    /// Packed copies of frozen matrices.
+    weights: Option<Kept>,
     adapter: Option<DeviceAdapter>,
     /// What the head was last asked for, a row a target: after [`forward`](Self::forward), gradients of log-probabilities with respect
     /// to hidden states.
@@ -187,7 +194,7 @@ impl Network {
         if let Some(lora) = lora {
             check_adapter(&model, lora)?;
         }
-        let (model, runner) = match &options.device {
+        let (model, mut runner) = match &options.device {
             None => (model, Runner::cpu(options.n_threads)?),
             Some(device) => {
                 let capacity = layer::portable_graph_nodes(&model.spec, options.max_tokens)
@@ -196,6 +203,12 @@ impl Network {
                 let runner = Runner::device(device, options.n_threads, 2 * capacity)?;
                 (model.on_device(runner.backend())?, runner)
             }
+        };
+        let weights = match (options.keep_weights, options.kernels.scratch) {
+            (true, Scratch::Packed(packing)) if options.device.is_none() => {
+                Some(Kept::new(&model, packing, &mut runner)?)
+            }
+            _ => None,
         };
         let backend = runner.backend();
         let adapter = lora
@@ -211,6 +224,7 @@ impl Network {
             runner,
             memory,
             head,
+            weights,
             adapter,
             head_out: Vec::new(),
             kept: None,
@@ -250,7 +264,8 @@ impl Network {
             .adapter
             .as_ref()
             .map_or(0, |a| a.storage.n_bytes() + a.gradients.n_bytes());
-        self.memory.storage.n_bytes() + self.head.n_bytes() + self.runner.n_bytes() + adapter
+        let kept = self.weights.as_ref().map_or(0, |w| w.storage.n_bytes());
+        self.memory.storage.n_bytes() + self.head.n_bytes() + self.runner.n_bytes() + adapter + kept
     }
 
     /// Copies new parameters of the same adapter to the device.
@@ -379,7 +394,15 @@ impl Network {
                 self.run_layer(layer, &pass, Extent::Save)?;
             }
             let graph = layer_graph(&self.model, &self.options, &pass)?;
-            let context = pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer);
+            let context = pass.context(
+                Parts {
+                    model: &self.model,
+                    adapter: self.adapter.as_ref(),
+                    memory: &self.memory,
+                    kept: self.weights.as_ref(),
+                },
+                layer,
+            );
             let gradient = self.memory.gradient;
             context.backward(&graph, gradient, &self.routes[layer], layer > first)?;
             self.runner.compute(graph)?;
@@ -413,13 +436,21 @@ impl Network {
         for target in &packed.targets {
             storage.write(row, &hidden[target.row * n_embd..][..n_embd])?;
             let graph = layer_graph(&self.model, &self.options, &pass)?;
-            let context = pass.context(&self.model, None, &self.memory, 0);
+            let context = pass.context(
+                Parts {
+                    model: &self.model,
+                    adapter: self.adapter.as_ref(),
+                    memory: &self.memory,
+                    kept: self.weights.as_ref(),
+                },
+                0,
+            );
             let b = context.fragments(&graph)?;
             let norm = layer::load_norm(&graph, &self.model, self.model.output_norm)?;
             let head = graph.load(&self.model.storage, self.model.head)?;
             let h = b.norm(&norm, graph.load(&storage, row)?)?;
             let h = b.scaled(h, self.model.spec.logit_scale)?;
-            let y = b.capped(b.project(&[head], h)?, self.model.spec.logit_cap)?;
+            let y = b.capped(b.project(&[head].into(), h)?, self.model.spec.logit_cap)?;
             graph.store(y, graph.load(&storage, out)?)?;
             drop(b);
             self.runner.compute(graph)?;
@@ -513,7 +544,15 @@ impl Network {
 
     fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
         let graph = layer_graph(&self.model, &self.options, pass)?;
-        let context = pass.context(&self.model, self.adapter.as_ref(), &self.memory, layer);
+        let context = pass.context(
+            Parts {
+                model: &self.model,
+                adapter: self.adapter.as_ref(),
+                memory: &self.memory,
+                kept: self.weights.as_ref(),
+            },
+            layer,
+        );
         let (input, output) = (self.memory.x(layer), self.memory.x(layer + 1));
         context.forward(&graph, input, output, extent)?;
         self.runner.compute(graph)?;
@@ -589,6 +628,7 @@ impl Network {
                     model: &self.model,
                     memory,
                     scratch: self.options.kernels.scratch,
+                    kept: self.weights.as_ref(),
                     n_rows: labels.len(),
                 };
                 chunk.build(&graph, wanted)?;
@@ -737,6 +777,14 @@ fn layer_graph<'a>(model: &Model, options: &NetworkOptions, pass: &Pass) -> Resu
     Ok(Graph::new(nodes)?)
 }
 
+/// What of a network its graphs refer to.
+struct Parts<'a> {
+    model: &'a Model,
+    adapter: Option<&'a DeviceAdapter>,
+    memory: &'a Memory,
+    kept: Option<&'a Kept>,
+}
+
 /// What the layers of one pass have in common.
 struct Pass {
     /// Of blocks without and with a window.
@@ -749,13 +797,13 @@ struct Pass {
 }
 
 impl Pass {
-    fn context<'a>(
-        &'a self,
-        model: &'a Model,
-        adapter: Option<&'a DeviceAdapter>,
-        memory: &'a Memory,
-        layer: usize,
-    ) -> LayerContext<'a> {
+    fn context<'a>(&'a self, parts: Parts<'a>, layer: usize) -> LayerContext<'a> {
+        let Parts {
+            model,
+            adapter,
+            memory,
+            kept,
+        } = parts;
         let windowed = usize::from(model.spec.window(layer).is_some());
         LayerContext {
             model,
@@ -769,6 +817,7 @@ impl Pass {
             n_tokens: self.n_tokens,
             dropout: self.dropout,
             experts: memory.experts,
+            kept,
         }
     }
 }

@@ -198,7 +198,7 @@ impl<'a> Chunk<'a> {
             let rows = b
                 .graph
                 .rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
-            b.project(&[rows], h)
+            b.project(&[rows].into(), h)
         });
         b.stacked(blocks.collect::<Result<Vec<_>>>()?)
     }
@@ -215,7 +215,7 @@ impl<'a> Chunk<'a> {
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let len = (n_vocab - first).min(VOCAB_BLOCK);
             let part = b.part(weights, first, len)?;
-            let block = b.project_backward(&[b.graph.rows(head, first, len)?], part)?;
+            let block = b.project_backward(&[b.graph.rows(head, first, len)?].into(), part)?;
             sum = Some(match sum {
                 None => block,
                 Some(before) => b.add(before, block)?,

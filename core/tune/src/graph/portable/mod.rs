@@ -9,7 +9,7 @@ use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{Binary, Graph, Rotation, Storage, Tensor, TensorId, Unary};
 
-use super::fragments::{Fragments, LoadedNorm, Result, RopeTables};
+use super::fragments::{Fragments, LoadedNorm, Result, RopeTables, Weights};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::thin::Span;
@@ -269,16 +269,16 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
         self.graph
     }
 
-    fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn project(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
         let product = |weight| self.graph.mul_mat(self.plain(weight)?, x);
-        let parts = weights.iter().map(|weight| product(*weight));
+        let parts = weights.parts.iter().map(|weight| product(*weight));
         self.stacked(parts.collect::<Result<Vec<_>>>()?)
     }
 
-    fn project_backward(&self, weights: &[Tensor<'g>], dy: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn project_backward(&self, weights: &Weights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
         let mut start = 0;
         let mut sum = None;
-        for weight in weights {
+        for weight in &weights.parts {
             let n_out = weight.ne()[1];
             let dy = self.part(dy, start, n_out)?;
             let dx = self
