@@ -395,12 +395,7 @@ impl Network {
             }
             let graph = layer_graph(&self.model, &self.options, &pass)?;
             let context = pass.context(
-                Parts {
-                    model: &self.model,
-                    adapter: self.adapter.as_ref(),
-                    memory: &self.memory,
-                    kept: self.weights.as_ref(),
-                },
+                Parts::of(&self.model, &self.adapter, &self.memory, &self.weights),
                 layer,
             );
             let gradient = self.memory.gradient;
@@ -437,12 +432,7 @@ impl Network {
             storage.write(row, &hidden[target.row * n_embd..][..n_embd])?;
             let graph = layer_graph(&self.model, &self.options, &pass)?;
             let context = pass.context(
-                Parts {
-                    model: &self.model,
-                    adapter: self.adapter.as_ref(),
-                    memory: &self.memory,
-                    kept: self.weights.as_ref(),
-                },
+                Parts::of(&self.model, &self.adapter, &self.memory, &self.weights),
                 0,
             );
             let b = context.fragments(&graph)?;
@@ -545,12 +535,7 @@ impl Network {
     fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
         let graph = layer_graph(&self.model, &self.options, pass)?;
         let context = pass.context(
-            Parts {
-                model: &self.model,
-                adapter: self.adapter.as_ref(),
-                memory: &self.memory,
-                kept: self.weights.as_ref(),
-            },
+            Parts::of(&self.model, &self.adapter, &self.memory, &self.weights),
             layer,
         );
         let (input, output) = (self.memory.x(layer), self.memory.x(layer + 1));
@@ -783,6 +768,23 @@ struct Parts<'a> {
     adapter: Option<&'a DeviceAdapter>,
     memory: &'a Memory,
     kept: Option<&'a Kept>,
+}
+
+impl<'a> Parts<'a> {
+    /// By themselves, so that the runner can be borrowed beside them.
+    fn of(
+        model: &'a Model,
+        adapter: &'a Option<DeviceAdapter>,
+        memory: &'a Memory,
+        kept: &'a Option<Kept>,
+    ) -> Self {
+        Self {
+            model,
+            adapter: adapter.as_ref(),
+            memory,
+            kept: kept.as_ref(),
+        }
+    }
 }
 
 /// What the layers of one pass have in common.
