@@ -95,6 +95,6 @@ mod tests {
         assert!(machine.devices.iter().any(|d| d.kind == DeviceKind::Cpu));
         assert!(machine.processors > 0);
         assert!(machine.trainable_architectures.contains(&"llama"));
-        assert!(machine.trainable_types.contains(&"Q4_1"));
+        assert!(machine.trainable_types.contains(&"q4_1"));
     }
 }
