@@ -13,7 +13,8 @@ use crate::{Result, ThumbprintError};
 /// Is told how far the loading of a model is.
 #[uniffi::export(rust, foreign)]
 pub trait LoadListener: Send + Sync {
-    /// Called on the thread that loads, with 0.0 to 1.0 and no lock held. False cancels, and so does an error.
+    /// Called on the thread that loads, with 0.0 to 1.0 and no lock held. False cancels, and so does an error; at the very
+    /// end that may come too late, and the model be loaded.
     fn on_progress(&self, fraction: f32) -> std::result::Result<bool, ThumbprintError>;
 }
 
@@ -57,11 +58,8 @@ pub(crate) fn load(
             .map_err(|_| ThumbprintError::internal("the loading thread panicked".to_owned()))?;
         match refused {
             None => loaded.map_err(|error| handle.explain(error)),
-            Some(error) => {
-                // It may have been loaded before it heard of the refusal.
-                core.unload();
-                Err(error)
-            }
+            // It may be loaded by now. Unloading it here could hit one that another thread has loaded since.
+            Some(error) => Err(error),
         }
     })
 }
