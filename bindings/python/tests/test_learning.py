@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -41,7 +42,7 @@ import sys
 from thumbprint import EngineOptions, Thumbprint
 tp = Thumbprint(sys.argv[1], model=sys.argv[2], engine=EngineOptions(n_ctx=1024))
 for progress in tp.personalize():
-    print(progress.phase, progress.step, flush=True)
+    print(progress.phase, progress.step, progress.total, flush=True)
 """
 
 THINGS = ["tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains"]
@@ -85,14 +86,15 @@ def learned(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[L
                 job.cancel()
         cancelled = job.wait()
 
-    # Killed in the middle of training, in a process of its own.
+    # Killed in the second of two trainings on halves, in a process of its own.
     command = [sys.executable, "-c", PERSONALIZE, str(folder), str(model)]
     killed: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         for line in child.stdout:
             killed.append(line.strip())
-            if line.startswith("fold") and len([line for line in killed if line.startswith("fold")]) > 3:
+            phase, step, total = line.split()
+            if phase == "fold" and 2 * int(step) > int(total):
                 os.kill(child.pid, signal.SIGKILL)
                 break
 
@@ -123,17 +125,19 @@ def test_a_cancelled_job_says_so_and_leaves_nothing(learned: Learned) -> None:
 
 def test_a_killed_job_goes_on_where_it_was(learned: Learned) -> None:
     assert learned.progress_of_killed[-1].startswith("fold")
-    # What the base had been asked was not asked again.
-    first = next(progress for progress in learned.progress if progress.phase in (Phase.REFERENCE, Phase.FOLD, Phase.TRAIN))
-    assert learned.progress[0].phase is Phase.CURATE
-    assert first.step > 0 or first.phase is not Phase.REFERENCE
+    folds = [progress for progress in learned.progress if progress.phase is Phase.FOLD]
+    # The first half was not trained on again.
+    assert all(2 * progress.step > progress.total for progress in folds)
 
 
 def test_progress_goes_through_every_phase_with_numbers(learned: Learned) -> None:
     phases = list(dict.fromkeys(progress.phase for progress in learned.progress))
     assert phases.index(Phase.FOLD) < phases.index(Phase.TRAIN) < phases.index(Phase.GATE)
     trained = [progress for progress in learned.progress if progress.phase is Phase.TRAIN and progress.loss is not None]
-    assert len(trained) > 10
+    # Training ends early once the adapter has moved far enough.
+    assert len(trained) > 2
+    # A fresh adapter answers as the base does.
+    assert trained[0].loss == pytest.approx(math.log(2))
     assert all(0 <= progress.step <= progress.total for progress in learned.progress)
 
 
