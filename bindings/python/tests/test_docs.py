@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+
+from conftest import ENGINE
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MANUAL = PACKAGE.parents[1] / "docs" / "python.md"
@@ -28,10 +29,9 @@ def test_the_manuals_snippets_run_one_after_the_other(
         exec(compile("\n" * before + snippet[1], str(MANUAL), "exec"), names)
 
 
-def test_the_example_learns_to_be_short(tmp_path: Path, model: Path) -> None:
-    command = [sys.executable, str(PACKAGE / "examples" / "loop.py"), str(model), str(tmp_path / "data")]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    print(out[-600:])
+def test_the_example_asks_learns_and_tells(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(PACKAGE / "examples" / "loop.py"))
+    example["main"](str(model), str(tmp_path / "data"), example["ASKED"][:11], ENGINE)
+    out = capsys.readouterr().out
     assert "train" in out and "gate" in out
-    match = re.search(r"(\d+) before, (\d+) after", out)
-    assert match
+    assert re.search(r"never asked: \d+ before, \d+ now", out)
