@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test test-python wheel interface test-gemma against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo test test-python wheel interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -46,6 +46,14 @@ build: setup
 ## model: the demo model (98 MB), verified, in the cache folder
 model: setup
 	scripts/fetch-model
+
+## test-arm: the trainer and what lies below it, built for aarch64 and run under qemu (minutes; ARGS to cargo test)
+test-arm: setup
+	scripts/test-arm $(ARGS)
+
+## test-vulkan: the trainer on a Vulkan device, which may be a software one (minutes; needs Vulkan's headers and glslc)
+test-vulkan: setup
+	scripts/test-vulkan $(ARGS)
 
 ## against-trl: speed and memory against TRL and PEFT, installed into .venv-trl (gigabytes; ARGS="--json --rounds 5")
 against-trl: build

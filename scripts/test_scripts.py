@@ -231,12 +231,12 @@ class AgainstTrl(unittest.TestCase):
         exec(compile(main.read_text(), main, "exec"), self.against_trl.__dict__)
 
     def report(self):
-        seconds = {"thumbprint": [2, 1, 9], "thumbprint low memory": [3], "defaults": [8, 7, 9], "fp32": [6], "autocast": [4], "bf16": [5]}
+        seconds = {"thumbprint": [2, 1, 9], "thumbprint low memory": [3], "thumbprint 2 GiB": [3], "defaults": [8, 7, 9], "fp32": [6], "autocast": [4], "bf16": [5]}
         arms = {
             name: [{"seconds": s, "reference_seconds": 1, "peak_rss_mib": 100 * s, "losses": [0.7, 0.5 + s / 100]} for s in times]
             for name, times in seconds.items()
         }
-        runs = types.SimpleNamespace(n_tokens=1000, options=types.SimpleNamespace(rounds=3, steps=2, batch_size=2))
+        runs = types.SimpleNamespace(n_tokens=1000, options=types.SimpleNamespace(rounds=3, steps=2, batch_size=2, epochs=1))
         return self.against_trl.Report(arms, runs)
 
     def test_ratios_are_of_medians_and_the_best_is_the_fastest_but_the_defaults(self):

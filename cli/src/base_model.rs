@@ -36,8 +36,23 @@ pub fn of_file(path: &Path, error: ModelError) -> CliError {
 /// # Errors
 /// llama.cpp, or our own checks before it, refused the file.
 pub fn load(path: &Path) -> Result<Arc<llama::Model>> {
-    let params = llama::ModelParams::default();
-    Ok(llama::Model::load(path, &params, &mut |_| {
+    load_with(path, &llama::ModelParams::default())
+}
+
+/// The same with all layers on GPUs.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_on_gpu(path: &Path) -> Result<Arc<llama::Model>> {
+    let params = llama::ModelParams {
+        n_gpu_layers: -1,
+        ..llama::ModelParams::default()
+    };
+    load_with(path, &params)
+}
+
+fn load_with(path: &Path, params: &llama::ModelParams) -> Result<Arc<llama::Model>> {
+    Ok(llama::Model::load(path, params, &mut |_| {
         ControlFlow::Continue(())
     })?)
 }

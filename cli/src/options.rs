@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use thumbprint_ggml::ggml::{DeviceKind, devices};
+use thumbprint_tune::graph::DeviceOptions;
 
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::paths;
 
 /// Which model.
@@ -63,6 +65,55 @@ impl ThreadsOption {
     pub fn count(&self) -> usize {
         let all = || std::thread::available_parallelism().ok();
         self.threads.or_else(all).map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// Where training computes.
+#[derive(Args, Debug, Clone)]
+pub struct DeviceOption {
+    /// Where to train: cpu, gpu (the first one), or a device's name as `doctor` lists it
+    #[arg(long, value_name = "NAME", default_value = CPU)]
+    device: String,
+    /// Refuse what the GPU has no kernel for, instead of computing that on the CPU
+    #[arg(long)]
+    require_gpu: bool,
+}
+
+const CPU: &str = "cpu";
+const GPU: &str = "gpu";
+
+impl DeviceOption {
+    /// The device; none for the CPU.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn device(&self) -> Result<Option<DeviceOptions>> {
+        if self.device == CPU {
+            return match self.require_gpu {
+                true => Err(CliError::Usage(
+                    "--require-gpu needs a GPU: give one with --device".to_owned(),
+                )),
+                false => Ok(None),
+            };
+        }
+        let there = devices();
+        let is_gpu = |kind| matches!(kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
+        let found = there.iter().find(|device| match self.device.as_str() {
+            GPU => is_gpu(device.kind),
+            name => device.name == name,
+        });
+        let Some(found) = found else {
+            let names: Vec<_> = there.iter().map(|device| device.name.as_str()).collect();
+            return Err(CliError::Failed(format!(
+                "no device `{}` here; there are: {CPU}, {} (GPUs need a build with the feature cuda, metal or vulkan)",
+                self.device,
+                names.join(", ")
+            )));
+        };
+        Ok(Some(DeviceOptions {
+            name: found.name.clone(),
+            strict: self.require_gpu,
+        }))
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Options {
     /// Let the new adapter take the place of one whose trial is undecided
     #[arg(long)]
     replace_trial: bool,
+    /// Train on the first GPU
+    #[arg(long)]
+    gpu: bool,
 }
 
 /// Runs until the end, a pause or Ctrl-C.
@@ -53,6 +56,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         n_threads: Some(options.threads.count()),
         seed: options.seed.seed,
         replace_trial: options.replace_trial,
+        gpu: options.gpu,
         ..Budget::default()
     })?;
     let (over, ended) = channel::<()>();

@@ -79,6 +79,8 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         // With it a network keeps one layer's activations instead of all: nothing is kept here.
         checkpoint: true,
         head_rows: 64,
+        keep_weights: false,
+        device: None,
     };
     let max_tokens = network.max_tokens;
     let mut network = Network::new(model, network, adapter.as_ref())?;

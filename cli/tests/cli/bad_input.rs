@@ -399,6 +399,7 @@ fn settings_out_of_range_are_wrong_usage() {
         ),
         (&["--adam-beta1", "1"], "adam_beta1"),
         (&["--threads", "0"], "threads"),
+        (&["--require-gpu"], "--device"),
     ] {
         let run = Run::of(train(&model, &data, &out).args(arguments));
         assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.stderr);
@@ -409,6 +410,13 @@ fn settings_out_of_range_are_wrong_usage() {
         );
     }
     assert!(!out.exists());
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named_with_those_that_are() {
+    let folder = Folder::new();
+    let mut command = train(&folder.tiny(), &folder.pairs(), &folder.path("out.gguf"));
+    Run::of(command.args(["--device", "Abacus0"])).failed(1, &["no device `Abacus0`", "cpu, CPU"]);
 }
 
 #[test]

@@ -162,6 +162,24 @@ fn too_little_feedback_says_how_much_there_is_and_how_much_is_needed() {
 }
 
 #[test]
+fn training_on_a_gpu_that_is_not_there_says_so_and_leaves_the_feedback() {
+    if !thumbprint_ggml::llama::gpu_devices().is_empty() {
+        return;
+    }
+    let folder = Folder::new();
+    let tp = folder.taught();
+    let before = tp.readiness().unwrap();
+    let on_gpu = Budget {
+        gpu: true,
+        ..budget()
+    };
+    let error = tp.personalize(on_gpu).unwrap().wait().unwrap_err();
+    assert!(error.to_string().contains("no GPU here"), "{error}");
+    assert_eq!(tp.readiness().unwrap(), before);
+    assert!(tp.adapters().unwrap().is_empty());
+}
+
+#[test]
 fn what_was_judged_is_recorded_with_its_report_and_the_run_leaves_no_folder() {
     let folder = Folder::new();
     let tp = folder.taught();

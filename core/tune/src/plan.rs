@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::example::Example;
-use crate::graph::{Kernels, NetworkOptions};
+use crate::graph::{DeviceOptions, Kept, Kernels, NetworkOptions, Scratch};
 use crate::model::Model;
 
 /// A resolved plan. Together with the base model, the examples and the configuration it decides an adapter bit for bit.
@@ -19,15 +19,22 @@ pub struct Plan {
     pub head_rows: usize,
     /// Whether activations are recomputed layer by layer instead of kept.
     pub checkpoint: bool,
+    /// Whether packed copies of the frozen matrices are kept (see [`NetworkOptions::keep_weights`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_weights: bool,
     /// Blocks at the end that are adapted; all if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_layers: Option<usize>,
+    /// Where to compute; on the CPU, with operations of our own, if nothing is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceOptions>,
 }
 
 /// What a plan may use.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {
-    /// Most resident memory of training, MiB, the mapped model included; none: as much as is fastest.
+    /// Most resident memory of training, MiB, the mapped model included; none: as much as activations take, but no copies of the
+    /// frozen matrices.
     pub memory_mib: Option<usize>,
     /// Rows that the longest example takes.
     pub longest_example: usize,
@@ -99,7 +106,9 @@ impl Plan {
                 .max(budget.longest_example),
             head_rows: 512,
             checkpoint: false,
+            keep_weights: false,
             last_layers: budget.last_layers,
+            device: None,
         };
         let small = |max_tokens, head_rows| Self {
             max_tokens,
@@ -110,6 +119,10 @@ impl Plan {
         let longest = budget.longest_example.max(1);
         let full = UBATCH.0.max(longest);
         let candidates = [
+            Self {
+                keep_weights: matches!(base.kernels.scratch, Scratch::Packed(_)),
+                ..base.clone()
+            },
             base.clone(),
             Self {
                 max_tokens: full,
@@ -169,7 +182,11 @@ impl Plan {
         // Weights are let go of block by block, so that those of one block, or the head, are there at a time.
         let layer = layer + model.largest_block_bytes();
         let head = head + model.ends_bytes();
-        PROCESS_MIB * MIB + slots * slot + states + optimizer + layer.max(head)
+        let kept = match self.kernels.scratch {
+            Scratch::Packed(packing) if self.keep_weights => Kept::n_bytes(model, packing),
+            _ => 0,
+        };
+        PROCESS_MIB * MIB + kept + slots * slot + states + optimizer + layer.max(head)
     }
 
     /// The network that the plan describes.
@@ -179,7 +196,9 @@ impl Plan {
             max_tokens: self.max_tokens,
             kernels: self.kernels,
             checkpoint: self.checkpoint,
+            keep_weights: self.keep_weights,
             head_rows: self.head_rows,
+            device: self.device.clone(),
         }
     }
 }

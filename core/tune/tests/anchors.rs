@@ -145,6 +145,8 @@ fn trainer(file: &ModelFile, weight: f64) -> Trainer {
         head_rows: 32,
         checkpoint: false,
         last_layers: None,
+        keep_weights: false,
+        device: None,
     };
     Trainer::new(file.open(), "tiny", examples.collect(), config, plan).unwrap()
 }

@@ -12,7 +12,7 @@ use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::packed::Packing;
 use thumbprint_tune::adapter::{Lora, LoraConfig, Module};
 use thumbprint_tune::batch::Packed;
-use thumbprint_tune::graph::{Kernels, NetworkOptions, Scratch};
+use thumbprint_tune::graph::{Kept, Kernels, NetworkOptions, Scratch};
 
 /// Log-probabilities and the gradient of a fixed combination of them.
 type Outcome = (Vec<Vec<f64>>, Vec<f32>);
@@ -119,6 +119,40 @@ fn sharing_packing_and_recomputing_change_nothing_in_any_architecture() {
             let plain = outcome(&file, options(false), &lora, &pairs().pack());
             let recomputed = outcome(&file, options(true), &lora, &pairs().pack());
             assert!(plain == recomputed, "{name}, {kernels:?}: recomputed");
+        }
+    }
+}
+
+#[test]
+fn kept_copies_of_the_weights_change_no_bit() {
+    for packing in Packing::ALL {
+        for tiny in [
+            TinyModel::llama(),
+            TinyModel::qwen3moe(),
+            TinyModel::gemma3(),
+        ] {
+            let file = ModelFile::new(&tiny.writer());
+            let lora = random_lora(&file.open(), 3, &Module::ALL);
+            let options = |keep_weights| NetworkOptions {
+                keep_weights,
+                kernels: Kernels {
+                    scratch: Scratch::Packed(packing),
+                    ..Kernels::BF16
+                },
+                ..exact(512)
+            };
+            let anew = outcome(&file, options(false), &lora, &pairs().pack());
+            let kept = outcome(&file, options(true), &lora, &pairs().pack());
+            assert!(anew == kept, "{}, {packing:?}", tiny.architecture);
+            let network = file.network(options(true), Some(&lora));
+            let without = file.network(options(false), Some(&lora));
+            let more = network.n_bytes() - without.n_bytes();
+            let planned = Kept::n_bytes(network.model(), packing);
+            // Storages are padded.
+            assert!(
+                more >= planned && more < planned + (1 << 20),
+                "{more} {planned}"
+            );
         }
     }
 }

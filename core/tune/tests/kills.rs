@@ -67,6 +67,8 @@ fn trainer(folder: &Path, last_layers: Option<usize>) -> Trainer {
         head_rows: 32,
         checkpoint: false,
         last_layers,
+        keep_weights: false,
+        device: None,
     };
     Trainer::new(model, "base", pairs.map(example).collect(), config, plan).unwrap()
 }

@@ -78,6 +78,8 @@ fn trainer(
         head_rows: 32,
         checkpoint: false,
         last_layers: None,
+        keep_weights: false,
+        device: None,
     };
     Trainer::new(file.open(), "tiny", examples, config, plan).unwrap()
 }

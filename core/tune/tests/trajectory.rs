@@ -52,6 +52,8 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
         head_rows: 256,
         checkpoint: false,
         last_layers: None,
+        keep_weights: false,
+        device: None,
     };
     let mut trainer =
         Trainer::with_adapter(model, "base", examples(), config, plan, start.clone()).unwrap();

@@ -241,6 +241,10 @@ pub struct Budget {
     /// Whether a new candidate may take the place of one whose trial is undecided.
     #[uniffi(default = None)]
     pub replace_trial: Option<bool>,
+    /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. Off where the system ends
+    /// processes for using the GPU in the background.
+    #[uniffi(default = None)]
+    pub gpu: Option<bool>,
 }
 
 impl Translate<thumbprint::Budget> for Budget {
@@ -258,6 +262,7 @@ impl Translate<thumbprint::Budget> for Budget {
                 .max_example_tokens
                 .map_or(default.max_example_tokens, |n| n as usize),
             replace_trial: self.replace_trial.unwrap_or(default.replace_trial),
+            gpu: self.gpu.unwrap_or(default.gpu),
         }
     }
 }

@@ -231,6 +231,8 @@ class Budget:
     """Longest example that is learned from, tokens of prompt and replies together."""
     replace_trial: bool | None = None
     """Whether a new candidate may take the place of one whose trial is undecided."""
+    gpu: bool | None = None
+    """Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none."""
 
 
 class FeedbackFormat(_Named):

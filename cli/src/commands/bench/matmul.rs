@@ -35,10 +35,15 @@ struct Product {
 }
 
 impl MulMats {
+    /// On the CPU, or on a device.
+    ///
     /// # Errors
     /// Memory cannot be had.
-    pub fn new(model: &Model, n_threads: usize) -> Result<Self> {
-        let backend = Backend::cpu(n_threads)?;
+    pub fn new(model: &Model, n_threads: usize, device: Option<&str>) -> Result<Self> {
+        let backend = match device {
+            Some(name) => Backend::open(name, n_threads)?,
+            None => Backend::cpu(n_threads)?,
+        };
         let workspace = Workspace::new(&backend)?;
         let mut products = Vec::new();
         for shape in commonest_shapes(model) {

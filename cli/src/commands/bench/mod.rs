@@ -20,7 +20,7 @@ use thumbprint_ggml::ggml::{cpu_features, devices};
 
 use crate::base_model;
 use crate::error::{CliError, Result};
-use crate::options::{DataDirOption, ModelOption, ThreadsOption};
+use crate::options::{DataDirOption, DeviceOption, ModelOption, ThreadsOption};
 use crate::output::Output;
 
 use batch::{BenchBatch, UBATCH};
@@ -52,6 +52,8 @@ pub struct Options {
     data_dir: DataDirOption,
     #[command(flatten)]
     threads: ThreadsOption,
+    #[command(flatten)]
+    device: DeviceOption,
     /// Rounds to take medians over
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     rounds: u32,
@@ -67,8 +69,15 @@ pub struct Options {
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let path = options.model.path()?;
     let n_threads = options.threads.count();
-    if options.what == What::Train {
-        return train::run(&path, n_threads, options.rounds, out);
+    let device = options.device.device()?;
+    match (options.what, &device) {
+        (What::Train, _) => return train::run(&path, n_threads, options.rounds, device, out),
+        (What::All, Some(_)) => {
+            return Err(CliError::Usage(
+                "--device goes with `bench train` only".to_owned(),
+            ));
+        }
+        (What::All, None) => {}
     }
     let model = base_model::open(&path)?;
     let chat = base_model::load_chat(&path)?;
@@ -84,7 +93,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     bar.inc(1);
 
     bar.set_message("warming up");
-    let mut mul_mats = MulMats::new(&model, n_threads)?;
+    let mut mul_mats = MulMats::new(&model, n_threads, None)?;
     let work = flops::step(&model.spec, &batch.packed());
     let mut training = Training::new(model, &batch, n_threads)?;
     let mut inference = Inference::new(chat, &batch, training.adapter()?, n_threads)?;

@@ -54,7 +54,7 @@ pub struct Setting {
     /// The processor in words.
     pub cpu: String,
     /// Its instruction sets.
-    pub cpu_features: Vec<&'static str>,
+    pub cpu_features: Vec<String>,
 }
 
 /// The engine's time over the bare loop's, for the same work.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use indicatif::ProgressBar;
 use serde::Serialize;
+use thumbprint::engine::Chat;
+use thumbprint_tune::graph::DeviceOptions;
 
 use super::batch::{BenchBatch, UBATCH};
 use super::inference::Bare;
@@ -31,6 +34,23 @@ struct Figures {
     per_phase_ms: BTreeMap<&'static str, f64>,
     mul_mat_gflops: BTreeMap<&'static str, f64>,
     step_gflop: f64,
+    /// Of training on the CPU.
+    #[serde(flatten)]
+    memory: Option<MemoryFigures>,
+    model: String,
+    products_in: &'static str,
+    threads: usize,
+    rounds: u32,
+    cpu: String,
+    /// Where training computed, if not on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    /// What the CPU computed instead of the device.
+    fallbacks: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct MemoryFigures {
     peak_rss_mib: Option<f64>,
     planned_rss_mib: f64,
     anon_rss_mib: Option<f64>,
@@ -38,11 +58,6 @@ struct Figures {
     planned_rss_low_mib: f64,
     anon_rss_low_mib: Option<f64>,
     ctx_scaling: Vec<AtContext>,
-    model: String,
-    products_in: &'static str,
-    threads: usize,
-    rounds: u32,
-    cpu: String,
 }
 
 /// A step on one pair of so many rows, in the low-memory mode.
@@ -58,36 +73,38 @@ struct AtContext {
 ///
 /// # Errors
 /// The model cannot be trained or loaded.
-pub fn run(path: &Path, n_threads: usize, rounds: u32, out: &Output) -> Result<()> {
+pub fn run(
+    path: &Path,
+    n_threads: usize,
+    rounds: u32,
+    device: Option<DeviceOptions>,
+    out: &Output,
+) -> Result<()> {
     let model = base_model::open(path)?;
-    let chat = base_model::load_chat(path)?;
+    let chat = match device {
+        None => base_model::load_chat(path)?,
+        Some(_) => Chat::new(base_model::load_on_gpu(path)?)?,
+    };
     let batch = BenchBatch::new(&chat, UBATCH)?;
-    let contexts: Vec<usize> = CONTEXTS
-        .into_iter()
-        .filter(|n| *n <= model.spec.n_ctx_train)
-        .collect();
+    let mut contexts = CONTEXTS.to_vec();
+    contexts.retain(|n| *n <= model.spec.n_ctx_train && device.is_none());
 
     let bar = out.progress(u64::from(rounds) + contexts.len() as u64 + 3, "memory");
-    let full = memory::measure(path, &batch, n_threads, false)?;
-    bar.inc(1);
-    let low = memory::measure(path, &batch, n_threads, true)?;
-    bar.inc(1);
-    let mut ctx_scaling = Vec::new();
-    for tokens in contexts {
-        let one = memory::measure(path, &batch.of_one_pair(tokens), n_threads, true)?;
-        ctx_scaling.push(AtContext {
-            tokens,
-            step_ms: one.step_s * 1e3,
-            peak_rss_mib: one.peak_mib,
-            planned_rss_mib: one.planned_mib,
-        });
-        bar.inc(1);
-    }
+    let memory = match device {
+        None => Some(MemoryFigures::measure(
+            path, &batch, n_threads, contexts, &bar,
+        )?),
+        Some(_) => None,
+    };
 
     bar.set_message("warming up");
-    let mut mul_mats = MulMats::new(&model, n_threads)?;
+    let name = device.as_ref().map(|device| device.name.clone());
+    let mut mul_mats = MulMats::new(&model, n_threads, name.as_deref())?;
     let work = flops::step(&model.spec, &batch.packed());
-    let mut training = Training::new(model, &batch, n_threads)?;
+    let mut training = match device {
+        None => Training::new(model, &batch, n_threads)?,
+        Some(device) => Training::on_device(model, &batch, n_threads, device)?,
+    };
     let mut bare = Bare::new(chat.model(), 2 * UBATCH as u32, n_threads as u32)?;
     let text = batch.packed().tokens;
     let mut times = Times::default();
@@ -122,20 +139,76 @@ pub fn run(path: &Path, n_threads: usize, rounds: u32, out: &Output) -> Result<(
         per_phase_ms: PHASES.into_iter().filter_map(phase).collect(),
         mul_mat_gflops,
         step_gflop: work.total() / 1e9,
-        peak_rss_mib: full.peak_mib,
-        planned_rss_mib: full.planned_mib,
-        anon_rss_mib: full.anonymous_mib,
-        peak_rss_low_mib: low.peak_mib,
-        planned_rss_low_mib: low.planned_mib,
-        anon_rss_low_mib: low.anonymous_mib,
-        ctx_scaling,
+        memory,
         model: chat.model().description(),
         products_in: training.products_in(),
         threads: n_threads,
         rounds,
         cpu: cpu(),
+        fallbacks: training.fallbacks(),
+        device: name,
     };
     figures.print(out)
+}
+
+impl MemoryFigures {
+    /// Each figure in a process of its own.
+    fn measure(
+        path: &Path,
+        batch: &BenchBatch,
+        n_threads: usize,
+        contexts: Vec<usize>,
+        bar: &ProgressBar,
+    ) -> Result<Self> {
+        let full = memory::measure(path, batch, n_threads, false)?;
+        bar.inc(1);
+        let low = memory::measure(path, batch, n_threads, true)?;
+        bar.inc(1);
+        let mut ctx_scaling = Vec::new();
+        for tokens in contexts {
+            let one = memory::measure(path, &batch.of_one_pair(tokens), n_threads, true)?;
+            ctx_scaling.push(AtContext {
+                tokens,
+                step_ms: one.step_s * 1e3,
+                peak_rss_mib: one.peak_mib,
+                planned_rss_mib: one.planned_mib,
+            });
+            bar.inc(1);
+        }
+        Ok(Self {
+            peak_rss_mib: full.peak_mib,
+            planned_rss_mib: full.planned_mib,
+            anon_rss_mib: full.anonymous_mib,
+            peak_rss_low_mib: low.peak_mib,
+            planned_rss_low_mib: low.planned_mib,
+            anon_rss_low_mib: low.anonymous_mib,
+            ctx_scaling,
+        })
+    }
+
+    /// Names, figures, and what was planned.
+    fn rows(&self) -> Vec<[String; 3]> {
+        let mut rows = Vec::new();
+        let mut row = |name: String, peak: Option<f64>, planned: f64| {
+            rows.push([name, shown(peak, 0), format!("{planned:.0} planned")]);
+        };
+        let (full, low) = ("peak memory of a step, MiB", "  low-memory mode");
+        row(full.to_owned(), self.peak_rss_mib, self.planned_rss_mib);
+        row(
+            low.to_owned(),
+            self.peak_rss_low_mib,
+            self.planned_rss_low_mib,
+        );
+        for at in &self.ctx_scaling {
+            let name = format!("  one pair of {} tokens, {:.0} ms", at.tokens, at.step_ms);
+            row(name, at.peak_rss_mib, at.planned_rss_mib);
+        }
+        rows
+    }
+}
+
+fn shown(value: Option<f64>, digits: usize) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
 impl Figures {
@@ -146,11 +219,12 @@ impl Figures {
         }
         out.line(format!(
             "{} on {}, {} threads, training in {}, medians of {} rounds",
-            self.model, self.cpu, self.threads, self.products_in, self.rounds
+            self.model,
+            self.device.as_ref().unwrap_or(&self.cpu),
+            self.threads,
+            self.products_in,
+            self.rounds
         ))?;
-        let shown = |value: Option<f64>, digits: usize| {
-            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-        };
         let mut rows = vec![
             ["figure", "measured", "planned or goal"]
                 .map(str::to_owned)
@@ -192,24 +266,14 @@ impl Figures {
                 "",
             );
         }
-        for (name, peak, planned) in [
-            (
-                "peak memory of a step, MiB",
-                self.peak_rss_mib,
-                self.planned_rss_mib,
-            ),
-            (
-                "  low-memory mode",
-                self.peak_rss_low_mib,
-                self.planned_rss_low_mib,
-            ),
-        ] {
-            row(name, shown(peak, 0), &format!("{planned:.0} planned"));
-        }
-        for at in &self.ctx_scaling {
-            let name = format!("  one pair of {} tokens, {:.0} ms", at.tokens, at.step_ms);
-            let planned = format!("{:.0} planned", at.planned_rss_mib);
-            row(&name, shown(at.peak_rss_mib, 0), &planned);
+        let memory = self.memory.iter().flat_map(MemoryFigures::rows);
+        rows.extend(memory.map(|row| row.to_vec()));
+        for op in &self.fallbacks {
+            rows.push(vec![
+                "computed on the CPU".to_owned(),
+                op.clone(),
+                String::new(),
+            ]);
         }
         let mut lines = columns(&rows).into_iter();
         if let Some(header) = lines.next() {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use thumbprint_tune::adapter::{AdapterFile, Lora};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::Example;
+use thumbprint_tune::graph::{DeviceOptions, Kernels};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::schedule::Shape;
@@ -34,6 +35,28 @@ impl Training {
         Self::with_memory(model, batch, n_threads, false)
     }
 
+    /// With activations kept, on a device.
+    ///
+    /// # Errors
+    /// The device cannot be had, or its memory does not suffice.
+    pub fn on_device(
+        model: Model,
+        batch: &BenchBatch,
+        n_threads: usize,
+        device: DeviceOptions,
+    ) -> Result<Self> {
+        let budget = Budget {
+            kernels: Kernels::EXACT,
+            ..Self::budget(batch, n_threads)?
+        };
+        let (config, lora) = Self::config(&model, batch)?;
+        let plan = Plan {
+            device: Some(device),
+            ..Plan::resolve(&model, lora.values.len(), &budget)?
+        };
+        Self::with_plan(model, batch, config, plan, lora)
+    }
+
     /// With activations kept, or with as little memory as the trainer can do with.
     ///
     /// # Errors
@@ -44,23 +67,8 @@ impl Training {
         n_threads: usize,
         low_memory: bool,
     ) -> Result<Self> {
-        let examples = batch.examples();
-        let config = TrainConfig {
-            batch_size: examples.len(),
-            max_steps: u64::MAX,
-            lr_scheduler_type: Shape::Constant,
-            shuffle: false,
-            ..TrainConfig::default()
-        };
-        let lora = Lora::new(config.lora.clone(), &lora_shapes(&model))?;
-        let mut budget = Budget {
-            memory_mib: None,
-            longest_example: batch.n_rows(),
-            step_rows: batch.n_rows(),
-            n_threads,
-            kernels: kernels(Precision::Fast, n_threads)?,
-            last_layers: None,
-        };
+        let (config, lora) = Self::config(&model, batch)?;
+        let mut budget = Self::budget(batch, n_threads)?;
         let resolve = |budget| Plan::resolve(&model, lora.values.len(), &budget);
         if low_memory {
             // What nothing fits says what the least is.
@@ -71,6 +79,40 @@ impl Training {
             budget.memory_mib = least.err().map(|over| over.needed_mib);
         }
         let plan = resolve(budget)?;
+        Self::with_plan(model, batch, config, plan, lora)
+    }
+
+    fn config(model: &Model, batch: &BenchBatch) -> Result<(TrainConfig, Lora)> {
+        let config = TrainConfig {
+            batch_size: batch.examples().len(),
+            max_steps: u64::MAX,
+            lr_scheduler_type: Shape::Constant,
+            shuffle: false,
+            ..TrainConfig::default()
+        };
+        let lora = Lora::new(config.lora.clone(), &lora_shapes(model))?;
+        Ok((config, lora))
+    }
+
+    fn budget(batch: &BenchBatch, n_threads: usize) -> Result<Budget> {
+        Ok(Budget {
+            memory_mib: None,
+            longest_example: batch.n_rows(),
+            step_rows: batch.n_rows(),
+            n_threads,
+            kernels: kernels(Precision::Fast, n_threads)?,
+            last_layers: None,
+        })
+    }
+
+    fn with_plan(
+        model: Model,
+        batch: &BenchBatch,
+        config: TrainConfig,
+        plan: Plan,
+        lora: Lora,
+    ) -> Result<Self> {
+        let examples = batch.examples();
         let mut trainer = Trainer::with_adapter(model, "", examples.clone(), config, plan, lora)?;
         while !trainer.score_references()?.is_empty() {}
         Ok(Self { trainer, examples })
@@ -103,6 +145,11 @@ impl Training {
     /// The format of products.
     pub fn products_in(&self) -> &'static str {
         self.trainer.network().options().kernels.scratch.name()
+    }
+
+    /// What the CPU computed because the device has no kernel for it.
+    pub fn fallbacks(&self) -> Vec<String> {
+        self.trainer.network().fallbacks()
     }
 
     /// One step: forward, backward and AdamW.

@@ -78,7 +78,7 @@ struct Report {
 #[derive(Serialize)]
 struct System {
     devices: Vec<Device>,
-    cpu_features: Vec<&'static str>,
+    cpu_features: Vec<String>,
     threads: usize,
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use thumbprint_tune::adapter::{AdapterFile, Lora};
 use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::example::{Example, ExampleError};
+use thumbprint_tune::graph::{DeviceOptions, Kernels};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::objective::ObjectiveError;
 use thumbprint_tune::plan::{Budget, Plan};
@@ -32,6 +33,7 @@ use options::{Objective, Truncation};
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let objective = options.objective()?;
     options.validate(objective)?;
+    let device = options.device.device()?;
     let interrupt = Interrupt::install()?;
     files::check_writable(&options.out)?;
     if let Some(checkpoint) = &options.checkpoint {
@@ -59,7 +61,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         None => Lora::new(config.lora.clone(), &lora_shapes(&model))?,
     };
     config.lora = lora.config.clone();
-    let plan = plan(options, &model, &data.examples, &lora)?;
+    let plan = plan(options, device, &model, &data.examples, &lora)?;
     let architecture = model.spec.architecture.clone();
     // A checkpoint belongs to this start, and to this reference, only.
     let mut started_from = base.sha256.clone();
@@ -93,6 +95,13 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         out,
     };
     let result = run.train()?;
+    let fallbacks = run.trainer.network().fallbacks();
+    if !fallbacks.is_empty() {
+        out.note(&format!(
+            "the CPU computed what the device has no kernel for: {}",
+            fallbacks.join(", ")
+        ));
+    }
     let adapter = AdapterFile {
         lora: run.trainer.lora().clone(),
         architecture,
@@ -217,15 +226,26 @@ fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
     Err(pairs.error(first.line, problem))
 }
 
-fn plan(options: &Options, model: &Model, examples: &[Example], lora: &Lora) -> Result<Plan> {
+fn plan(
+    options: &Options,
+    device: Option<DeviceOptions>,
+    model: &Model,
+    examples: &[Example],
+    lora: &Lora,
+) -> Result<Plan> {
     let n_threads = options.threads.count();
-    let kernels = kernels(options.kernels, n_threads)?;
+    let kernels = match device {
+        None => kernels(options.kernels, n_threads)?,
+        // A device has products of its own.
+        Some(_) => Kernels::EXACT,
+    };
     let batch_size = options.batch_size() as usize;
     let memory_mib = options.memory_mib;
     let mut budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
     budget.last_layers = lora.config.last_layers;
     let mut plan = Plan::resolve(model, lora.values.len(), &budget)?;
     plan.checkpoint |= options.gradient_checkpointing;
+    plan.device = device;
     Ok(plan)
 }
 

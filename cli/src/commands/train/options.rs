@@ -15,7 +15,7 @@ use thumbprint_tune::optimizer::{AdamW, AdamWConfig};
 use thumbprint_tune::schedule::Shape;
 
 use crate::error::{CliError, Result};
-use crate::options::{ModelOption, Precision, SeedOption, ThreadsOption};
+use crate::options::{DeviceOption, ModelOption, Precision, SeedOption, ThreadsOption};
 use crate::pairs::Pair;
 
 #[derive(Args, Debug)]
@@ -182,6 +182,8 @@ pub struct Options {
     pub kernels: Precision,
     #[command(flatten, next_help_heading = "Resources")]
     pub threads: ThreadsOption,
+    #[command(flatten, next_help_heading = "Resources")]
+    pub device: DeviceOption,
     #[command(flatten)]
     pub seed: SeedOption,
     /// Save the run's state in this file, and go on from it if it is there; the adapter is then the same bit for bit

@@ -31,13 +31,17 @@ pub fn beginning(
         batch_size,
         ..
     } = config;
+    let device = plan.device.as_ref();
     out.line(format!(
-        "{}: {} examples, {max_steps} steps of {}, rank {}, {} threads{}",
+        "{}: {} examples, {max_steps} steps of {}, rank {}, {}{}",
         base.path.display(),
         examples.len(),
         batch_size.min(&examples.len()),
         lora.rank,
-        plan.n_threads,
+        device.map_or(format!("{} threads", plan.n_threads), |device| format!(
+            "on {}",
+            device.name
+        )),
         if plan.checkpoint {
             ", activations recomputed"
         } else {

@@ -61,7 +61,12 @@ pub fn convert_row(ty: GgmlType, row: &[f32], out: &mut [u8]) -> Result<()> {
         }
         _ => {
             // SAFETY: the type is in ggml's table, whose rows live as long as the process.
+            #[cfg(not(feature = "dynamic-backends"))]
             let convert = unsafe { (*sys::ggml_get_type_traits_cpu(ty as u32)).from_float };
+            // The CPU's table is in a module then.
+            // SAFETY: as above.
+            #[cfg(feature = "dynamic-backends")]
+            let convert = unsafe { (*sys::ggml_get_type_traits(ty as u32)).from_float_ref };
             let convert = convert.ok_or(GgmlError::Type { op: "convert", ty })?;
             // SAFETY: both slices hold `row.len()` elements.
             unsafe { convert(row.as_ptr(), out.as_mut_ptr().cast(), row.len() as i64) };

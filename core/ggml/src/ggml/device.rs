@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
+use super::cpu::{self, ThreadPool};
 use super::error::{GgmlError, Result};
 use super::graph::Graph;
 
@@ -41,6 +42,7 @@ pub struct DeviceInfo {
 
 /// Every device that the linked ggml backends report.
 pub fn devices() -> Vec<DeviceInfo> {
+    cpu::load_backends();
     // SAFETY: the registry is initialised on first use and lives as long as the process; indices are below its count.
     unsafe {
         (0..sys::ggml_backend_dev_count())
@@ -64,43 +66,11 @@ pub fn devices() -> Vec<DeviceInfo> {
     }
 }
 
-/// Instruction sets that the CPU backend was compiled for and found, by their usual names.
-pub fn cpu_features() -> Vec<&'static str> {
-    // SAFETY: these functions only read CPU identification.
-    let all = unsafe {
-        [
-            ("sse3", sys::ggml_cpu_has_sse3()),
-            ("ssse3", sys::ggml_cpu_has_ssse3()),
-            ("avx", sys::ggml_cpu_has_avx()),
-            ("avx_vnni", sys::ggml_cpu_has_avx_vnni()),
-            ("avx2", sys::ggml_cpu_has_avx2()),
-            ("f16c", sys::ggml_cpu_has_f16c()),
-            ("fma", sys::ggml_cpu_has_fma()),
-            ("bmi2", sys::ggml_cpu_has_bmi2()),
-            ("avx512", sys::ggml_cpu_has_avx512()),
-            ("avx512_vbmi", sys::ggml_cpu_has_avx512_vbmi()),
-            ("avx512_vnni", sys::ggml_cpu_has_avx512_vnni()),
-            ("avx512_bf16", sys::ggml_cpu_has_avx512_bf16()),
-            ("amx_int8", sys::ggml_cpu_has_amx_int8()),
-            ("neon", sys::ggml_cpu_has_neon()),
-            ("arm_fma", sys::ggml_cpu_has_arm_fma()),
-            ("fp16_va", sys::ggml_cpu_has_fp16_va()),
-            ("dotprod", sys::ggml_cpu_has_dotprod()),
-            ("i8mm", sys::ggml_cpu_has_matmul_int8()),
-            ("sve", sys::ggml_cpu_has_sve()),
-            ("llamafile", sys::ggml_cpu_has_llamafile()),
-        ]
-    };
-    all.into_iter()
-        .filter(|(_, has)| *has != 0)
-        .map(|(name, _)| name)
-        .collect()
-}
-
 /// Something that computes graphs: the CPU with a thread pool of its own, or another device.
 pub struct Backend {
     raw: NonNull<sys::ggml_backend>,
-    threadpool: Option<NonNull<sys::ggml_threadpool>>,
+    // Freed after the backend, which refers to it (see Drop).
+    _threads: Option<ThreadPool>,
     abort: Arc<AtomicBool>,
 }
 
@@ -110,37 +80,40 @@ unsafe impl Send for Backend {}
 impl Backend {
     /// The CPU with `n_threads` threads, kept across graphs.
     pub fn cpu(n_threads: usize) -> Result<Self> {
-        let n_threads = n_threads.clamp(1, MAX_THREADS) as i32;
-        // SAFETY: plain constructors; the returned pointers are checked. The pool outlives the backend (see Drop).
+        let n_threads = n_threads.clamp(1, MAX_THREADS) as u32;
+        let failed = || GgmlError::Failed {
+            what: "cpu backend",
+            status: -1,
+        };
+        let device = cpu::device().ok_or_else(failed)?;
+        // SAFETY: the device is valid for the life of the process.
+        let raw = unsafe { sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()) };
+        let raw = NonNull::new(raw).ok_or_else(failed)?;
+        let threads = ThreadPool::new(n_threads);
+        let abort = Arc::new(AtomicBool::new(false));
+        let flag = Arc::as_ptr(&abort) as *mut c_void;
+        // SAFETY: a CPU backend; pool and flag live as long as it (see Drop).
         unsafe {
-            let raw = NonNull::new(sys::ggml_backend_cpu_init()).ok_or(GgmlError::Failed {
-                what: "cpu backend",
-                status: -1,
-            })?;
-            sys::ggml_backend_cpu_set_n_threads(raw.as_ptr(), n_threads);
-            let mut params = sys::ggml_threadpool_params_default(n_threads);
-            let threadpool = NonNull::new(sys::ggml_threadpool_new(&mut params));
-            if let Some(pool) = threadpool {
-                sys::ggml_backend_cpu_set_threadpool(raw.as_ptr(), pool.as_ptr());
-            }
-            let abort = Arc::new(AtomicBool::new(false));
-            sys::ggml_backend_cpu_set_abort_callback(
+            cpu::configure(
                 raw.as_ptr(),
+                n_threads,
+                threads.as_ref(),
                 Some(abort_requested),
-                Arc::as_ptr(&abort) as *mut c_void,
+                flag,
             );
-            Ok(Self {
-                raw,
-                threadpool,
-                abort,
-            })
         }
+        Ok(Self {
+            raw,
+            _threads: threads,
+            abort,
+        })
     }
 
     /// The device of that name, as [`devices`] lists it.
     pub fn open(name: &str, n_threads: usize) -> Result<Self> {
         let unknown = || GgmlError::NoDevice(name.to_owned());
         let c_name = CString::new(name).map_err(|_| unknown())?;
+        cpu::load_backends();
         // SAFETY: the name is a valid C string; a null device or backend is refused.
         unsafe {
             let device =
@@ -158,7 +131,7 @@ impl Backend {
             })?;
             Ok(Self {
                 raw,
-                threadpool: None,
+                _threads: None,
                 abort: Arc::new(AtomicBool::new(false)),
             })
         }
@@ -172,8 +145,11 @@ impl Backend {
 
     /// Whether this is the CPU, where custom operations run.
     pub fn is_cpu(&self) -> bool {
-        // SAFETY: the backend is alive.
-        unsafe { sys::ggml_backend_is_cpu(self.raw.as_ptr()) }
+        // SAFETY: the backend is alive, and its device valid for the life of the process.
+        unsafe {
+            let device = sys::ggml_backend_get_device(self.raw.as_ptr());
+            sys::ggml_backend_dev_type(device) == sys::GGML_BACKEND_DEVICE_TYPE_CPU
+        }
     }
 
     /// While this flag is true, a running computation stops at its next node with [`GgmlError::Aborted`].
@@ -206,13 +182,8 @@ impl Backend {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        // SAFETY: both were made by us and are freed once, the backend first since it refers to the pool.
-        unsafe {
-            sys::ggml_backend_free(self.raw.as_ptr());
-            if let Some(pool) = self.threadpool {
-                sys::ggml_threadpool_free(pool.as_ptr());
-            }
-        }
+        // SAFETY: ours, freed once, before its threads: fields are dropped after this.
+        unsafe { sys::ggml_backend_free(self.raw.as_ptr()) }
     }
 }
 

@@ -142,12 +142,7 @@ impl<'a> Graph<'a> {
             ));
         }
         self.require_f32(OP, b)?;
-        // SAFETY: the type is in ggml's table.
-        if unsafe {
-            (*sys::ggml_get_type_traits_cpu(a.ty() as u32))
-                .vec_dot
-                .is_none()
-        } {
+        if !super::can_dequantize(a.ty()) {
             return Err(GgmlError::Type { op: OP, ty: a.ty() });
         }
         self.node(OP, &[a, b], |context| {
@@ -249,7 +244,7 @@ impl<'a> Graph<'a> {
                 &[a],
             ));
         };
-        self.view(a, [len, ne[1], 1, 1], [nb[1], nb[2], nb[3]], offset)
+        self.view(a, [len, ne[1], 1, 1], matrix(nb[1], ne[1]), offset)
     }
 
     /// Rows `start .. start + len` of a matrix.
@@ -258,7 +253,7 @@ impl<'a> Graph<'a> {
         self.view(
             a,
             [ne[0], len, 1, 1],
-            [nb[1], nb[2], nb[3]],
+            matrix(nb[1], len),
             start.saturating_mul(nb[1]),
         )
     }
@@ -403,7 +398,7 @@ impl<'a> Graph<'a> {
     }
 
     /// Makes a node after checking that there is room and that the inputs are this graph's.
-    fn node<'g>(
+    pub(super) fn node<'g>(
         &'g self,
         op: &'static str,
         inputs: &[Tensor<'g>],
@@ -443,7 +438,7 @@ impl<'a> Graph<'a> {
                 .any(|(stored, _)| *stored == tensor.raw())
     }
 
-    fn require_f32(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
+    pub(super) fn require_f32(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
         if tensor.ty() == GgmlType::F32 {
             Ok(())
         } else {
@@ -480,7 +475,12 @@ impl Drop for Graph<'_> {
     }
 }
 
-fn shape(op: &'static str, reason: &str, operands: &[Tensor<'_>]) -> GgmlError {
+/// Strides of a matrix: ggml's operations look at those of the dimensions that it does not have, too.
+fn matrix(row: usize, n_rows: usize) -> [usize; 3] {
+    [row, row.saturating_mul(n_rows), row.saturating_mul(n_rows)]
+}
+
+pub(super) fn shape(op: &'static str, reason: &str, operands: &[Tensor<'_>]) -> GgmlError {
     let operands = operands
         .iter()
         .map(|t| format!("{t:?}"))

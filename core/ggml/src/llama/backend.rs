@@ -6,6 +6,8 @@ use std::sync::Once;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::ggml::cpu::load_backends;
+
 thread_local! {
     /// While a handle is being made on this thread: the errors that llama.cpp logged about it.
     static CAPTURED: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -15,6 +17,7 @@ thread_local! {
 pub(crate) fn init() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        load_backends();
         // SAFETY: `on_log` is a valid function for the life of the process and uses no user data.
         // `Once` makes this the only call that runs, and every other entry into llama.cpp in this
         // crate comes after it.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use llama_cpp_sys_2 as sys;
 
 use super::products::{self, WORTH_PACKING};
-use super::threads::ThreadPool;
 use super::{Adapter, Batch, LlamaError, Model, Result, backend};
+use crate::ggml::cpu::ThreadPool;
 use crate::ggml::packed::Packing;
 
 /// Element type of the key-value cache.

@@ -27,7 +27,6 @@ mod error;
 mod model;
 mod products;
 mod sampler;
-mod threads;
 mod vocab;
 
 pub use adapter::Adapter;

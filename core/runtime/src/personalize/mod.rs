@@ -33,6 +33,9 @@ pub struct Budget {
     pub max_example_tokens: usize,
     /// Whether a new candidate may take the place of one whose trial is undecided.
     pub replace_trial: bool,
+    /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. A system that ends
+    /// processes for using the GPU in the background wants this off there.
+    pub gpu: bool,
 }
 
 impl Default for Budget {
@@ -44,6 +47,7 @@ impl Default for Budget {
             seed: 0,
             max_example_tokens: 1024,
             replace_trial: false,
+            gpu: false,
         }
     }
 }

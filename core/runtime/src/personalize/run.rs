@@ -18,11 +18,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use thumbprint_ggml::llama::gpu_devices;
 use thumbprint_tune::adapter::AdapterFile;
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::durable;
 use thumbprint_tune::example::{Example, Kind};
-use thumbprint_tune::graph::Kernels;
+use thumbprint_tune::graph::{DeviceOptions, Kernels};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
@@ -296,10 +297,21 @@ impl Context<'_> {
             .sum();
         let threads = || std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let n_threads = self.budget.n_threads.unwrap_or_else(threads);
-        let kernels = self.kernels(n_threads)?;
+        let device = match self.budget.gpu {
+            true => Some(first_gpu()?),
+            false => None,
+        };
+        let kernels = match device {
+            None => self.kernels(n_threads)?,
+            // A device has products of its own.
+            Some(_) => Kernels::EXACT,
+        };
         let memory_mib = self.budget.memory_mib;
         let budget = plan::Budget::for_examples(examples, BATCH, n_threads, kernels, memory_mib);
-        let plan = Plan::resolve(&model, n_lora, &budget)?;
+        let plan = Plan {
+            device,
+            ..Plan::resolve(&model, n_lora, &budget)?
+        };
         Ok(Resolved {
             train,
             plan,
@@ -569,6 +581,21 @@ struct Replayed {
 }
 
 /// The folder of a run, relative to the data folder.
+/// The first GPU that this build can use.
+fn first_gpu() -> Result<DeviceOptions> {
+    let found = gpu_devices().into_iter().next();
+    let found = found.ok_or_else(|| {
+        Error::Job(
+            "no GPU here: build with the feature cuda, metal or vulkan, or train on the CPU"
+                .to_owned(),
+        )
+    })?;
+    Ok(DeviceOptions {
+        name: found.name,
+        strict: false,
+    })
+}
+
 fn run_folder(id: RunId) -> PathBuf {
     PathBuf::from("runs").join(id.to_string())
 }

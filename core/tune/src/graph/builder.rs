@@ -1,40 +1,24 @@
-//! Graph fragments out of custom operations; those with frozen weights are in `products`.
+//! Fragments out of custom operations, for the CPU; those with frozen weights are in `products`, attention in `attention`.
 
 use std::sync::Arc;
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::{Args, Work};
-use thumbprint_ggml::ggml::{GgmlError, Graph, Tensor};
+use thumbprint_ggml::ggml::{Graph, Storage, Tensor, TensorId};
 
+use super::fragments::{Fragments, LoadedNorm, Result, RopeTables, Weights};
+use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::element::Element;
 use super::kernels::gemm::Mat;
 use super::kernels::rows::{self, Gated, GeGlu, SwiGlu};
 use super::kernels::thin::{self, OUTER_COLUMNS, Span};
 use super::scratch::Scratch;
-use crate::model::{Activation, BlockSpec, Norm, RopeKind};
-
-type Result<T> = std::result::Result<T, GgmlError>;
+use crate::model::{Activation, BlockSpec, Norm, Rope, RopeKind};
 
 /// Rows that one unit of a row-wise operation takes.
 const ROWS: usize = 8;
 const F32: usize = size_of::<f32>();
-
-/// The cosines and sines of rotary embedding, `[n_dims / 2, n_tokens]` each.
-#[derive(Clone, Copy)]
-pub struct RopeTables<'g> {
-    pub kind: RopeKind,
-    pub cos: Tensor<'g>,
-    pub sin: Tensor<'g>,
-}
-
-/// A norm with its weights as loaded into a graph.
-#[derive(Clone, Copy)]
-pub struct LoadedNorm<'g> {
-    pub norm: Norm,
-    pub weight: Tensor<'g>,
-    pub bias: Option<Tensor<'g>>,
-}
 
 impl<'g> LoadedNorm<'g> {
     /// The weights as arguments of an operation: always two, of which the second has no meaning without a bias.
@@ -69,12 +53,6 @@ impl Norm {
     }
 }
 
-/// The frozen weights of a fused projection as loaded into a graph.
-pub struct LoadedWeights<'g> {
-    pub weights: Vec<Tensor<'g>>,
-    pub biases: Vec<(usize, Tensor<'g>)>,
-}
-
 /// Builds fragments in one graph.
 #[derive(Clone, Copy)]
 pub struct Builder<'g, 'a> {
@@ -84,11 +62,59 @@ pub struct Builder<'g, 'a> {
     pub n_tokens: usize,
 }
 
-impl<'g, 'a: 'g> Builder<'g, 'a> {
+impl<'g, 'a: 'g> Fragments<'g, 'a> for Builder<'g, 'a> {
+    fn graph(&self) -> &'g Graph<'a> {
+        self.graph
+    }
+
+    fn project(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        self.product_with(weights, x)
+    }
+
+    fn project_backward(&self, weights: &Weights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
+        self.product_with_transposed(weights, dy)
+    }
+
+    fn rope_tables(
+        &self,
+        rope: &'a Rope,
+        storage: &'a Storage,
+        ids: [TensorId; 2],
+    ) -> Result<RopeTables<'g, 'a>> {
+        let load = |id| {
+            self.graph
+                .rows(self.graph.load(storage, id)?, 0, self.n_tokens)
+        };
+        let tables = [load(ids[0])?, load(ids[1])?];
+        Ok(RopeTables { rope, tables })
+    }
+
+    fn attention(
+        &self,
+        geometry: &'a Attention,
+        qkv: Tensor<'g>,
+    ) -> Result<(Tensor<'g>, Option<Tensor<'g>>)> {
+        let (attn, lse) = self.attend(geometry, qkv)?;
+        Ok((attn, Some(lse)))
+    }
+
+    fn attention_backward(
+        &self,
+        geometry: &'a Attention,
+        qkv: Tensor<'g>,
+        attn: Tensor<'g>,
+        lse: Tensor<'g>,
+        d_attn: Tensor<'g>,
+    ) -> Result<(Tensor<'g>, Tensor<'g>)> {
+        match attn.ty() {
+            GgmlType::F32 => self.attend_backward::<f32>(geometry, qkv, attn, lse, d_attn),
+            _ => self.attend_backward::<u16>(geometry, qkv, attn, lse, d_attn),
+        }
+    }
+
     // ---- the adapter ----
 
-    /// A copy of `x` with dropped elements.
-    pub fn dropped(&self, x: Tensor<'g>, dropout: Option<Dropout>) -> Result<Tensor<'g>> {
+    fn dropped(&self, x: Tensor<'g>, dropout: Option<Dropout>) -> Result<Tensor<'g>> {
         let Some(dropout) = dropout else { return Ok(x) };
         self.rows("dropout", x.ne()[0], &[x], move |row, args, y| {
             y.copy_from_slice(args.f32(0).row(row));
@@ -96,8 +122,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         })
     }
 
-    /// Thin side of a product with factors: `[rank, n]`, `scale * <row of x over the span, factor>`.
-    pub fn thin(
+    fn thin(
         &self,
         x: Tensor<'g>,
         factors: Tensor<'g>,
@@ -120,8 +145,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// Adds `t` `[rank, n]` times the factors to `y` in place, what it adds being subject to dropout.
-    pub fn add_expanded(
+    fn add_expanded(
         &self,
         y: Tensor<'g>,
         t: Tensor<'g>,
@@ -153,13 +177,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// Gradients of factors: sums over tokens of `t` `[rank, n]` times `x` `[width, n]`, laid out as the factors are.
-    pub fn factor_gradients(
-        &self,
-        t: Tensor<'g>,
-        x: Tensor<'g>,
-        spans: &[Span],
-    ) -> Result<Tensor<'g>> {
+    fn factor_gradients(&self, t: Tensor<'g>, x: Tensor<'g>, spans: &[Span]) -> Result<Tensor<'g>> {
         let len: usize = spans.iter().map(|s| s.rank * s.len).sum();
         let mut units = Vec::new();
         for (which, span) in spans.iter().enumerate() {
@@ -227,32 +245,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    // ---- rows ----
-
-    /// `[width, n_tokens]`, each row written by `kernel`, which gets its index, the arguments and the row.
-    pub fn rows(
-        &self,
-        name: &'static str,
-        width: usize,
-        args: &[Tensor<'g>],
-        kernel: impl Fn(usize, &Args, &mut [f32]) + Send + Sync + 'a,
-    ) -> Result<Tensor<'g>> {
-        let work = Work::rows(name, self.n_tokens, width * F32, ROWS);
-        self.graph.custom(
-            GgmlType::F32,
-            [width, self.n_tokens, 1, 1],
-            args,
-            work,
-            Box::new(move |unit, args, out| {
-                for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
-                    kernel(unit * ROWS + i, args, row);
-                }
-            }),
-        )
-    }
-
-    /// The norm of `x` `[width, n]`.
-    pub fn norm(&self, loaded: &LoadedNorm<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn norm(&self, loaded: &LoadedNorm<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
         let (kernel, [weight, bias]) = (loaded.kernel(1), loaded.args());
         let args = [x, weight, bias];
         self.rows("norm", x.ne()[0], &args, move |row, args, y| {
@@ -260,8 +253,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         })
     }
 
-    /// `residual` plus the gradient of [`norm`](Self::norm) with respect to `x`, given the output's gradient `dy`.
-    pub fn norm_backward(
+    fn norm_backward(
         &self,
         loaded: &LoadedNorm<'g>,
         x: Tensor<'g>,
@@ -282,21 +274,19 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         })
     }
 
-    /// Queries and keys of `qkv` `[n_qkv, n]` normed, each head by itself or all at once as the weights are wide, then rotated; values as
-    /// they are.
-    pub fn norm_heads(
+    fn norm_heads(
         &self,
         spec: &BlockSpec,
         norms: &[LoadedNorm<'g>; 2],
         qkv: Tensor<'g>,
-        rope: Option<RopeTables<'g>>,
+        rope: Option<RopeTables<'g, 'a>>,
     ) -> Result<Tensor<'g>> {
         let kernels = [norms[0].kernel(1), norms[1].kernel(3)];
         let (n_q, n_qk) = (spec.n_attn(), spec.n_qk());
         let rotation = rope.map(|tables| Rotation::new(spec, tables));
         let mut args = vec![qkv];
         args.extend(norms.iter().flat_map(LoadedNorm::args));
-        args.extend(rope.into_iter().flat_map(|t| [t.cos, t.sin]));
+        args.extend(rope.into_iter().flat_map(|t| t.tables));
         self.rows("norm_heads", spec.n_qkv(), &args, move |row, args, y| {
             let x = args.f32(0).row(row);
             for (which, part) in [0..n_q, n_q..n_qk].into_iter().enumerate() {
@@ -313,8 +303,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         })
     }
 
-    /// The gradient of [`norm_heads`](Self::norm_heads) with respect to `qkv`, from that of what it makes after it is rotated back.
-    pub fn norm_heads_backward(
+    fn norm_heads_backward(
         &self,
         spec: &BlockSpec,
         norms: &[LoadedNorm<'g>; 2],
@@ -346,8 +335,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// `factor * x`; `x` itself where the factor is 1.
-    pub fn scaled(&self, x: Tensor<'g>, factor: f32) -> Result<Tensor<'g>> {
+    fn scaled(&self, x: Tensor<'g>, factor: f32) -> Result<Tensor<'g>> {
         if factor == 1.0 {
             return Ok(x);
         }
@@ -357,8 +345,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         })
     }
 
-    /// `cap * tanh(x / cap)` in place of `x`, if there is a cap.
-    pub fn capped(&self, x: Tensor<'g>, cap: Option<f32>) -> Result<Tensor<'g>> {
+    fn capped(&self, x: Tensor<'g>, cap: Option<f32>) -> Result<Tensor<'g>> {
         let Some(cap) = cap else { return Ok(x) };
         let width = x.ne()[0];
         let work = Work::rows("cap", self.n_tokens, width * F32, ROWS);
@@ -373,14 +360,12 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// What follows a projection, in place on `y`: biases, the residual stream (to which `y` is added with a factor), rotary embedding
-    /// of queries and keys.
-    pub fn epilogue(
+    fn epilogue(
         &self,
         y: Tensor<'g>,
         biases: &[(usize, Tensor<'g>)],
         residual: Option<(Tensor<'g>, f32)>,
-        rope: Option<(&BlockSpec, RopeTables<'g>)>,
+        rope: Option<(&BlockSpec, RopeTables<'g, 'a>)>,
     ) -> Result<Tensor<'g>> {
         if biases.is_empty() && residual.is_none() && rope.is_none() {
             return Ok(y);
@@ -392,7 +377,7 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         args.extend(residual.map(|(x, _)| x));
         let residual = residual.map(|(_, factor)| factor);
         let rotation = rope.map(|(spec, tables)| {
-            args.extend([tables.cos, tables.sin]);
+            args.extend(tables.tables);
             Rotation::new(spec, tables)
         });
         let work = Work::rows("epilogue", self.n_tokens, width * F32, ROWS);
@@ -426,18 +411,17 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// Gradients of queries and of keys and values side by side, rotated back: the gradient of the fused projection's output.
-    pub fn join_qkv_gradients(
+    fn join_qkv_gradients(
         &self,
         spec: &BlockSpec,
         dq: Tensor<'g>,
         dkv: Tensor<'g>,
-        rope: Option<RopeTables<'g>>,
+        rope: Option<RopeTables<'g, 'a>>,
     ) -> Result<Tensor<'g>> {
         let (width, n_attn) = (spec.n_qkv(), spec.n_attn());
         let rotation = rope.map(|tables| Rotation::new(spec, tables));
         let mut args = vec![dq, dkv];
-        args.extend(rope.into_iter().flat_map(|tables| [tables.cos, tables.sin]));
+        args.extend(rope.into_iter().flat_map(|rope| rope.tables));
         self.rows("join_qkv", width, &args, move |row, args, y| {
             y[..n_attn].copy_from_slice(args.f32(0).row(row));
             y[n_attn..].copy_from_slice(args.f32(1).row(row));
@@ -447,14 +431,55 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         })
     }
 
-    /// The gated activation of `gate_up` `[2 n_ff, n]`: `[n_ff, n]`.
-    pub fn activation(&self, kind: Activation, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn activation(&self, kind: Activation, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
         match (kind, gate_up.ty()) {
             (Activation::SwiGlu, GgmlType::F32) => self.activation_of::<f32, SwiGlu>(gate_up),
             (Activation::SwiGlu, _) => self.activation_of::<u16, SwiGlu>(gate_up),
             (Activation::GeGlu, GgmlType::F32) => self.activation_of::<f32, GeGlu>(gate_up),
             (Activation::GeGlu, _) => self.activation_of::<u16, GeGlu>(gate_up),
         }
+    }
+
+    fn activation_backward(
+        &self,
+        kind: Activation,
+        gate_up: Tensor<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        match (kind, gate_up.ty()) {
+            (Activation::SwiGlu, GgmlType::F32) => {
+                self.activation_backward_of::<f32, SwiGlu>(gate_up, dy)
+            }
+            (Activation::SwiGlu, _) => self.activation_backward_of::<u16, SwiGlu>(gate_up, dy),
+            (Activation::GeGlu, GgmlType::F32) => {
+                self.activation_backward_of::<f32, GeGlu>(gate_up, dy)
+            }
+            (Activation::GeGlu, _) => self.activation_backward_of::<u16, GeGlu>(gate_up, dy),
+        }
+    }
+}
+
+impl<'g, 'a: 'g> Builder<'g, 'a> {
+    /// `[width, n_tokens]`, each row written by `kernel`, which gets its index, the arguments and the row.
+    pub fn rows(
+        &self,
+        name: &'static str,
+        width: usize,
+        args: &[Tensor<'g>],
+        kernel: impl Fn(usize, &Args, &mut [f32]) + Send + Sync + 'a,
+    ) -> Result<Tensor<'g>> {
+        let work = Work::rows(name, self.n_tokens, width * F32, ROWS);
+        self.graph.custom(
+            GgmlType::F32,
+            [width, self.n_tokens, 1, 1],
+            args,
+            work,
+            Box::new(move |unit, args, out| {
+                for (i, row) in out.region::<f32>(0).chunks_exact_mut(width).enumerate() {
+                    kernel(unit * ROWS + i, args, row);
+                }
+            }),
+        )
     }
 
     fn activation_of<T: Element, G: Gated>(&self, gate_up: Tensor<'g>) -> Result<Tensor<'g>> {
@@ -477,25 +502,6 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
                 }
             }),
         )
-    }
-
-    /// The gradient of [`activation`](Self::activation): `[2 n_ff, n]`.
-    pub fn activation_backward(
-        &self,
-        kind: Activation,
-        gate_up: Tensor<'g>,
-        dy: Tensor<'g>,
-    ) -> Result<Tensor<'g>> {
-        match (kind, gate_up.ty()) {
-            (Activation::SwiGlu, GgmlType::F32) => {
-                self.activation_backward_of::<f32, SwiGlu>(gate_up, dy)
-            }
-            (Activation::SwiGlu, _) => self.activation_backward_of::<u16, SwiGlu>(gate_up, dy),
-            (Activation::GeGlu, GgmlType::F32) => {
-                self.activation_backward_of::<f32, GeGlu>(gate_up, dy)
-            }
-            (Activation::GeGlu, _) => self.activation_backward_of::<u16, GeGlu>(gate_up, dy),
-        }
     }
 
     fn activation_backward_of<T: Element, G: Gated>(
@@ -548,9 +554,9 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn new(spec: &BlockSpec, tables: RopeTables<'_>) -> Self {
+    fn new(spec: &BlockSpec, tables: RopeTables<'_, '_>) -> Self {
         Self {
-            kind: tables.kind,
+            kind: tables.rope.kind,
             head_dim: spec.head_dim,
             n_heads: spec.n_head + spec.n_head_kv,
         }

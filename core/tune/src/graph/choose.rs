@@ -7,6 +7,7 @@ use thumbprint_ggml::ggml::packed::Packing;
 use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, Workspace};
 
 use super::builder::Builder;
+use super::fragments::Fragments;
 use super::scratch::Scratch;
 
 /// Number formats that a network computes in.
@@ -83,7 +84,7 @@ fn product_seconds(scratch: Scratch, n_threads: usize) -> Result<f64, GgmlError>
         scratch,
         n_tokens: n,
     };
-    let product = builder.project(&[graph.load(&storage, a)?], graph.load(&storage, b)?)?;
+    let product = builder.project(&[graph.load(&storage, a)?].into(), graph.load(&storage, b)?)?;
     graph.store(product, graph.load(&storage, y)?)?;
     // The first one pays for memory.
     workspace.compute(&mut backend, &graph)?;

@@ -6,13 +6,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
+use thumbprint_ggml::ggml::{Graph, Storage, Tensor, TensorId};
 
 use super::builder::Builder;
+use super::fragments::{Fragments, Result};
 use super::scratch::Scratch;
 use crate::model::{Activation, ExpertWeights};
-
-type Result<T> = std::result::Result<T, GgmlError>;
 
 /// Where the tokens of a ubatch go in one block. A *row* is a token in an expert; rows are ordered by expert.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,9 +110,9 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
         let asked = self.gather(h)?;
         for (expert, rows) in &self.routes.experts {
             let (b, x) = (self.at(rows), self.rows(asked, rows)?);
-            let gate_up = b.project(&self.gate_up(*expert)?, x)?;
+            let gate_up = b.project(&self.gate_up(*expert)?.into(), x)?;
             let said = b.project(
-                &[self.down(*expert)?],
+                &[self.down(*expert)?].into(),
                 b.activation(self.activation, gate_up)?,
             )?;
             self.graph
@@ -156,13 +155,13 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
                 self.rows(d_said, rows)?,
             );
             let (gate_up, down) = (self.gate_up(*expert)?, self.down(*expert)?);
-            let hidden = b.project(&gate_up, x)?;
-            let said = b.project(&[down], b.activation(self.activation, hidden)?)?;
+            let hidden = b.project(&gate_up.into(), x)?;
+            let said = b.project(&[down].into(), b.activation(self.activation, hidden)?)?;
             self.graph
                 .store(said, self.stored(self.memory.results, rows)?)?;
-            let d_act = b.project_backward(&[down], d_said)?;
+            let d_act = b.project_backward(&[down].into(), d_said)?;
             let d_hidden = b.activation_backward(self.activation, hidden, d_act)?;
-            let dx = b.project_backward(&gate_up, d_hidden)?;
+            let dx = b.project_backward(&gate_up.into(), d_hidden)?;
             self.graph
                 .store(dx, self.stored(self.memory.gradients, rows)?)?;
         }
@@ -196,7 +195,7 @@ impl<'g, 'a: 'g> Experts<'g, 'a> {
                 }
             },
         )?;
-        let by_router = exact(&self.b).project_backward(&[router], d_logits)?;
+        let by_router = exact(&self.b).project_backward(&[router].into(), d_logits)?;
         let gradients = self.graph.load(self.storage, self.memory.gradients)?;
         let routes = self.routes.clone();
         self.b.rows(

@@ -11,26 +11,27 @@
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
-use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId, dequantize_row};
+use thumbprint_ggml::ggml::{Graph, Tensor, dequantize_row};
 
 use super::builder::Builder;
+use super::fragments::{Fragments, Result, Weights};
+use super::kept::Kept;
 use super::kernels::head::{
     LABEL, SHRINK, STATS, SUM, accumulate, begin, begin_with_mean, capped_exponentials,
     exponentials,
 };
 use super::kernels::rows::cap_slope;
 use super::layer::load_norm;
+use super::memory::HeadMemory;
 use super::scratch::Scratch;
 use crate::model::Model;
-
-type Result<T> = std::result::Result<T, GgmlError>;
 
 /// Vocabulary entries of one block.
 pub const VOCAB_BLOCK: usize = 2048;
 
 /// Tensors that the graph of a chunk may need.
 pub fn graph_nodes(n_vocab: usize) -> usize {
-    64 + 18 * n_vocab.div_ceil(VOCAB_BLOCK)
+    64 + 20 * n_vocab.div_ceil(VOCAB_BLOCK)
 }
 
 /// In place of a label: the target is a distribution, by its mean embedding.
@@ -50,17 +51,10 @@ pub enum Wanted {
 /// A chunk of rows to be scored.
 pub struct HeadChunk<'a> {
     pub model: &'a Model,
-    /// Where the inputs and outputs below lie.
-    pub storage: &'a Storage,
-    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives gradients or means, if wanted.
-    pub hidden: TensorId,
-    /// Labels `[rows]`, I32, or [`BY_MEAN`].
-    pub labels: TensorId,
-    /// Mean embeddings of the targets that are distributions: `[n_embd, rows]`, F32.
-    pub means: TensorId,
-    /// Receives [`STATS`] numbers a row, F32.
-    pub stats: TensorId,
+    pub memory: &'a HeadMemory,
     pub scratch: Scratch,
+    /// Packed copies of frozen matrices.
+    pub kept: Option<&'a Kept>,
     /// Rows in use.
     pub n_rows: usize,
 }
@@ -68,15 +62,15 @@ pub struct HeadChunk<'a> {
 impl<'a> HeadChunk<'a> {
     /// Builds the graph: statistics, and what else is wanted in place of the hidden states.
     pub fn build(&self, graph: &Graph<'a>, wanted: Wanted) -> Result<()> {
-        let model = self.model;
+        let (model, memory) = (self.model, self.memory);
         let b = Builder {
             graph,
             scratch: self.scratch,
             n_tokens: self.n_rows,
         };
-        let hidden = graph.rows(graph.load(self.storage, self.hidden)?, 0, self.n_rows)?;
-        let labels = graph.columns(graph.load(self.storage, self.labels)?, 0, self.n_rows)?;
-        let means = graph.rows(graph.load(self.storage, self.means)?, 0, self.n_rows)?;
+        let hidden = graph.rows(graph.load(&memory.storage, memory.hidden)?, 0, self.n_rows)?;
+        let labels = graph.columns(graph.load(&memory.storage, memory.labels)?, 0, self.n_rows)?;
+        let means = graph.rows(graph.load(&memory.storage, memory.means)?, 0, self.n_rows)?;
         let norm = load_norm(graph, model, model.output_norm)?;
         let head = graph.load(&model.storage, model.head)?;
         // Scaling what the head multiplies scales its logits.
@@ -89,12 +83,16 @@ impl<'a> HeadChunk<'a> {
         let mut sum: Option<Tensor<'_>> = None;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
             let rows = graph.rows(head, first, (n_vocab - first).min(VOCAB_BLOCK))?;
-            let logits = b.capped(b.project(&[rows], h)?, cap)?;
+            let mut rows = Weights::from([rows]);
+            if let Some(kept) = self.kept {
+                rows.kept = Some(kept.of_head(graph, first)?);
+            }
+            let logits = b.capped(b.project(&rows, h)?, cap)?;
             stats = self.accumulate(graph, logits, labels, stats, first)?;
             if wanted != Wanted::LogProb {
                 let cap = cap.filter(|_| wanted == Wanted::Gradient);
                 let p = self.exponentials(graph, logits, stats, cap)?;
-                let weighted = b.project_backward(&[rows], p)?;
+                let weighted = b.project_backward(&rows, p)?;
                 let so_far = match sum {
                     None => weighted,
                     Some(before) => self.add_shrunk(graph, weighted, before, stats)?,
@@ -106,7 +104,7 @@ impl<'a> HeadChunk<'a> {
         }
         graph.store(
             stats,
-            graph.rows(graph.load(self.storage, self.stats)?, 0, self.n_rows)?,
+            graph.rows(graph.load(&memory.storage, memory.stats)?, 0, self.n_rows)?,
         )?;
         let Some(sum) = sum else { return Ok(()) };
         let sum = self.normalized(graph, sum, stats)?;

@@ -3,23 +3,36 @@
 use std::sync::Arc;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
 
 use super::adapter::{DeviceAdapter, FusedLora};
-use super::builder::{Builder, LoadedNorm, LoadedWeights, RopeTables};
+use super::builder::Builder;
 use super::experts::{ExpertMemory, Experts, Routes, exact};
+use super::fragments::{Fragments, LoadedNorm, LoadedWeights, Result, RopeTables, Weights};
+use super::kept::Kept;
 use super::kernels::attention::{Attention, Scoring, Segment};
 use super::kernels::dropout::Dropout;
-use super::kernels::element::Element;
+use super::portable::{self, Portable, PortableIds};
 use super::scratch::Scratch;
 use crate::model::{BlockSpec, Fused, LayerWeights, Model, NormWeights};
 
-type Result<T> = std::result::Result<T, GgmlError>;
+/// Which fragments graphs are put together from.
+#[derive(Debug, Clone, Copy)]
+pub enum Make {
+    /// `builder`'s, with frozen weights made into this first.
+    Custom(Scratch),
+    /// `portable`'s.
+    Portable(PortableIds),
+}
 
 /// Tensors that one graph of a block may need.
 pub fn graph_nodes(spec: &BlockSpec) -> usize {
     200 + 40 * spec.experts.map_or(0, |experts| experts.n)
+}
+
+/// The same out of portable fragments.
+pub fn portable_graph_nodes(spec: &BlockSpec, n_tokens: usize) -> usize {
+    graph_nodes(spec) + 800 + 80 * portable::shares(spec.n_head, n_tokens)
 }
 
 /// What a block's backward pass needs of its forward pass: tensors of at least `n_tokens` columns.
@@ -54,11 +67,13 @@ pub struct LayerContext<'a> {
     /// Cosines and sines of this block's rotary embedding, in `storage`.
     pub rope: [TensorId; 2],
     pub attention: &'a Attention,
-    pub scratch: Scratch,
+    pub make: Make,
     pub n_tokens: usize,
     /// Dropout of the adapter's inputs; none outside of training.
     pub dropout: Option<Dropout>,
     pub experts: Option<ExpertMemory>,
+    /// Packed copies of frozen matrices.
+    pub kept: Option<&'a Kept>,
 }
 
 /// How far a forward pass of a block goes.
@@ -90,54 +105,53 @@ impl<'a> LayerContext<'a> {
         extent: Extent,
     ) -> Result<()> {
         let (spec, weights) = (self.spec(), self.weights());
-        let b = self.builder(graph);
+        let b = self.fragments(graph)?;
+        let b = b.as_ref();
         let save = extent != Extent::Output;
         let x = self.saved(graph, input)?;
 
-        let h = self.normed(&b, weights.attn_norm, x)?;
+        let h = self.normed(b, weights.attn_norm, x)?;
         if save {
             self.save(graph, x, self.saved.input)?;
         }
-        let rope = self.rope_tables(graph)?;
+        let rope = self.rope_tables(b)?;
         let (raw, qkv) = match self.qk_norms(graph)? {
             None => {
                 let rope = rope.map(|tables| (spec, tables));
-                let qkv = self.projection(&b, 0, &weights.qkv, h, None, rope, save)?;
+                let qkv = self.projection(b, 0, &weights.qkv, h, None, rope, save)?;
                 (qkv, qkv)
             }
             Some(norms) => {
-                let raw = self.projection(&b, 0, &weights.qkv, h, None, None, save)?;
+                let raw = self.projection(b, 0, &weights.qkv, h, None, None, save)?;
                 (raw, b.norm_heads(spec, &norms, raw, rope)?)
             }
         };
-        let (attn, lse) = self.attention(graph, qkv)?;
+        let (attn, lse) = b.attention(self.attention, qkv)?;
+        if let Some(lse) = lse.filter(|_| save) {
+            self.save(graph, lse, self.saved.lse)?;
+        }
         let post = [weights.attn_post_norm, weights.ffn_post_norm];
-        let (result, middle) = self.add(&b, 1, &weights.attn_output, attn, post[0], x, save)?;
-        let h = self.normed(&b, weights.ffn_norm, middle)?;
+        let (result, middle) = self.add(b, 1, &weights.attn_output, attn, post[0], x, save)?;
+        let h = self.normed(b, weights.ffn_norm, middle)?;
         if let (Some(experts), Some(memory)) = (weights.experts, self.experts) {
             let router = self.weight(graph, experts.router)?;
             self.save(graph, middle, memory.middle)?;
-            self.save(graph, exact(&b).project(&[router], h)?, memory.logits)?;
+            let logits = exact(&self.builder(graph)).project(&[router].into(), h)?;
+            self.save(graph, logits, memory.logits)?;
             if save {
                 let saved = &self.saved;
-                let targets = [saved.qkv, saved.attn, saved.lse, saved.middle];
-                for (tensor, target) in [raw, attn, lse, middle].into_iter().zip(targets) {
+                let targets = [saved.qkv, saved.attn, saved.middle];
+                for (tensor, target) in [raw, attn, middle].into_iter().zip(targets) {
                     self.save(graph, tensor, target)?;
                 }
             }
             return Ok(());
         }
-        let gate_up = self.projection(&b, 2, &weights.gate_up, h, None, None, save)?;
+        let gate_up = self.projection(b, 2, &weights.gate_up, h, None, None, save)?;
         if save {
             let saved = &self.saved;
-            let targets = [
-                saved.qkv,
-                saved.attn,
-                saved.lse,
-                saved.middle,
-                saved.gate_up,
-            ];
-            for (tensor, target) in [raw, attn, lse, middle, gate_up].into_iter().zip(targets) {
+            let targets = [saved.qkv, saved.attn, saved.middle, saved.gate_up];
+            for (tensor, target) in [raw, attn, middle, gate_up].into_iter().zip(targets) {
                 self.save(graph, tensor, target)?;
             }
             if let (Some(result), Some(targets)) = (result, saved.results) {
@@ -146,9 +160,9 @@ impl<'a> LayerContext<'a> {
         }
         let act = b.activation(spec.activation, gate_up)?;
         if extent == Extent::Save && post[1].is_none() {
-            return self.save_thin(&b, 3, act);
+            return self.save_thin(b, 3, act);
         }
-        let (result, y) = self.add(&b, 3, &weights.down, act, post[1], middle, save)?;
+        let (result, y) = self.add(b, 3, &weights.down, act, post[1], middle, save)?;
         if save && let (Some(result), Some(targets)) = (result, self.saved.results) {
             self.save(graph, result, targets[1])?;
         }
@@ -165,20 +179,28 @@ impl<'a> LayerContext<'a> {
         routes: &Arc<Routes>,
         output: TensorId,
     ) -> Result<()> {
-        let b = self.builder(graph);
-        let Some(experts) = self.experts_in(&b, routes) else {
+        let b = self.fragments(graph)?;
+        let b = b.as_ref();
+        let Some(experts) = self.experts_in(b, routes) else {
             return Ok(());
         };
         let middle = self.saved(graph, experts.memory.middle)?;
-        let h = self.normed(&b, self.weights().ffn_norm, middle)?;
+        let h = self.normed(b, self.weights().ffn_norm, middle)?;
         let y = experts.forward(h, middle)?;
         self.save(graph, y, output)
     }
 
-    fn experts_in<'g>(&self, b: &Builder<'g, 'a>, routes: &Arc<Routes>) -> Option<Experts<'g, 'a>> {
+    fn experts_in<'g>(
+        &self,
+        b: &dyn Fragments<'g, 'a>,
+        routes: &Arc<Routes>,
+    ) -> Option<Experts<'g, 'a>>
+    where
+        'a: 'g,
+    {
         Some(Experts {
-            graph: b.graph,
-            b: *b,
+            graph: b.graph(),
+            b: self.builder(b.graph()),
             model: &self.model.storage,
             weights: self.weights().experts.as_ref()?,
             activation: self.spec().activation,
@@ -199,42 +221,43 @@ impl<'a> LayerContext<'a> {
         input_gradient: bool,
     ) -> Result<()> {
         let (spec, weights) = (self.spec(), self.weights());
-        let b = self.builder(graph);
+        let b = self.fragments(graph)?;
+        let b = b.as_ref();
         let dy = self.saved(graph, gradient)?;
         let middle = graph.to_f32(self.saved(graph, self.saved.middle)?)?;
-        let dh = match self.experts_in(&b, routes) {
-            Some(experts) => experts.backward(self.normed(&b, weights.ffn_norm, middle)?, dy)?,
-            None => self.feed_forward_backward(&b, middle, dy)?,
+        let dh = match self.experts_in(b, routes) {
+            Some(experts) => experts.backward(self.normed(b, weights.ffn_norm, middle)?, dy)?,
+            None => self.feed_forward_backward(b, middle, dy)?,
         };
-        let d_middle = self.normed_backward(&b, weights.ffn_norm, middle, dh, dy)?;
+        let d_middle = self.normed_backward(b, weights.ffn_norm, middle, dh, dy)?;
 
         let attn = self.saved(graph, self.saved.attn)?;
         let attn_f32 = graph.to_f32(attn)?;
-        let added = self.add_backward(&b, 0, weights.attn_post_norm, d_middle)?;
-        let d_attn =
-            self.projection_backward(&b, 1, &weights.attn_output, attn_f32, added, true)?;
+        let added = self.add_backward(b, 0, weights.attn_post_norm, d_middle)?;
+        let d_attn = self.projection_backward(b, 1, &weights.attn_output, attn_f32, added, true)?;
         let d_attn = require(d_attn)?;
         let saved = self.saved(graph, self.saved.qkv)?;
-        let rope = self.rope_tables(graph)?;
+        let lse = self.saved(graph, self.saved.lse)?;
+        let rope = self.rope_tables(b)?;
         let d_qkv = match self.qk_norms(graph)? {
             None => {
-                let (dq, dkv) = self.attention_backward(graph, saved, attn, d_attn)?;
+                let (dq, dkv) = b.attention_backward(self.attention, saved, attn, lse, d_attn)?;
                 b.join_qkv_gradients(spec, dq, dkv, rope)?
             }
             Some(norms) => {
                 let raw = graph.to_f32(saved)?;
                 let qkv = b.norm_heads(spec, &norms, raw, rope)?;
-                let (dq, dkv) = self.attention_backward(graph, qkv, attn_f32, d_attn)?;
+                let (dq, dkv) = b.attention_backward(self.attention, qkv, attn_f32, lse, d_attn)?;
                 let d_qkv = b.join_qkv_gradients(spec, dq, dkv, rope)?;
                 b.norm_heads_backward(spec, &norms, raw, d_qkv)?
             }
         };
         let x = graph.to_f32(self.saved(graph, self.saved.input)?)?;
-        let h = self.normed(&b, weights.attn_norm, x)?;
-        let dh = self.projection_backward(&b, 0, &weights.qkv, h, d_qkv, input_gradient)?;
+        let h = self.normed(b, weights.attn_norm, x)?;
+        let dh = self.projection_backward(b, 0, &weights.qkv, h, d_qkv, input_gradient)?;
         match dh {
             Some(dh) => {
-                let dx = self.normed_backward(&b, weights.attn_norm, x, dh, d_middle)?;
+                let dx = self.normed_backward(b, weights.attn_norm, x, dh, d_middle)?;
                 graph.store(dx, dy)
             }
             None => Ok(()),
@@ -244,12 +267,15 @@ impl<'a> LayerContext<'a> {
     /// The gradient of what enters the feed-forward part.
     fn feed_forward_backward<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         middle: Tensor<'g>,
         dy: Tensor<'g>,
-    ) -> Result<Tensor<'g>> {
+    ) -> Result<Tensor<'g>>
+    where
+        'a: 'g,
+    {
         let (kind, weights) = (self.spec().activation, self.weights());
-        let gate_up = self.saved(b.graph, self.saved.gate_up)?;
+        let gate_up = self.saved(b.graph(), self.saved.gate_up)?;
         let act = b.activation(kind, gate_up)?;
         let added = self.add_backward(b, 1, weights.ffn_post_norm, dy)?;
         let d_act = self.projection_backward(b, 3, &weights.down, act, added, true)?;
@@ -264,12 +290,15 @@ impl<'a> LayerContext<'a> {
     /// `x` where there is no norm.
     fn normed<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         norm: Option<NormWeights>,
         x: Tensor<'g>,
-    ) -> Result<Tensor<'g>> {
+    ) -> Result<Tensor<'g>>
+    where
+        'a: 'g,
+    {
         match norm {
-            Some(norm) => b.norm(&load_norm(b.graph, self.model, norm)?, x),
+            Some(norm) => b.norm(&load_norm(b.graph(), self.model, norm)?, x),
             None => Ok(x),
         }
     }
@@ -277,15 +306,18 @@ impl<'a> LayerContext<'a> {
     /// `residual` plus the gradient of [`normed`](Self::normed) with respect to `x`.
     fn normed_backward<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         norm: Option<NormWeights>,
         x: Tensor<'g>,
         dy: Tensor<'g>,
         residual: Tensor<'g>,
-    ) -> Result<Tensor<'g>> {
+    ) -> Result<Tensor<'g>>
+    where
+        'a: 'g,
+    {
         match norm {
             Some(norm) => {
-                let norm = load_norm(b.graph, self.model, norm)?;
+                let norm = load_norm(b.graph(), self.model, norm)?;
                 b.norm_backward(&norm, x, dy, Some(residual))
             }
             None => b.epilogue(dy, &[], Some((residual, 1.0)), None),
@@ -296,14 +328,17 @@ impl<'a> LayerContext<'a> {
     #[allow(clippy::too_many_arguments)]
     fn add<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         which: usize,
         fused: &'a Fused,
         x: Tensor<'g>,
         norm: Option<NormWeights>,
         residual: Tensor<'g>,
         save: bool,
-    ) -> Result<(Option<Tensor<'g>>, Tensor<'g>)> {
+    ) -> Result<(Option<Tensor<'g>>, Tensor<'g>)>
+    where
+        'a: 'g,
+    {
         if norm.is_none() {
             let y = self.projection(b, which, fused, x, Some(residual), None, save)?;
             return Ok((None, y));
@@ -317,17 +352,20 @@ impl<'a> LayerContext<'a> {
     /// The gradient of the projection in [`add`](Self::add), `result` being its index among the saved ones.
     fn add_backward<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         result: usize,
         norm: Option<NormWeights>,
         dy: Tensor<'g>,
-    ) -> Result<Tensor<'g>> {
+    ) -> Result<Tensor<'g>>
+    where
+        'a: 'g,
+    {
         let added = b.scaled(dy, self.spec().residual_scale)?;
         let (Some(norm), Some(results)) = (norm, self.saved.results) else {
             return Ok(added);
         };
-        let norm = load_norm(b.graph, self.model, norm)?;
-        let result = b.graph.to_f32(self.saved(b.graph, results[result])?)?;
+        let norm = load_norm(b.graph(), self.model, norm)?;
+        let result = b.graph().to_f32(self.saved(b.graph(), results[result])?)?;
         b.norm_backward(&norm, result, added, None)
     }
 
@@ -346,17 +384,20 @@ impl<'a> LayerContext<'a> {
     #[allow(clippy::too_many_arguments)]
     fn projection<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         which: usize,
         fused: &'a Fused,
         x: Tensor<'g>,
         residual: Option<Tensor<'g>>,
-        rope: Option<(&BlockSpec, RopeTables<'g>)>,
+        rope: Option<(&BlockSpec, RopeTables<'g, 'a>)>,
         save: bool,
-    ) -> Result<Tensor<'g>> {
-        let loaded = self.load(b.graph, fused)?;
+    ) -> Result<Tensor<'g>>
+    where
+        'a: 'g,
+    {
+        let loaded = self.load(b.graph(), which, fused)?;
         let mut y = b.project(&loaded.weights, x)?;
-        if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph, which)? {
+        if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph(), which)? {
             let t = b.thin(
                 b.dropped(x, self.dropout(which))?,
                 a_factors,
@@ -364,7 +405,7 @@ impl<'a> LayerContext<'a> {
                 scale,
             )?;
             if save {
-                self.store_thin(b.graph, which, t)?;
+                self.store_thin(b.graph(), which, t)?;
             }
             y = b.add_expanded(y, t, b_factors, &lora.b_spans, None)?;
         }
@@ -373,11 +414,14 @@ impl<'a> LayerContext<'a> {
     }
 
     /// The thin side alone, for a projection whose output is not needed.
-    fn save_thin<'g>(&self, b: &Builder<'g, 'a>, which: usize, x: Tensor<'g>) -> Result<()> {
-        match self.lora(b.graph, which)? {
+    fn save_thin<'g>(&self, b: &dyn Fragments<'g, 'a>, which: usize, x: Tensor<'g>) -> Result<()>
+    where
+        'a: 'g,
+    {
+        match self.lora(b.graph(), which)? {
             Some((lora, a, _, scale)) => {
                 let t = b.thin(b.dropped(x, self.dropout(which))?, a, &lora.a_spans, scale)?;
-                self.store_thin(b.graph, which, t)
+                self.store_thin(b.graph(), which, t)
             }
             None => Ok(()),
         }
@@ -386,14 +430,17 @@ impl<'a> LayerContext<'a> {
     /// Gradients of the projection's factors, and (if wanted) of its input `x`.
     fn projection_backward<'g>(
         &self,
-        b: &Builder<'g, 'a>,
+        b: &dyn Fragments<'g, 'a>,
         which: usize,
         fused: &'a Fused,
         x: Tensor<'g>,
         dy: Tensor<'g>,
         input_gradient: bool,
-    ) -> Result<Option<Tensor<'g>>> {
-        let graph = b.graph;
+    ) -> Result<Option<Tensor<'g>>>
+    where
+        'a: 'g,
+    {
+        let graph = b.graph();
         let mut thin_gradient = None;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(graph, which)?
             && let (Some(adapter), Some(saved)) = (self.adapter, self.saved.thin[which])
@@ -410,101 +457,35 @@ impl<'a> LayerContext<'a> {
         if !input_gradient {
             return Ok(None);
         }
-        let dx = b.project_backward(&self.load(graph, fused)?.weights, dy)?;
+        let dx = b.project_backward(&self.load(graph, which, fused)?.weights, dy)?;
         Ok(Some(match thin_gradient {
             Some((dt, a, lora)) => b.add_expanded(dx, dt, a, &lora.a_spans, self.dropout(which))?,
             None => dx,
         }))
     }
 
-    // ---- attention ----
-
-    fn attention<'g>(
-        &self,
-        graph: &'g Graph<'a>,
-        qkv: Tensor<'g>,
-    ) -> Result<(Tensor<'g>, Tensor<'g>)> {
-        let (spec, n, geometry) = (self.spec(), self.n_tokens, self.attention);
-        let (n_attn, n_head) = (spec.n_attn(), spec.n_head);
-        let work = two_outputs("attention", geometry, n, n_attn, n_head);
-        let both = graph.custom(
-            GgmlType::F32,
-            [n * (n_attn + n_head), 1, 1, 1],
-            &[qkv],
-            work,
-            Box::new(move |unit, args, out| {
-                let (attn, lse) = out.pair::<f32, f32>();
-                geometry.forward(unit, args.f32(0), attn, lse);
-            }),
-        )?;
-        split(graph, both, n, n_attn, n_head)
-    }
-
-    /// `qkv` and `attn` are of one type.
-    fn attention_backward<'g>(
-        &self,
-        graph: &'g Graph<'a>,
-        qkv: Tensor<'g>,
-        attn: Tensor<'g>,
-        d_attn: Tensor<'g>,
-    ) -> Result<(Tensor<'g>, Tensor<'g>)> {
-        match attn.ty() {
-            GgmlType::F32 => self.attention_backward_of::<f32>(graph, qkv, attn, d_attn),
-            _ => self.attention_backward_of::<u16>(graph, qkv, attn, d_attn),
-        }
-    }
-
-    fn attention_backward_of<'g, T: Element>(
-        &self,
-        graph: &'g Graph<'a>,
-        qkv: Tensor<'g>,
-        attn: Tensor<'g>,
-        d_attn: Tensor<'g>,
-    ) -> Result<(Tensor<'g>, Tensor<'g>)> {
-        let (spec, n, geometry) = (self.spec(), self.n_tokens, self.attention);
-        let (n_attn, n_head) = (spec.n_attn(), spec.n_head);
-        let lse = self.saved(graph, self.saved.lse)?;
-
-        let work = two_outputs("attention_backward_queries", geometry, n, n_attn, n_head);
-        let args = [qkv, attn, d_attn, lse];
-        let both = graph.custom(
-            GgmlType::F32,
-            [n * (n_attn + n_head), 1, 1, 1],
-            &args,
-            work,
-            Box::new(move |unit, args, out| {
-                let (qkv, attn) = (args.view::<T>(0), args.view::<T>(1));
-                geometry.backward_queries(unit, qkv, attn, args.f32(2), args.f32(3), out.pair());
-            }),
-        )?;
-        let (dq, delta) = split(graph, both, n, n_attn, n_head)?;
-
-        let width = 2 * spec.n_head_kv * spec.head_dim;
-        let offsets = bytes(geometry.unit_offsets(width), 0);
-        let work = Work {
-            name: "attention_backward_keys",
-            n_units: geometry.n_units(),
-            regions: vec![offsets],
-        };
-        let dkv = graph.custom(
-            GgmlType::F32,
-            [width, n, 1, 1],
-            &[qkv, d_attn, lse, delta],
-            work,
-            Box::new(move |unit, args, out| {
-                let (d_attn, lse, delta) = (args.f32(1), args.f32(2), args.f32(3));
-                geometry.backward_keys(unit, args.view::<T>(0), d_attn, lse, delta, out.region(0));
-            }),
-        )?;
-        Ok((dq, dkv))
-    }
-
     // ---- loading and storing ----
 
+    pub fn fragments<'g>(&self, graph: &'g Graph<'a>) -> Result<Box<dyn Fragments<'g, 'a> + 'g>>
+    where
+        'a: 'g,
+    {
+        Ok(match self.make {
+            Make::Custom(_) => Box::new(self.builder(graph)),
+            Make::Portable(ids) => {
+                Box::new(Portable::new(graph, self.storage, ids, self.n_tokens)?)
+            }
+        })
+    }
+
+    /// For what there is in one make only.
     fn builder<'g>(&self, graph: &'g Graph<'a>) -> Builder<'g, 'a> {
         Builder {
             graph,
-            scratch: self.scratch,
+            scratch: match self.make {
+                Make::Custom(scratch) => scratch,
+                Make::Portable(_) => Scratch::Rows(GgmlType::F32),
+            },
             n_tokens: self.n_tokens,
         }
     }
@@ -513,14 +494,26 @@ impl<'a> LayerContext<'a> {
         graph.load(&self.model.storage, id)
     }
 
-    fn load<'g>(&self, graph: &'g Graph<'a>, fused: &Fused) -> Result<LoadedWeights<'g>> {
+    fn load<'g>(
+        &self,
+        graph: &'g Graph<'a>,
+        which: usize,
+        fused: &Fused,
+    ) -> Result<LoadedWeights<'g>> {
+        let kept = match self.kept {
+            Some(kept) => kept.of_layer(graph, self.layer, which)?,
+            None => None,
+        };
         let mut loaded = LoadedWeights {
-            weights: Vec::new(),
+            weights: Weights {
+                parts: Vec::new(),
+                kept,
+            },
             biases: Vec::new(),
         };
         let mut start = 0;
         for part in &fused.parts {
-            loaded.weights.push(self.weight(graph, part.weight)?);
+            loaded.weights.parts.push(self.weight(graph, part.weight)?);
             if let Some(bias) = part.bias {
                 loaded.biases.push((start, self.weight(graph, bias)?));
             }
@@ -557,16 +550,16 @@ impl<'a> LayerContext<'a> {
     }
 
     /// `None` where this block does not rotate.
-    fn rope_tables<'g>(&self, graph: &'g Graph<'a>) -> Result<Option<RopeTables<'g>>> {
-        if !self.spec().rotates(self.layer) {
+    fn rope_tables<'g>(&self, b: &dyn Fragments<'g, 'a>) -> Result<Option<RopeTables<'g, 'a>>>
+    where
+        'a: 'g,
+    {
+        let spec = self.spec();
+        if !spec.rotates(self.layer) {
             return Ok(None);
         }
-        let [cos, sin] = self.rope;
-        Ok(Some(RopeTables {
-            kind: self.spec().rope.kind,
-            cos: self.saved(graph, cos)?,
-            sin: self.saved(graph, sin)?,
-        }))
+        b.rope_tables(spec.rope(self.layer), self.storage, self.rope)
+            .map(Some)
     }
 
     fn save<'g>(&self, graph: &'g Graph<'a>, tensor: Tensor<'g>, target: TensorId) -> Result<()> {
@@ -640,51 +633,6 @@ pub fn attention(spec: &BlockSpec, windowed: bool, segments: &[Segment]) -> Atte
         window: window.map(|window| window.size),
     };
     Attention::new(scoring, segments)
-}
-
-/// Work of an attention operation with `[n, first]` and behind it `[n, second]` as outputs.
-fn two_outputs(
-    name: &'static str,
-    geometry: &Attention,
-    n: usize,
-    first: usize,
-    second: usize,
-) -> Work {
-    let regions = vec![
-        bytes(geometry.unit_offsets(first), 0),
-        bytes(geometry.unit_offsets(second), n * first),
-    ];
-    Work {
-        name,
-        n_units: geometry.n_units(),
-        regions,
-    }
-}
-
-fn bytes(offsets: Vec<usize>, start: usize) -> Vec<usize> {
-    offsets
-        .into_iter()
-        .map(|n| (start + n) * size_of::<f32>())
-        .collect()
-}
-
-fn split<'g>(
-    graph: &'g Graph<'_>,
-    both: Tensor<'g>,
-    n: usize,
-    first: usize,
-    second: usize,
-) -> Result<(Tensor<'g>, Tensor<'g>)> {
-    let view = |width: usize, start: usize| {
-        let row = width * size_of::<f32>();
-        graph.view(
-            both,
-            [width, n, 1, 1],
-            [row, row * n, row * n],
-            start * size_of::<f32>(),
-        )
-    };
-    Ok((view(first, 0)?, view(second, n * first)?))
 }
 
 fn require(gradient: Option<Tensor<'_>>) -> Result<Tensor<'_>> {

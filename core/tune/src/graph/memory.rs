@@ -5,9 +5,11 @@ use thumbprint_ggml::ggml::{Backend, GgmlError, Storage, StorageBuilder, TensorI
 
 use super::adapter::{DeviceAdapter, FusedLora};
 use super::experts::ExpertMemory;
+use super::kernels::attention::Attention;
 use super::kernels::head::STATS;
-use super::layer::Saved;
+use super::layer::{Make, Saved};
 use super::network::NetworkOptions;
+use super::portable::{ChunkMemory, PortableIds, rope_factors};
 use crate::model::{BlockSpec, Model, Rope};
 
 /// Tensors that last from graph to graph.
@@ -22,17 +24,30 @@ pub struct Memory {
     pub first: usize,
     /// Gradient of the current layer's output, `[n_embd, max]`.
     pub gradient: TensorId,
-    /// Cosines and sines of rotary embedding, `[n_dims / 2, max]`: those of blocks without and with a window, which may be the same.
+    /// What rotary embedding needs, in blocks without and with a window, which may be the same: cosines and sines, `[n_dims / 2, max]`
+    /// each; for portable fragments positions and factors.
     pub rope: [[TensorId; 2]; 2],
+    /// What portable fragments read, in blocks without and with a window, which may be the same.
+    portable: Option<[PortableIds; 2]>,
     pub experts: Option<ExpertMemory>,
 }
 
 /// What the head reads and writes, a chunk of rows at a time.
+pub enum HeadRows {
+    Custom(HeadMemory),
+    Portable(ChunkMemory),
+}
+
+/// The same for custom operations.
 pub struct HeadMemory {
     pub storage: Storage,
+    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives gradients or means, if wanted.
     pub hidden: TensorId,
+    /// Labels `[rows]`, I32, or [`BY_MEAN`](super::head::BY_MEAN).
     pub labels: TensorId,
+    /// Mean embeddings of the targets that are distributions: `[n_embd, rows]`, F32.
     pub means: TensorId,
+    /// Receives [`STATS`] numbers a row, F32.
     pub stats: TensorId,
 }
 
@@ -110,12 +125,29 @@ impl Memory {
             });
         }
         let half = spec.rope.n_dims / 2;
-        let mut tables = || [0; 2].map(|_| builder.add(GgmlType::F32, &[half, n]));
+        let is_portable = options.device.is_some();
+        let mut tables = || match is_portable {
+            false => [0; 2].map(|_| builder.add(GgmlType::F32, &[half, n])),
+            true => [
+                builder.add(GgmlType::I32, &[n]),
+                builder.add(GgmlType::F32, &[half]),
+            ],
+        };
         let everywhere = tables();
         let windowed = match own_rope(spec) {
             Some(_) => tables(),
             None => everywhere,
         };
+        let n_indices = model.tallest_weight().max(spec.n_vocab);
+        let portable = is_portable.then(|| {
+            let indices = builder.add(GgmlType::I32, &[n_indices]);
+            let everywhere = builder.add(GgmlType::F32, &[n * n]);
+            let windowed = match spec.window {
+                Some(_) => builder.add(GgmlType::F32, &[n * n]),
+                None => everywhere,
+            };
+            [everywhere, windowed].map(|mask| PortableIds { indices, mask })
+        });
         let experts = spec.experts.map(|experts| {
             let mut add = |width, n| builder.add(GgmlType::F32, &[width, n]);
             let n_rows = experts.n_used * n;
@@ -126,15 +158,45 @@ impl Memory {
                 gradients: add(spec.n_embd, if n_saved == 0 { 1 } else { n_rows }),
             }
         });
+        let mut storage = builder.build(backend)?;
+        if let Some([PortableIds { indices, .. }, _]) = portable {
+            let indices_from_0: Vec<i32> = (0..n_indices as i32).collect();
+            storage.write(indices, &indices_from_0)?;
+        }
         Ok(Self {
             experts,
-            storage: builder.build(backend)?,
+            storage,
             x,
             saved,
             first,
             gradient,
             rope: [everywhere, windowed],
+            portable,
         })
+    }
+
+    /// Which fragments blocks without and with a window are put together from.
+    pub fn makes(&self, options: &NetworkOptions) -> [Make; 2] {
+        match self.portable {
+            None => [Make::Custom(options.kernels.scratch); 2],
+            Some(ids) => ids.map(Make::Portable),
+        }
+    }
+
+    /// 0, 1, 2 and so on, for portable fragments.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn indices(&self) -> TensorId {
+        self.portable.expect("portable fragments")[0].indices
+    }
+
+    /// Writes the masks of portable fragments, of blocks without and with a window.
+    pub fn write_masks(&mut self, attention: &[Attention; 2]) -> Result<(), GgmlError> {
+        for (ids, attention) in self.portable.iter().flatten().zip(attention) {
+            self.storage.write_at(ids.mask, 0, &attention.mask())?;
+        }
+        Ok(())
     }
 
     /// What a layer saves in; anything for a layer that saves nothing.
@@ -162,6 +224,13 @@ impl Memory {
         for (rope, tables) in ropes {
             let Some(rope) = rope else { continue };
             let frequencies = rope.frequencies(model.rope_factors.as_deref());
+            if self.portable.is_some() {
+                let positions: Vec<i32> = positions.iter().map(|p| *p as i32).collect();
+                self.storage.write_at(tables[0], 0, &positions)?;
+                self.storage
+                    .write_at(tables[1], 0, &rope_factors(&frequencies))?;
+                continue;
+            }
             let magnitude = f64::from(rope.magnitude);
             let angles = positions
                 .iter()
@@ -182,23 +251,59 @@ fn own_rope(spec: &BlockSpec) -> Option<&Rope> {
     rope.filter(|rope| **rope != spec.rope)
 }
 
-impl HeadMemory {
+impl HeadRows {
     pub fn new(
         model: &Model,
         options: &NetworkOptions,
         backend: &Backend,
     ) -> Result<Self, GgmlError> {
-        let mut builder = StorageBuilder::new();
-        let hidden = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
-        let labels = builder.add(GgmlType::I32, &[options.head_rows]);
-        let means = builder.add(GgmlType::F32, &[model.spec.n_embd, options.head_rows]);
-        let stats = builder.add(GgmlType::F32, &[STATS, options.head_rows]);
-        Ok(Self {
-            storage: builder.build(backend)?,
-            hidden,
-            labels,
-            means,
-            stats,
+        let rows = options.head_rows;
+        Ok(match options.device {
+            None => Self::Custom(HeadMemory::new(model.spec.n_embd, rows, backend)?),
+            Some(_) => Self::Portable(ChunkMemory::new(model, rows, backend)?),
         })
+    }
+
+    /// Where hidden states are, and what took their place.
+    pub fn hidden(&self) -> (&Storage, TensorId) {
+        match self {
+            Self::Custom(memory) => (&memory.storage, memory.hidden),
+            Self::Portable(memory) => (&memory.storage, memory.hidden),
+        }
+    }
+
+    pub fn n_bytes(&self) -> usize {
+        self.hidden().0.n_bytes()
+    }
+}
+
+impl HeadMemory {
+    fn new(n_embd: usize, rows: usize, backend: &Backend) -> Result<Self, GgmlError> {
+        let mut builder = StorageBuilder::new();
+        Ok(Self {
+            hidden: builder.add(GgmlType::F32, &[n_embd, rows]),
+            labels: builder.add(GgmlType::I32, &[rows]),
+            means: builder.add(GgmlType::F32, &[n_embd, rows]),
+            stats: builder.add(GgmlType::F32, &[STATS, rows]),
+            storage: builder.build(backend)?,
+        })
+    }
+
+    /// Writes a chunk: hidden states, labels, and means where targets are distributions.
+    pub fn write(
+        &mut self,
+        hidden: &[f32],
+        labels: &[i32],
+        means: &[Option<&[f32]>],
+    ) -> Result<(), GgmlError> {
+        self.storage.write_at(self.hidden, 0, hidden)?;
+        self.storage.write_at(self.labels, 0, labels)?;
+        for (row, mean) in means.iter().enumerate() {
+            if let Some(mean) = mean {
+                let offset = row * size_of_val(*mean);
+                self.storage.write_at(self.means, offset, mean)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -6,17 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{Backend, GgmlError, Graph, StorageBuilder, TensorId, Workspace};
+use thumbprint_ggml::ggml::{GgmlError, Graph, StorageBuilder, TensorId};
 
 use super::adapter::DeviceAdapter;
 use super::choose::Kernels;
 use super::experts::Routes;
 use super::head::{self, BY_MEAN, HeadChunk, Wanted};
+use super::kept::Kept;
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
 use super::kernels::head::{STATS, log_prob, log_sum_sq};
-use super::layer::{self, Extent, LayerContext, graph_nodes};
-use super::memory::{HeadMemory, Memory};
+use super::layer::{self, Extent, LayerContext, Make};
+use super::memory::{HeadRows, Memory};
+use super::portable::{self, Chunk};
+use super::runner::Runner;
 use super::scratch::Scratch;
 use crate::adapter::Lora;
 use crate::batch::Packed;
@@ -35,6 +38,20 @@ pub struct NetworkOptions {
     pub checkpoint: bool,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
+    /// Whether to keep packed copies of all frozen matrices, in both directions, rather than to make them anew in every pass. Only
+    /// packed matrices can be kept.
+    pub keep_weights: bool,
+    /// Where to compute, out of operations that every backend has; if nothing is given, on the CPU, with operations of our own.
+    pub device: Option<DeviceOptions>,
+}
+
+/// A device to compute on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceOptions {
+    /// Its name, as [`devices`](thumbprint_ggml::ggml::devices) lists it. The CPU is one, too: for comparing.
+    pub name: String,
+    /// Whether to refuse what the device has no kernel for, rather than to compute that on the CPU.
+    pub strict: bool,
 }
 
 /// Why a pass could not be computed.
@@ -56,6 +73,16 @@ pub enum NetworkError {
     Mismatch {
         /// What does not fit.
         reason: String,
+    },
+    /// An operation that the device has no kernel for, where nothing else may compute it.
+    #[error(
+        "the device {device} has no kernel for the operation {op}; allow the CPU to compute it, or train on the CPU"
+    )]
+    Fallback {
+        /// The device's name.
+        device: String,
+        /// The operation, as ggml names it.
+        op: String,
     },
     /// The ggml layer failed, or the computation was stopped.
     #[error(transparent)]
@@ -140,10 +167,11 @@ pub struct Spent {
 pub struct Network {
     model: Model,
     options: NetworkOptions,
-    backend: Backend,
-    workspace: Workspace,
+    runner: Runner,
     memory: Memory,
-    head: HeadMemory,
+    head: HeadRows,
+    /// Packed copies of frozen matrices.
+    weights: Option<Kept>,
     adapter: Option<DeviceAdapter>,
     /// What the head was last asked for, a row a target: after [`forward`](Self::forward), gradients of log-probabilities with respect
     /// to hidden states.
@@ -166,22 +194,37 @@ impl Network {
         if let Some(lora) = lora {
             check_adapter(&model, lora)?;
         }
-        let backend = Backend::cpu(options.n_threads)?;
-        let workspace = Workspace::new(&backend)?;
+        let (model, mut runner) = match &options.device {
+            None => (model, Runner::cpu(options.n_threads)?),
+            Some(device) => {
+                let capacity = layer::portable_graph_nodes(&model.spec, options.max_tokens)
+                    .max(portable::graph_nodes(model.spec.n_vocab));
+                // A graph's stored tensors count again.
+                let runner = Runner::device(device, options.n_threads, 2 * capacity)?;
+                (model.on_device(runner.backend())?, runner)
+            }
+        };
+        let weights = match (options.keep_weights, options.kernels.scratch) {
+            (true, Scratch::Packed(packing)) if options.device.is_none() => {
+                Some(Kept::new(&model, packing, &mut runner)?)
+            }
+            _ => None,
+        };
+        let backend = runner.backend();
         let adapter = lora
-            .map(|lora| DeviceAdapter::new(&model, lora, &backend))
+            .map(|lora| DeviceAdapter::new(&model, lora, backend))
             .transpose()?;
-        let memory = Memory::new(&model, &options, adapter.as_ref(), &backend)?;
-        let head = HeadMemory::new(&model, &options, &backend)?;
+        let memory = Memory::new(&model, &options, adapter.as_ref(), backend)?;
+        let head = HeadRows::new(&model, &options, backend)?;
         let nowhere = Arc::new(Routes::new(&[], 1, 0));
         Ok(Self {
             routes: vec![nowhere; model.spec.n_layer],
             model,
             options,
-            backend,
-            workspace,
+            runner,
             memory,
             head,
+            weights,
             adapter,
             head_out: Vec::new(),
             kept: None,
@@ -202,7 +245,12 @@ impl Network {
 
     /// While this flag is true, passes stop within one layer with an error for which [`NetworkError::is_aborted`] holds.
     pub fn abort_flag(&self) -> Arc<AtomicBool> {
-        self.backend.abort_flag()
+        self.runner.abort_flag()
+    }
+
+    /// Operations that the CPU computed so far because the device has no kernel for them, by ggml's names.
+    pub fn fallbacks(&self) -> Vec<String> {
+        self.runner.fallbacks()
     }
 
     /// Where the time of all passes went since this was last asked.
@@ -216,10 +264,8 @@ impl Network {
             .adapter
             .as_ref()
             .map_or(0, |a| a.storage.n_bytes() + a.gradients.n_bytes());
-        self.memory.storage.n_bytes()
-            + self.head.storage.n_bytes()
-            + self.workspace.n_bytes()
-            + adapter
+        let kept = self.weights.as_ref().map_or(0, |w| w.storage.n_bytes());
+        self.memory.storage.n_bytes() + self.head.n_bytes() + self.runner.n_bytes() + adapter + kept
     }
 
     /// Copies new parameters of the same adapter to the device.
@@ -275,7 +321,7 @@ impl Network {
     /// [`NetworkError`].
     pub fn states_below(&mut self, packed: &Packed) -> Result<Vec<f32>> {
         self.begin(packed)?;
-        let pass = Pass::new(&self.model, packed, false, None);
+        let pass = self.pass(packed, false, None);
         for layer in 0..self.memory.first {
             self.run_layer(layer, &pass, Extent::Output)?;
         }
@@ -341,25 +387,25 @@ impl Network {
         self.memory
             .storage
             .write_at(self.memory.gradient, 0, &start)?;
-        let pass = Pass::new(&self.model, packed, true, self.dropout);
+        let pass = self.pass(packed, true, self.dropout);
         let first = self.memory.first;
         for layer in (first..self.model.spec.n_layer).rev() {
             if self.options.checkpoint {
                 self.run_layer(layer, &pass, Extent::Save)?;
             }
-            let graph = Graph::new(graph_nodes(&self.model.spec))?;
-            let scratch = self.options.kernels.scratch;
+            let graph = layer_graph(&self.model, &self.options, &pass)?;
             let context = pass.context(
-                &self.model,
-                self.adapter.as_ref(),
-                &self.memory,
+                Parts {
+                    model: &self.model,
+                    adapter: self.adapter.as_ref(),
+                    memory: &self.memory,
+                    kept: self.weights.as_ref(),
+                },
                 layer,
-                scratch,
             );
             let gradient = self.memory.gradient;
             context.backward(&graph, gradient, &self.routes[layer], layer > first)?;
-            self.workspace.compute(&mut self.backend, &graph)?;
-            drop(graph);
+            self.runner.compute(graph)?;
             self.model.release_layer(layer);
             if let Some(adapter) = &mut self.adapter {
                 adapter.download_gradients(layer, &lora.tensors, grads)?;
@@ -380,24 +426,34 @@ impl Network {
         let mut builder = StorageBuilder::new();
         let row = builder.add(GgmlType::F32, &[n_embd]);
         let out = builder.add(GgmlType::F32, &[n_vocab]);
-        let mut storage = builder.build(&self.backend)?;
+        let mut storage = builder.build(self.runner.backend())?;
         let mut logits = Vec::with_capacity(packed.targets.len() * n_vocab);
+        let one = Packed {
+            tokens: vec![0],
+            ..Packed::default()
+        };
+        let pass = self.pass(&one, false, None);
         for target in &packed.targets {
             storage.write(row, &hidden[target.row * n_embd..][..n_embd])?;
-            let graph = Graph::new(16)?;
-            let builder = super::builder::Builder {
-                graph: &graph,
-                scratch: self.options.kernels.scratch,
-                n_tokens: 1,
-            };
+            let graph = layer_graph(&self.model, &self.options, &pass)?;
+            let context = pass.context(
+                Parts {
+                    model: &self.model,
+                    adapter: self.adapter.as_ref(),
+                    memory: &self.memory,
+                    kept: self.weights.as_ref(),
+                },
+                0,
+            );
+            let b = context.fragments(&graph)?;
             let norm = layer::load_norm(&graph, &self.model, self.model.output_norm)?;
             let head = graph.load(&self.model.storage, self.model.head)?;
-            let h = builder.norm(&norm, graph.load(&storage, row)?)?;
-            let h = builder.scaled(h, self.model.spec.logit_scale)?;
-            let y = builder.capped(builder.project(&[head], h)?, self.model.spec.logit_cap)?;
+            let h = b.norm(&norm, graph.load(&storage, row)?)?;
+            let h = b.scaled(h, self.model.spec.logit_scale)?;
+            let y = b.capped(b.project(&[head].into(), h)?, self.model.spec.logit_cap)?;
             graph.store(y, graph.load(&storage, out)?)?;
-            self.workspace.compute(&mut self.backend, &graph)?;
-            drop(graph);
+            drop(b);
+            self.runner.compute(graph)?;
             logits.extend(storage.to_vec::<f32>(out)?);
         }
         Ok(logits)
@@ -420,7 +476,7 @@ impl Network {
         let first = self.memory.first;
         let at = self.memory.x(first);
         self.memory.storage.write_at(at, 0, states)?;
-        let pass = Pass::new(&self.model, packed, true, self.dropout);
+        let pass = self.pass(packed, true, self.dropout);
         for layer in first..self.model.spec.n_layer {
             self.run_layer(layer, &pass, extent)?;
         }
@@ -438,7 +494,7 @@ impl Network {
     ) -> Result<TensorId> {
         let started = Instant::now();
         self.begin(packed)?;
-        let pass = Pass::new(&self.model, packed, with_adapter, dropout);
+        let pass = self.pass(packed, with_adapter, dropout);
         for layer in 0..self.model.spec.n_layer {
             let extent = match layer < self.memory.first {
                 true => Extent::Output,
@@ -472,24 +528,34 @@ impl Network {
             .storage
             .write_at(self.memory.x(0), 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
-        Ok(())
+        let attention = attention(&self.model, packed);
+        Ok(self.memory.write_masks(&attention)?)
+    }
+
+    fn pass(&self, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Pass {
+        Pass {
+            attention: attention(&self.model, packed),
+            make: self.memory.makes(&self.options),
+            n_tokens: packed.tokens.len(),
+            with_adapter,
+            dropout,
+        }
     }
 
     fn run_layer(&mut self, layer: usize, pass: &Pass, extent: Extent) -> Result<()> {
-        let graph = Graph::new(graph_nodes(&self.model.spec))?;
-        let scratch = self.options.kernels.scratch;
+        let graph = layer_graph(&self.model, &self.options, pass)?;
         let context = pass.context(
-            &self.model,
-            self.adapter.as_ref(),
-            &self.memory,
+            Parts {
+                model: &self.model,
+                adapter: self.adapter.as_ref(),
+                memory: &self.memory,
+                kept: self.weights.as_ref(),
+            },
             layer,
-            scratch,
         );
-        let storage = &self.memory.storage;
         let (input, output) = (self.memory.x(layer), self.memory.x(layer + 1));
         context.forward(&graph, input, output, extent)?;
-        self.workspace.compute(&mut self.backend, &graph)?;
-        drop(graph);
+        self.runner.compute(graph)?;
         let (Some(experts), Some(memory)) = (self.model.spec.experts, self.memory.experts) else {
             self.model.release_layer(layer);
             return Ok(());
@@ -498,12 +564,11 @@ impl Network {
             return Ok(());
         }
         let mut logits = vec![0.0; pass.n_tokens * experts.n];
-        storage.read_at(memory.logits, 0, &mut logits)?;
+        self.memory.storage.read_at(memory.logits, 0, &mut logits)?;
         self.routes[layer] = Arc::new(Routes::new(&logits, experts.n, experts.n_used));
-        let graph = Graph::new(graph_nodes(&self.model.spec))?;
+        let graph = layer_graph(&self.model, &self.options, pass)?;
         context.forward_experts(&graph, &self.routes[layer], output)?;
-        self.workspace.compute(&mut self.backend, &graph)?;
-        drop(graph);
+        self.runner.compute(graph)?;
         self.model.release_layer(layer);
         Ok(())
     }
@@ -516,48 +581,21 @@ impl Network {
         let mut logps = Vec::with_capacity(packed.targets.len());
         let mut log_sum_sqs = Vec::with_capacity(packed.targets.len());
         self.head_out.clear();
-        let mut rows = vec![0.0; self.options.head_rows * n_embd];
         let n = self.options.head_rows;
+        let mut rows = Vec::with_capacity(n * n_embd);
         for (chunk, means) in packed.targets.chunks(n).zip(means.chunks(n)) {
-            for (to, target) in rows.chunks_exact_mut(n_embd).zip(chunk) {
-                to.copy_from_slice(&hidden[target.row * n_embd..][..n_embd]);
+            rows.clear();
+            let mut labels = Vec::with_capacity(n);
+            for (target, mean) in chunk.iter().zip(means) {
+                rows.extend_from_slice(&hidden[target.row * n_embd..][..n_embd]);
+                labels.push(mean.map_or(target.label, |_| BY_MEAN));
             }
-            let used = chunk.len() * n_embd;
-            let storage = &mut self.head.storage;
-            storage.write_at(self.head.hidden, 0, &rows[..used])?;
-            let mut labels: Vec<i32> = chunk.iter().map(|target| target.label).collect();
-            for (i, mean) in means.iter().enumerate() {
-                if let Some(mean) = mean {
-                    labels[i] = BY_MEAN;
-                    let offset = i * n_embd * size_of::<f32>();
-                    storage.write_at(self.head.means, offset, mean)?;
-                }
-            }
-            storage.write_at(self.head.labels, 0, &labels)?;
-            let graph = Graph::new(head::graph_nodes(self.model.spec.n_vocab))?;
-            let head = HeadChunk {
-                model: &self.model,
-                storage: &self.head.storage,
-                hidden: self.head.hidden,
-                labels: self.head.labels,
-                means: self.head.means,
-                stats: self.head.stats,
-                scratch: self.options.kernels.scratch,
-                n_rows: chunk.len(),
-            };
-            head.build(&graph, wanted)?;
-            self.workspace.compute(&mut self.backend, &graph)?;
-            drop(graph);
-            let stats = self.head.storage.to_vec::<f32>(self.head.stats)?;
-            for stats in stats.chunks_exact(STATS).take(chunk.len()) {
-                logps.push(log_prob(stats));
-                log_sum_sqs.push(log_sum_sq(stats));
+            for (logp, log_sum_sq) in self.run_chunk(&mut rows, &labels, means, wanted)? {
+                logps.push(logp);
+                log_sum_sqs.push(log_sum_sq);
             }
             if wanted != Wanted::LogProb {
-                self.head
-                    .storage
-                    .read_at(self.head.hidden, 0, &mut rows[..used])?;
-                self.head_out.extend_from_slice(&rows[..used]);
+                self.head_out.extend_from_slice(&rows);
             }
         }
         self.model.release_ends();
@@ -570,6 +608,59 @@ impl Network {
             logps: of_sequences(&logps),
             log_sum_sq: of_sequences(&log_sum_sqs),
         })
+    }
+
+    /// Scores hidden states, and puts what else is wanted in their place. Returns log-probabilities and, beside each, the log of the
+    /// sum of squared probabilities.
+    fn run_chunk(
+        &mut self,
+        rows: &mut [f32],
+        labels: &[i32],
+        means: &[Option<&[f32]>],
+        wanted: Wanted,
+    ) -> Result<Vec<(f64, f64)>> {
+        let n_vocab = self.model.spec.n_vocab;
+        let scores = match &mut self.head {
+            HeadRows::Custom(memory) => {
+                memory.write(rows, labels, means)?;
+                let graph = Graph::new(head::graph_nodes(n_vocab))?;
+                let chunk = HeadChunk {
+                    model: &self.model,
+                    memory,
+                    scratch: self.options.kernels.scratch,
+                    kept: self.weights.as_ref(),
+                    n_rows: labels.len(),
+                };
+                chunk.build(&graph, wanted)?;
+                self.runner.compute(graph)?;
+                let stats = memory.storage.to_vec::<f32>(memory.stats)?;
+                let stats = stats.chunks_exact(STATS).take(labels.len());
+                stats.map(|s| (log_prob(s), log_sum_sq(s))).collect()
+            }
+            HeadRows::Portable(memory) => {
+                memory.write(&self.model, rows, labels, means)?;
+                let graph = Graph::new(portable::graph_nodes(n_vocab))?;
+                let chunk = Chunk {
+                    model: &self.model,
+                    memory,
+                    storage: &self.memory.storage,
+                    indices: self.memory.indices(),
+                    n_rows: labels.len(),
+                };
+                chunk.build(&graph, wanted)?;
+                self.runner.compute(graph)?;
+                let stats = memory.stats(labels.len())?;
+                let scores = stats
+                    .iter()
+                    .map(|s| (portable::log_prob(s), portable::log_sum_sq(s)));
+                scores.collect()
+            }
+        };
+        if wanted != Wanted::LogProb {
+            let (storage, hidden) = self.head.hidden();
+            storage.read_at(hidden, 0, rows)?;
+        }
+        Ok(scores)
     }
 
     fn require_adapter(&self) -> Result<()> {
@@ -672,35 +763,47 @@ fn mismatch(reason: impl Into<String>) -> NetworkError {
     }
 }
 
+/// Of blocks without and with a window.
+fn attention(model: &Model, packed: &Packed) -> [Attention; 2] {
+    [false, true].map(|windowed| layer::attention(&model.spec, windowed, &packed.segments))
+}
+
+/// An empty graph for a block.
+fn layer_graph<'a>(model: &Model, options: &NetworkOptions, pass: &Pass) -> Result<Graph<'a>> {
+    let nodes = match options.device {
+        None => layer::graph_nodes(&model.spec),
+        Some(_) => layer::portable_graph_nodes(&model.spec, pass.n_tokens),
+    };
+    Ok(Graph::new(nodes)?)
+}
+
+/// What of a network its graphs refer to.
+struct Parts<'a> {
+    model: &'a Model,
+    adapter: Option<&'a DeviceAdapter>,
+    memory: &'a Memory,
+    kept: Option<&'a Kept>,
+}
+
 /// What the layers of one pass have in common.
 struct Pass {
     /// Of blocks without and with a window.
     attention: [Attention; 2],
+    /// Likewise.
+    make: [Make; 2],
     n_tokens: usize,
     with_adapter: bool,
     dropout: Option<Dropout>,
 }
 
 impl Pass {
-    fn new(model: &Model, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Self {
-        let attention =
-            [false, true].map(|windowed| layer::attention(&model.spec, windowed, &packed.segments));
-        Self {
-            attention,
-            n_tokens: packed.tokens.len(),
-            with_adapter,
-            dropout,
-        }
-    }
-
-    fn context<'a>(
-        &'a self,
-        model: &'a Model,
-        adapter: Option<&'a DeviceAdapter>,
-        memory: &'a Memory,
-        layer: usize,
-        scratch: Scratch,
-    ) -> LayerContext<'a> {
+    fn context<'a>(&'a self, parts: Parts<'a>, layer: usize) -> LayerContext<'a> {
+        let Parts {
+            model,
+            adapter,
+            memory,
+            kept,
+        } = parts;
         let windowed = usize::from(model.spec.window(layer).is_some());
         LayerContext {
             model,
@@ -710,10 +813,11 @@ impl Pass {
             storage: &memory.storage,
             rope: memory.rope[windowed],
             attention: &self.attention[windowed],
-            scratch,
+            make: self.make[windowed],
             n_tokens: self.n_tokens,
             dropout: self.dropout,
             experts: memory.experts,
+            kept,
         }
     }
 }

@@ -1,43 +1,56 @@
 //! Products with frozen weights, in both directions: made into scratch matrices first, then multiplied by ggml or by us.
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::custom::{Args, Work};
+use thumbprint_ggml::ggml::Tensor;
+use thumbprint_ggml::ggml::custom::{Args, Kernel, Work};
 use thumbprint_ggml::ggml::packed::{self, PANEL, Packing};
-use thumbprint_ggml::ggml::{GgmlError, Tensor};
 
 use super::builder::Builder;
+use super::fragments::{Result, Weights};
 use super::kernels::dequantize::{self, PACKED_ROWS, Weight};
 use super::kernels::n_processors;
 use super::scratch::Scratch;
-
-type Result<T> = std::result::Result<T, GgmlError>;
 
 /// A unit of a product takes a multiple of the first number of tokens, and at most the second: each goes through the whole packed
 /// matrix, so the fewer units the better, as long as no thread waits for another's.
 const PRODUCT_TOKENS: (usize, usize) = (12, 252);
 
 impl<'g, 'a: 'g> Builder<'g, 'a> {
-    /// `x` `[n_in, n]` times frozen weights of one input width, one below the other: `[n_out, n]`.
-    pub fn project(&self, weights: &[Tensor<'g>], x: Tensor<'g>) -> Result<Tensor<'g>> {
+    /// `x` `[n_in, n]` times frozen weights: `[n_out, n]`.
+    pub(super) fn product_with(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        let Weights { parts, kept } = weights;
         match self.scratch {
-            Scratch::Rows(ty) => self.graph.mul_mat(self.scratch_rows(ty, weights)?, x),
+            Scratch::Rows(ty) => self.graph.mul_mat(self.scratch_rows(ty, parts)?, x),
             Scratch::Packed(packing) => {
-                let [_, n_out] = stacked(weights);
-                self.product(packing, self.packed(packing, weights)?, n_out, x)
+                let [_, n_out] = stacked(parts);
+                let packed = match kept {
+                    Some([forward, _]) => *forward,
+                    None => self.packed(packing, parts, None)?,
+                };
+                self.product(packing, packed, n_out, x)
             }
         }
     }
 
-    /// The gradient of [`project`](Self::project) with respect to `x`.
-    pub fn project_backward(&self, weights: &[Tensor<'g>], dy: Tensor<'g>) -> Result<Tensor<'g>> {
+    /// The gradient of [`product_with`](Self::product_with) with respect to `x`.
+    pub(super) fn product_with_transposed(
+        &self,
+        weights: &Weights<'g>,
+        dy: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
+        let Weights { parts, kept } = weights;
         match self.scratch {
             Scratch::Rows(ty) => {
-                let transposed = self.scratch_transposed(ty, weights)?;
+                let transposed = self.scratch_transposed(ty, parts)?;
                 self.graph.mul_mat(transposed, dy)
             }
             Scratch::Packed(packing) => {
-                let [n_in, _] = stacked(weights);
-                self.product(packing, self.packed_transposed(packing, weights)?, n_in, dy)
+                let [n_in, _] = stacked(parts);
+                let packed = match kept {
+                    Some([_, backward]) => *backward,
+                    None => self.packed_transposed(packing, parts, None)?,
+                };
+                self.product(packing, packed, n_in, dy)
             }
         }
     }
@@ -74,30 +87,31 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
         )
     }
 
-    /// Weights of one input width as one packed matrix.
-    fn packed(&self, packing: Packing, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+    /// Weights of one input width as one packed matrix, in place of `into` if that is given.
+    pub(super) fn packed(
+        &self,
+        packing: Packing,
+        weights: &[Tensor<'g>],
+        into: Option<Tensor<'g>>,
+    ) -> Result<Tensor<'g>> {
         let [n_in, n_out] = stacked(weights);
         let (n_words, n_panels) = (packing.words(n_in), n_out.div_ceil(PANEL));
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
         let work = Work::rows("pack", n_panels, n_words * PANEL * size_of::<u32>(), 1);
-        self.graph.custom(
-            GgmlType::I32,
-            [PANEL, n_words, n_panels, 1],
-            weights,
-            work,
-            Box::new(move |unit, args, out| {
-                or_panic(dequantize::packed(
-                    packing,
-                    &raw(args, &types),
-                    unit,
-                    out.region(0),
-                ));
-            }),
-        )
+        let kernel: Kernel<'a> = Box::new(move |unit, args, out| {
+            let weights = raw(args, &types);
+            or_panic(dequantize::packed(packing, &weights, unit, out.region(0)));
+        });
+        self.written([PANEL, n_words, n_panels, 1], weights, work, kernel, into)
     }
 
-    /// Weights of one input width, transposed, as one packed matrix.
-    fn packed_transposed(&self, packing: Packing, weights: &[Tensor<'g>]) -> Result<Tensor<'g>> {
+    /// Weights of one input width, transposed, as one packed matrix, in place of `into` if that is given.
+    pub(super) fn packed_transposed(
+        &self,
+        packing: Packing,
+        weights: &[Tensor<'g>],
+        into: Option<Tensor<'g>>,
+    ) -> Result<Tensor<'g>> {
         let [n_in, n_out] = stacked(weights);
         let (n_words, n_panels) = (packing.words(n_out), n_in.div_ceil(PANEL));
         let types: Vec<_> = weights.iter().map(Tensor::ty).collect();
@@ -115,21 +129,26 @@ impl<'g, 'a: 'g> Builder<'g, 'a> {
             n_units,
             regions: regions.collect(),
         };
-        self.graph.custom(
-            GgmlType::I32,
-            [PANEL, n_words, n_panels, 1],
-            weights,
-            work,
-            Box::new(move |unit, args, out| {
-                let weights = raw(args, &types);
-                or_panic(dequantize::packed_transposed(
-                    packing,
-                    &weights,
-                    unit * PACKED_ROWS,
-                    out,
-                ));
-            }),
-        )
+        let kernel: Kernel<'a> = Box::new(move |unit, args, out| {
+            let (weights, first) = (raw(args, &types), unit * PACKED_ROWS);
+            or_panic(dequantize::packed_transposed(packing, &weights, first, out));
+        });
+        self.written([PANEL, n_words, n_panels, 1], weights, work, kernel, into)
+    }
+
+    /// What a kernel makes of weights: 32-bit words, in a tensor of their own or in `into`.
+    fn written(
+        &self,
+        ne: [usize; 4],
+        weights: &[Tensor<'g>],
+        work: Work,
+        kernel: Kernel<'a>,
+        into: Option<Tensor<'g>>,
+    ) -> Result<Tensor<'g>> {
+        match into {
+            Some(target) => self.graph.custom_in_place(target, weights, work, kernel),
+            None => self.graph.custom(GgmlType::I32, ne, weights, work, kernel),
+        }
     }
 
     /// Weights of one input width as one matrix `[n_in, n_out]` of type `to`; they themselves where they are one matrix of that

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{Storage, TensorId, can_dequantize, dequantize_row};
+use thumbprint_ggml::ggml::{
+    Backend, Storage, StorageBuilder, TensorId, can_dequantize, dequantize_row,
+};
 use thumbprint_ggml::gguf::Gguf;
 
 use super::error::ModelError;
@@ -164,6 +166,42 @@ impl Model {
             storage,
             gguf,
         })
+    }
+
+    /// The same with its weights copied into a device's memory, each in its type; embeddings stay in the file unless they are the
+    /// head, too.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the device's memory does not suffice.
+    pub fn on_device(mut self, backend: &Backend) -> Result<Self, ModelError> {
+        let is_needed = |index: usize| {
+            self.gguf.tensors()[index].name != "token_embd.weight"
+                || self.storage.id(index) == Some(self.head)
+        };
+        let mut builder = StorageBuilder::new();
+        for (index, tensor) in self.gguf.tensors().iter().enumerate() {
+            let ne = tensor.dims.map(|n| n as usize);
+            match is_needed(index) {
+                true => builder.add(tensor.ty, &ne),
+                false => builder.add(GgmlType::F32, &[1]),
+            };
+        }
+        let mut storage = builder.build(backend)?;
+        for (index, tensor) in self.gguf.tensors().iter().enumerate() {
+            if let Some(id) = storage.id(index).filter(|_| is_needed(index)) {
+                storage.write(id, self.gguf.data(tensor))?;
+            }
+        }
+        self.storage = storage;
+        self.release(|_| true);
+        Ok(self)
+    }
+
+    /// Rows of the weight with the most, head and embeddings aside.
+    pub fn tallest_weight(&self) -> usize {
+        let fused = self.layers.iter().flat_map(LayerWeights::fused);
+        let parts = fused.flat_map(|fused| &fused.parts);
+        parts.map(|part| part.n_out).max().unwrap_or(0)
     }
 
     /// The mapped file.

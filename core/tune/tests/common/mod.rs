@@ -157,6 +157,8 @@ pub fn exact(max_tokens: usize) -> NetworkOptions {
         checkpoint: false,
         // Few enough that tests see several chunks.
         head_rows: 16,
+        keep_weights: false,
+        device: None,
     }
 }
 

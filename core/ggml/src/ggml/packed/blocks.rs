@@ -115,7 +115,7 @@ pub fn pack_columns(
 /// Whether rows of `n` numbers of this format are decoded in registers here.
 pub fn decodes_in_registers(packing: Packing, ty: GgmlType, n: usize) -> bool {
     use GgmlType::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-    matches!(ty, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0) && n.is_multiple_of(PANEL) && packing.is_fast()
+    matches!(ty, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0) && n.is_multiple_of(PANEL) && packing.is_avx512()
 }
 
 /// The format of all rows, if they have one; rows of another length than `n` numbers are refused.
@@ -156,7 +156,7 @@ fn pack_rows_fast(
     n_in: usize,
     out: &mut [u32],
 ) -> bool {
-    let Some(kernels) = Kernels::of(ty).filter(|_| starts.len() == PANEL && packing.is_fast())
+    let Some(kernels) = Kernels::of(ty).filter(|_| starts.len() == PANEL && packing.is_avx512())
     else {
         return false;
     };

@@ -10,6 +10,9 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod vectors;
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -42,11 +45,34 @@ impl Packing {
 
     /// Whether this CPU has a fast kernel for it. Without one, [`multiply`] is a slow reference.
     pub fn is_fast(self) -> bool {
+        self.kernel() != Kernel::Reference
+    }
+
+    fn kernel(self) -> Kernel {
         #[cfg(target_arch = "x86_64")]
-        return std::arch::is_x86_feature_detected!("avx512f")
+        if self.is_avx512() {
+            return Kernel::Avx512;
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self == Self::Bf16 && std::arch::is_aarch64_feature_detected!("bf16") {
+            return Kernel::Neon;
+        }
+        match self {
+            Self::F32 if vectors::ARE_FUSED => Kernel::Vectors,
+            _ => Kernel::Reference,
+        }
+    }
+
+    /// Whether it is computed, and quantized blocks are decoded, in registers of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    fn is_avx512(self) -> bool {
+        std::arch::is_x86_feature_detected!("avx512f")
             && std::arch::is_x86_feature_detected!("avx512bw")
-            && (self == Self::F32 || std::arch::is_x86_feature_detected!("avx512bf16"));
-        #[cfg(not(target_arch = "x86_64"))]
+            && (self == Self::F32 || std::arch::is_x86_feature_detected!("avx512bf16"))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_avx512(self) -> bool {
         false
     }
 
@@ -108,6 +134,17 @@ impl Packing {
     }
 }
 
+/// What computes a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    Vectors,
+    Reference,
+}
+
 /// Two numbers as BF16, the first in the low half.
 #[inline]
 fn pair(low: f32, high: f32) -> u32 {
@@ -118,7 +155,7 @@ fn pair(low: f32, high: f32) -> u32 {
 #[cfg(target_arch = "x86_64")]
 fn pack_pairs_fast(row: &[f32], out: &mut [u32]) -> usize {
     use avx512::LANES;
-    if !Packing::Bf16.is_fast() {
+    if !Packing::Bf16.is_avx512() {
         return 0;
     }
     let rows = row.as_chunks::<{ 2 * LANES }>().0;
@@ -153,7 +190,7 @@ pub fn multiply(
     let n_tokens = x.len() / n_words;
     assert_eq!(x.len(), n_tokens * n_words, "packed inputs");
     assert_eq!(y.len(), n_tokens * n_out, "outputs");
-    let fast = packing.is_fast();
+    let kernel = packing.kernel();
     // Tiles of about the same size: a small one would hardly use the weights that it loads.
     let tile = n_tokens.div_ceil(n_tokens.div_ceil(TILE).max(1)).max(1);
     for from in (0..n_words).step_by(WORDS) {
@@ -171,7 +208,7 @@ pub fn multiply(
                     add: from > 0,
                 };
                 if first + PANEL <= n_out {
-                    tile.multiply(fast, &mut y[first..], n_out);
+                    tile.multiply(kernel, &mut y[first..], n_out);
                     continue;
                 }
                 // The last panel is wider than what is left of the outputs.
@@ -180,7 +217,7 @@ pub fn multiply(
                 for (wide, y) in wide.chunks_mut(PANEL).zip(y.chunks(n_out)) {
                     wide[..n].copy_from_slice(&y[first..]);
                 }
-                tile.multiply(fast, &mut wide, PANEL);
+                tile.multiply(kernel, &mut wide, PANEL);
                 for (wide, y) in wide.chunks(PANEL).zip(y.chunks_mut(n_out)) {
                     y[first..].copy_from_slice(&wide[..n]);
                 }
@@ -210,7 +247,7 @@ impl Tile<'_> {
     }
 
     /// Writes a panel's outputs for each token, `y_stride` apart.
-    fn multiply(&self, fast: bool, y: &mut [f32], y_stride: usize) {
+    fn multiply(&self, kernel: Kernel, y: &mut [f32], y_stride: usize) {
         let last = self.n_tokens - 1;
         assert!(last < TILE, "tokens of a tile");
         assert!(
@@ -218,10 +255,10 @@ impl Tile<'_> {
             "inputs of a tile"
         );
         assert!(y.len() >= last * y_stride + PANEL, "outputs of a tile");
-        #[cfg(target_arch = "x86_64")]
-        if fast {
-            // SAFETY: the CPU has the instructions (`fast`), and all rows lie inside the slices.
-            unsafe {
+        match kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the CPU has the instructions, and all rows lie inside the slices.
+            Kernel::Avx512 => unsafe {
                 match (self.packing, self.n_tokens.div_ceil(4)) {
                     (Packing::Bf16, 1) => avx512::multiply_bf16::<4>(self, y, y_stride),
                     (Packing::Bf16, 2) => avx512::multiply_bf16::<8>(self, y, y_stride),
@@ -230,11 +267,13 @@ impl Tile<'_> {
                     (Packing::F32, 2) => avx512::multiply_f32::<8>(self, y, y_stride),
                     (Packing::F32, _) => avx512::multiply_f32::<12>(self, y, y_stride),
                 }
-            }
-            return;
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the CPU has the instructions, and all rows lie inside the slices.
+            Kernel::Neon => unsafe { neon::multiply_bf16(self, y, y_stride) },
+            Kernel::Vectors => vectors::multiply_f32(self, y, y_stride),
+            Kernel::Reference => self.multiply_slowly(y, y_stride),
         }
-        let _ = fast;
-        self.multiply_slowly(y, y_stride);
     }
 
     /// What the fast kernels compute, but for the order and the rounding of sums.
@@ -361,10 +400,16 @@ mod tests {
                 packing.pack_inputs(v, &mut words);
                 words
             };
-            let n = 100;
+            // More words than one share of a kernel that cuts panels up.
+            let n = 300;
             let panel = pack(&numbers(n * PANEL, 0.0));
             let x = pack(&numbers(n * TILE, 3.0));
-            for n_tokens in 1..=TILE {
+            let mut kernels = vec![packing.kernel()];
+            if packing == Packing::F32 {
+                kernels.push(Kernel::Vectors);
+            }
+            for (n_tokens, kernel) in (1..=TILE).flat_map(|n| kernels.iter().map(move |k| (n, *k)))
+            {
                 for add in [false, true] {
                     let tile = Tile {
                         packing,
@@ -375,14 +420,37 @@ mod tests {
                         add,
                     };
                     let mut outputs = [[0.5; (PANEL + 1) * TILE]; 2];
-                    tile.multiply(packing.is_fast(), &mut outputs[0], PANEL + 1);
+                    tile.multiply(kernel, &mut outputs[0], PANEL + 1);
                     tile.multiply_slowly(&mut outputs[1], PANEL + 1);
                     for (fast, slow) in outputs[0].iter().zip(&outputs[1]) {
-                        assert!((fast - slow).abs() < 1e-4, "{fast} {slow}");
+                        assert!((fast - slow).abs() < 2e-4, "{kernel:?}: {fast} {slow}");
                     }
                 }
             }
         }
+    }
+
+    /// Not a test by itself: `scripts/count-arm` counts the instructions of so many products.
+    #[test]
+    #[ignore = "counted under qemu"]
+    fn products_to_be_counted() {
+        let n: usize = std::env::var("THUMBPRINT_PRODUCTS")
+            .unwrap()
+            .parse()
+            .unwrap();
+        let packing = match Packing::Bf16.is_fast() {
+            true => Packing::Bf16,
+            false => Packing::F32,
+        };
+        let (n_in, n_out, n_tokens) = (576, 192, 48);
+        let panels = vec![0; packing.words(n_in) * n_out];
+        let x = vec![0; packing.words(n_in) * n_tokens];
+        let mut y = vec![0.0; n_out * n_tokens];
+        for _ in 0..n {
+            multiply(packing, &panels, packing.words(n_in), &x, n_out, &mut y);
+        }
+        println!("\n{packing:?}, fast: {}", packing.is_fast());
+        println!("multiply-adds {}", n * n_in * n_out * n_tokens);
     }
 
     #[test]

@@ -40,7 +40,13 @@ impl<'a> CacheKeys<'a> {
         }
         let info = context.loaded.engine.info();
         let kernels = serde_json::to_string(&resolved.plan.kernels).unwrap_or_default();
-        let context = format!("{} {} {kernels}", context.loaded.sha256, info.template_hash);
+        let device = resolved.plan.device.as_ref().map(|device| &device.name);
+        let context = format!(
+            "{} {} {kernels}{}",
+            context.loaded.sha256,
+            info.template_hash,
+            device.map_or(String::new(), |name| format!(" on {name}"))
+        );
         Self {
             material,
             replies,

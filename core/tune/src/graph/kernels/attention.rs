@@ -97,6 +97,32 @@ impl Attention {
         }
     }
 
+    /// What a query makes of its keys.
+    pub fn scoring(&self) -> Scoring {
+        self.scoring
+    }
+
+    /// Width of the output.
+    pub fn n_attn(&self) -> usize {
+        self.scoring.n_head * self.scoring.head_dim
+    }
+
+    /// What is to be added to scores, `[n_tokens, n_tokens]`, a row a query: 0 where it sees a key, else minus infinity.
+    pub fn mask(&self) -> Vec<f32> {
+        let n = self.segments.last().map_or(0, |segment| segment.tokens.end);
+        let mut mask = vec![f32::NEG_INFINITY; n * n];
+        let window = self.scoring.window.unwrap_or(usize::MAX);
+        for Segment { tokens, prefix } in &self.segments {
+            for query in tokens.clone() {
+                let row = &mut mask[query * n..][..n];
+                // Keys from the nearest to the furthest.
+                let keys = (tokens.start..=query).rev().chain(prefix.clone().rev());
+                keys.take(window).for_each(|key| row[key] = 0.0);
+            }
+        }
+        mask
+    }
+
     /// Number of units of work.
     pub fn n_units(&self) -> usize {
         self.blocks.len()
