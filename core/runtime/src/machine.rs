@@ -16,7 +16,7 @@ pub struct Machine {
     /// What the linked backends can compute on.
     pub devices: Vec<Device>,
     /// Instruction sets that the CPU backend was compiled for and found.
-    pub cpu_features: Vec<&'static str>,
+    pub cpu_features: Vec<String>,
     /// Processors that this process may use.
     pub processors: usize,
     /// `general.architecture` of models that can be trained.
