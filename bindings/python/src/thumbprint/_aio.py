@@ -122,8 +122,13 @@ class AsyncThumbprint:
                 return False
             return None if on_progress is None else on_progress(fraction)
 
+        def load(tp: Thumbprint) -> None:
+            # Cancelled before a thread was free, it must not disturb what was loaded since.
+            if not stop.is_set():
+                tp.load(model, listen)
+
         try:
-            await self._run(lambda tp: tp.load(model, listen))
+            await self._run(load)
         except asyncio.CancelledError:
             stop.set()
             raise
@@ -289,10 +294,10 @@ class AsyncGeneration(AsyncIterator[Event]):
 
     def cancel(self) -> None:
         """Stops it within one token, or one piece of the prompt. `Done` still comes. From any thread."""
-        with self._lock:
-            self._cancelled = True
-            if self._started is not None:
-                self._started.cancel()
+        # No lock: it is held while a model is loaded. Whichever thread comes second sees what the first one set.
+        self._cancelled = True
+        if self._started is not None:
+            self._started.cancel()
 
     async def __aenter__(self) -> AsyncGeneration:
         return self
