@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo test test-python wheel interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -10,6 +10,8 @@ THUMBPRINT = "$(TARGET)/release/thumbprint"
 cargo = . "$$THUMBPRINT_TOOLS/env.sh" && cargo
 # In CI a Cargo.lock that does not match is an error, not an edit.
 locked := $(if $(CI),--locked)
+# What only other languages need is built and tested by targets of its own.
+ours := --workspace --exclude thumbprint-ffi
 
 ## demo: build, fetch the model, and watch it learn a person's taste (ARGS="--json --seed 2" for options)
 demo: build model
@@ -18,7 +20,20 @@ demo: build model
 ## test: every test, on release code and the real model
 test: setup model
 	python3 -B scripts/test_scripts.py
-	$(cargo) test --release --workspace $(locked) $(ARGS)
+	$(cargo) test --release $(ours) $(locked) $(ARGS)
+
+## test-python: builds the wheel, and tests it in a clean venv (ARGS="-k closing" for pytest)
+test-python: setup model
+	$(cargo) test --release $(locked) -p thumbprint-ffi
+	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python $(ARGS)
+
+## wheel: the Python wheel, for this machine's instruction set; prints its path
+wheel: setup
+	@. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python --wheel
+
+## interface: records the interface for other languages in ffi/interface.txt, under a new number
+interface: setup
+	. "$$THUMBPRINT_TOOLS/env.sh" && THUMBPRINT_RECORD_INTERFACE=1 scripts/test-python -k interface
 
 ## test-gemma: the trainer and the whole loop on gemma-3-270m (253 MB, fetched; minutes)
 test-gemma: setup
@@ -26,7 +41,7 @@ test-gemma: setup
 
 ## build: target/release/thumbprint, for this machine's instruction set
 build: setup
-	$(cargo) build --release --workspace $(locked)
+	$(cargo) build --release $(ours) $(locked)
 
 ## model: the demo model (98 MB), verified, in the cache folder
 model: setup
@@ -75,7 +90,7 @@ clean: setup
 
 ## distclean: everything built or installed inside this folder
 distclean:
-	rm -rf target target-dist .venv
+	rm -rf target target-dist .venv .venv-python
 
 setup:
 	@scripts/setup

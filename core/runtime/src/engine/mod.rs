@@ -36,6 +36,7 @@ pub use request::{
 };
 pub use score::{Comparison, ScoreText};
 pub use template::ChatTemplate;
+pub use thumbprint_ggml::llama::{FlashAttention, KvType};
 
 use batch::BatchJob;
 use queue::{Priority, Queue};

@@ -1,6 +1,9 @@
 //! Feedback in and out of files.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+
+use thumbprint_tune::durable;
 
 use super::Thumbprint;
 use crate::error::{Error, Result};
@@ -37,5 +40,33 @@ impl Thumbprint {
     ) -> Result<u64> {
         let log = self.0.store.effective_feedback()?;
         exchange::export(&log, format, out).map_err(|source| Error::Write { source })
+    }
+
+    /// The same into a file, which is replaced whole or not at all.
+    ///
+    /// # Errors
+    /// Of the store, or [`Error::File`].
+    pub fn export_feedback_to(&self, format: exchange::ExportFormat, path: &Path) -> Result<u64> {
+        let mut lines = 0;
+        let mut refused = None;
+        let written = durable::replace(path, |file| match self.export_feedback(format, file) {
+            Ok(n) => {
+                lines = n;
+                Ok(())
+            }
+            Err(Error::Write { source }) => Err(source),
+            Err(error) => {
+                refused = Some(error);
+                Err(io::Error::other("the feedback cannot be read"))
+            }
+        });
+        match (refused, written) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(lines),
+            (None, Err(error)) => Err(Error::File {
+                path: error.path,
+                source: error.source,
+            }),
+        }
     }
 }

@@ -7,7 +7,6 @@ mod run;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +209,7 @@ impl Job {
             .spawn(body);
         thread.map(drop).map_err(|e| {
             lock(&self.0.state).running = false;
+            self.0.changed.notify_all();
             Error::Job(format!("no thread: {e}"))
         })
     }
@@ -291,28 +291,35 @@ impl Job {
     /// As [`wait`](Self::wait).
     pub fn wait_with(&self, on_progress: &mut dyn FnMut(&Progress)) -> Result<Outcome> {
         let mut last = None;
-        loop {
-            let mut state = lock(&self.0.state);
-            if let Some(outcome) = state.outcome.clone() {
+        while let Some(progress) = self.next_progress(last.as_ref()) {
+            on_progress(&progress);
+            last = Some(progress);
+        }
+        let mut state = lock(&self.0.state);
+        match state.outcome.clone() {
+            Some(outcome) => {
                 let error = state.error.take();
-                return outcome.map_err(|message| error.unwrap_or(Error::Job(message)));
+                outcome.map_err(|message| error.unwrap_or(Error::Job(message)))
             }
-            if !state.running {
-                return Ok(Outcome::Paused);
+            None => Ok(Outcome::Paused),
+        }
+    }
+
+    /// Waits for progress that differs from `last`, or without one takes what there is; `None` once the job is over or rests. For
+    /// loops that have to end whenever their owner likes.
+    pub fn next_progress(&self, last: Option<&Progress>) -> Option<Progress> {
+        let mut state = lock(&self.0.state);
+        while state.running && state.outcome.is_none() {
+            if last != Some(&state.progress) {
+                return Some(state.progress.clone());
             }
-            let progress = state.progress.clone();
-            if last.as_ref() != Some(&progress) {
-                drop(state);
-                on_progress(&progress);
-                last = Some(progress);
-                continue;
-            }
-            let waited = self
+            state = self
                 .0
                 .changed
-                .wait_timeout(state, Duration::from_millis(500));
-            drop(waited);
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 }
 

@@ -1,0 +1,497 @@
+"""The library as Python writes it: iterators, context managers, exceptions."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+
+from . import _convert, _ffi
+from ._errors import BOUNDARY, public_errors, to_public
+from ._types import (
+    AdapterDetails,
+    AdapterId,
+    Budget,
+    By,
+    ConversationId,
+    ConversationInfo,
+    Done,
+    EngineOptions,
+    Event,
+    ExportFormat,
+    Feedback,
+    FeedbackFormat,
+    FeedbackId,
+    FeedbackInEffect,
+    Forgotten,
+    GenerateOptions,
+    ImportFilters,
+    Imported,
+    Machine,
+    MemoryEstimate,
+    Message,
+    MessageId,
+    ModelInfo,
+    OpenReport,
+    Outcome,
+    Progress,
+    Prompt,
+    Readiness,
+    Reply,
+    ReplyId,
+    Request,
+    StoredMessage,
+    StrPath,
+    Token,
+    Verdict,
+    Vote,
+)
+
+
+class Thumbprint:
+    """A data folder with its model.
+
+    May be used from any thread; calls from many at once are queued. Opening the same folder again in one process gives
+    the same instance; another process gets `FolderInUseError`. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, data_dir: StrPath, *, model: StrPath | None = None, engine: EngineOptions | None = None) -> None:
+        """Opens a data folder, which is made if it is missing. `model` is loaded at first use, or by `load`."""
+        options = _ffi.Options(
+            data_dir=os.fspath(data_dir),
+            model=None if model is None else os.fspath(model),
+            engine=_convert.boundary(engine),
+        )
+        with public_errors():
+            self._inner = _ffi.Thumbprint.open(options)
+        # Also at the end of the process, and only once.
+        self._finalizer = weakref.finalize(self, self._inner.shutdown)
+
+    def close(self) -> None:
+        """Ends what runs through this object, whose calls raise `ClosedError` from now on.
+
+        The last one to close a folder also pauses its job, unloads the model and releases every lock. May be called
+        from any thread, and again.
+        """
+        self._finalizer()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._inner.is_shut_down()
+
+    def __enter__(self) -> Thumbprint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open_report(self) -> OpenReport:
+        """What was found at opening: a database that was moved aside, say."""
+        with public_errors():
+            return _convert.public(OpenReport, self._inner.open_report())
+
+    # ---- the model ----
+
+    def load(self, model: StrPath, on_progress: Callable[[float], bool | None] | None = None) -> None:
+        """Loads a model and puts its active adapter in force.
+
+        `on_progress` is called with 0.0 to 1.0. If it returns False, loading ends with `OperationCancelled`; what it
+        raises ends loading, too, and is raised here.
+        """
+        listener = _LoadListener(on_progress)
+        try:
+            with public_errors():
+                self._inner.load(os.fspath(model), listener)
+        finally:
+            if listener.raised is not None:
+                raise listener.raised
+
+    def unload(self) -> None:
+        """Unloads the model; it is loaded again at the next use. A running job is paused."""
+        with public_errors():
+            self._inner.unload()
+
+    def model_info(self) -> ModelInfo:
+        """Facts of the model, which is loaded if need be."""
+        with public_errors():
+            return _convert.public(ModelInfo, self._inner.model_info())
+
+    def prewarm(self, messages: Prompt) -> int:
+        """Computes the beginning of a conversation ahead of time, so that the next reply to it begins sooner.
+
+        Returns how many tokens are now kept.
+        """
+        with public_errors():
+            return self._inner.prewarm(_convert.messages(messages))
+
+    # ---- talking ----
+
+    def generate(
+        self,
+        messages: Prompt,
+        options: GenerateOptions | None = None,
+        *,
+        replaces: ReplyId | None = None,
+        by: By | AdapterId = By.ACTIVE,
+    ) -> Generation:
+        """Starts a reply. `replaces` names the reply whose place it takes, where the person pressed retry."""
+        request = _convert.request(Request(messages, options, replaces, by))
+        with public_errors():
+            return Generation(self._inner.generate(request), self)
+
+    def generate_batch(self, requests: Sequence[Request], max_parallel: int = 8) -> list[Reply]:
+        """Generates several replies together, which must agree in `by`, and records them, in the order given."""
+        with public_errors():
+            replies = self._inner.generate_batch([_convert.request(request) for request in requests], max_parallel)
+        return [_convert.public(Reply, reply) for reply in replies]
+
+    def conversation(self, id: ConversationId | None = None) -> Conversation:
+        """A stored chat: a new one, or one that exists."""
+        with public_errors():
+            return Conversation(self._inner.conversation(id), self)
+
+    def conversations(self) -> list[ConversationInfo]:
+        """Every stored chat, the latest used first."""
+        with public_errors():
+            return [_convert.public(ConversationInfo, info) for info in self._inner.conversations()]
+
+    # ---- feedback ----
+
+    def record(self, reply: ReplyId | Reply, feedback: Feedback) -> FeedbackId:
+        """Records what the person said about a reply. Never loads a model.
+
+        A later verdict on the same reply replaces the earlier one. It is on disk when this returns.
+        """
+        with public_errors():
+            return self._inner.record(_id(reply), _convert.feedback_boundary(feedback))
+
+    def record_external(self, messages: Prompt, completion: str, feedback: Feedback) -> FeedbackId:
+        """Records feedback on text that this library did not generate."""
+        with public_errors():
+            return self._inner.record_external(
+                _convert.messages(messages), completion, _convert.feedback_boundary(feedback)
+            )
+
+    def withdraw(self, feedback: FeedbackId) -> FeedbackId:
+        """Takes feedback back. The event stays in the log, without effect; `forget` erases."""
+        with public_errors():
+            return self._inner.withdraw(feedback)
+
+    def feedback_on(self, reply: ReplyId | Reply) -> list[FeedbackInEffect]:
+        """What is in effect on one reply, for showing a thumb as pressed."""
+        with public_errors():
+            return _convert.in_effect(self._inner.feedback_on(_id(reply)))
+
+    def import_feedback(
+        self, path: StrPath, format: FeedbackFormat | None = None, filters: ImportFilters | None = None
+    ) -> Imported:
+        """Takes in feedback from a file, all of it or nothing. What was taken in before changes nothing.
+
+        Without a format, the fields of the first line decide.
+        """
+        with public_errors():
+            imported = self._inner.import_feedback(
+                os.fspath(path), _convert.boundary(format), _convert.boundary(filters)
+            )
+        return _convert.public(Imported, imported)
+
+    def export_feedback(self, path: StrPath, format: ExportFormat = ExportFormat.PREFERENCE) -> int:
+        """Writes feedback in effect to a file that TRL's trainers load, and returns how many lines there are."""
+        with public_errors():
+            return self._inner.export_feedback(os.fspath(path), _convert.boundary(format))
+
+    # ---- learning ----
+
+    def readiness(self) -> Readiness:
+        """Whether there is enough feedback to learn from, and how much is missing. Never loads a model."""
+        with public_errors():
+            return _convert.public(Readiness, self._inner.readiness())
+
+    def personalize(self, budget: Budget | None = None) -> PersonalizeJob:
+        """Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests."""
+        with public_errors():
+            return PersonalizeJob(self._inner.personalize(_convert.boundary(budget)), self)
+
+    def current_job(self) -> PersonalizeJob | None:
+        """The job that runs or is paused, if any."""
+        with public_errors():
+            job = self._inner.current_job()
+        return None if job is None else PersonalizeJob(job, self)
+
+    # ---- versions of the adapter ----
+
+    def adapters(self) -> list[AdapterDetails]:
+        """Every adapter ever made, the first one first."""
+        with public_errors():
+            return [_convert.public(AdapterDetails, details) for details in self._inner.adapters()]
+
+    def adapter(self, id: AdapterId) -> AdapterDetails:
+        """One adapter."""
+        with public_errors():
+            return _convert.public(AdapterDetails, self._inner.adapter(id))
+
+    def activate(self, id: AdapterId) -> None:
+        """Serves replies with an adapter. One that was rolled back starts a new trial."""
+        with public_errors():
+            self._inner.activate(id)
+
+    def deactivate(self) -> None:
+        """Serves the base model alone, keeping the adapter as it is."""
+        with public_errors():
+            self._inner.deactivate()
+
+    def rollback(self) -> AdapterId | None:
+        """Takes the active adapter back and serves the one before it, or the base alone (`None`)."""
+        with public_errors():
+            return self._inner.rollback()
+
+    def export(self, id: AdapterId, path: StrPath) -> None:
+        """Writes an adapter's file, a stock GGUF LoRA that llama.cpp loads."""
+        with public_errors():
+            self._inner.export(id, os.fspath(path))
+
+    def record_vote(self, vote: Vote) -> Verdict:
+        """Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back."""
+        with public_errors():
+            return _convert.public(Verdict, self._inner.record_vote(_convert.boundary(vote)))
+
+    # ---- forgetting and sleeping ----
+
+    def forget(
+        self,
+        *,
+        feedback: FeedbackId | None = None,
+        reply: ReplyId | Reply | None = None,
+        conversation: ConversationId | None = None,
+        everything: bool = False,
+    ) -> Forgotten:
+        """Erases an item, what quotes it and everything that was made of it. Name exactly one.
+
+        Adapters that learned from it are gone; the next `personalize` makes one as if it had never been said.
+        """
+        targets = []
+        if feedback is not None:
+            targets.append(_convert.target("FEEDBACK", id=feedback))
+        if reply is not None:
+            targets.append(_convert.target("REPLY", id=_id(reply)))
+        if conversation is not None:
+            targets.append(_convert.target("CONVERSATION", id=conversation))
+        if everything:
+            targets.append(_convert.target("EVERYTHING"))
+        if len(targets) != 1:
+            raise TypeError("name exactly one of feedback, reply, conversation and everything=True")
+        with public_errors():
+            return _convert.public(Forgotten, self._inner.forget(targets[0]))
+
+    def suspend(self) -> None:
+        """Pauses a job, unloads the model and releases every lock on the folder. The next call takes them again."""
+        with public_errors():
+            self._inner.suspend()
+
+
+class Generation(Iterator[Event]):
+    """A reply that is being generated: an iterator of `Token`s, with a `Done` at the end.
+
+    Letting go of it cancels it, and so does leaving its `with` block early; what was not complete is not recorded.
+    """
+
+    def __init__(self, inner: _ffi.Generation, owner: Thumbprint) -> None:
+        self._inner = inner
+        # Closing is up to whoever opened it, and must not happen while this is in use.
+        self._owner = owner
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> Event:
+        try:
+            event = self._inner.next()
+        except BOUNDARY as error:
+            raise to_public(error) from None
+        if event is None:
+            raise StopIteration
+        return _convert.event(event)
+
+    def tokens(self) -> Iterator[str]:
+        """The pieces of the reply's text alone; `wait` tells the rest."""
+        for event in self:
+            if isinstance(event, Token):
+                yield event.text
+
+    def wait(self) -> Reply:
+        """Waits for the complete reply. May be called again."""
+        for event in self:
+            if isinstance(event, Done):
+                return event.reply
+        with public_errors():
+            return _convert.public(Reply, self._inner.wait_for_reply())
+
+    def cancel(self) -> None:
+        """Stops it within one token, or one piece of the prompt. `Done` still comes. From any thread."""
+        self._inner.cancel()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class Conversation:
+    """A stored chat."""
+
+    def __init__(self, inner: _ffi.Conversation, owner: Thumbprint) -> None:
+        self._inner = inner
+        self._owner = owner
+
+    @property
+    def id(self) -> ConversationId:
+        """Its id, to open it again."""
+        return self._inner.id()
+
+    def info(self) -> ConversationInfo:
+        """Its title and when it was used."""
+        with public_errors():
+            return _convert.public(ConversationInfo, self._inner.info())
+
+    def messages(self) -> list[StoredMessage]:
+        """Its turns, the first one first."""
+        with public_errors():
+            return [_convert.public(StoredMessage, message) for message in self._inner.messages()]
+
+    def append(self, message: Message) -> MessageId:
+        """Adds a turn that is not answered: instructions at the beginning, say."""
+        with public_errors():
+            return self._inner.append(_convert.boundary(message))
+
+    def send(self, text: str, options: GenerateOptions | None = None) -> Generation:
+        """Says something and starts the reply to it.
+
+        What was said before and never answered is left out of the chat from now on.
+        """
+        with public_errors():
+            return Generation(self._inner.send(text, _convert.options(options)), self._owner)
+
+    def regenerate(self, options: GenerateOptions | None = None) -> Generation:
+        """Takes the last reply back and answers again. The old reply stays in the log, with a `Retry` on it."""
+        with public_errors():
+            return Generation(self._inner.regenerate(_convert.options(options)), self._owner)
+
+    def edit(self, text: str) -> FeedbackId:
+        """Records what the person wants instead of the last reply, and goes on from that."""
+        with public_errors():
+            return self._inner.edit(text)
+
+    def branch(self, upto: MessageId, title: str | None = None) -> Conversation:
+        """A new conversation that shares the turns up to and including `upto`."""
+        with public_errors():
+            return Conversation(self._inner.branch(upto, title), self._owner)
+
+    def rename(self, title: str | None) -> None:
+        """Gives it a title, or takes it away."""
+        with public_errors():
+            self._inner.rename(title)
+
+    def delete(self) -> None:
+        """Deletes it. Turns that feedback rests on stay until they are forgotten."""
+        with public_errors():
+            self._inner.delete()
+
+
+class PersonalizeJob:
+    """A running or resting job: an iterable of its `Progress`, which ends once it is over or rests."""
+
+    def __init__(self, inner: _ffi.PersonalizeJob, owner: Thumbprint) -> None:
+        self._inner = inner
+        self._owner = owner
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return _convert.public(Progress, self._inner.progress())
+
+    def __iter__(self) -> Iterator[Progress]:
+        last = None
+        while (last := self._inner.next_progress(last)) is not None:
+            yield _convert.public(Progress, last)
+
+    def wait(self, on_progress: Callable[[Progress], object] | None = None) -> Outcome:
+        """Waits until it is over or rests, telling `on_progress` about progress.
+
+        What `on_progress` raises is raised here; the job goes on.
+        """
+        for progress in self:
+            if on_progress is not None:
+                on_progress(progress)
+        with public_errors():
+            return _convert.outcome(self._inner.wait_for_outcome(None))
+
+    def pause(self) -> None:
+        """Rests at once, and gives its memory back. What was learned so far is kept, also if the process ends."""
+        self._inner.pause()
+
+    def resume(self) -> None:
+        """Goes on after a pause."""
+        with public_errors():
+            self._inner.resume()
+
+    def cancel(self) -> None:
+        """Gives up and cleans up."""
+        with public_errors():
+            self._inner.cancel()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is over for good."""
+        return self._inner.is_finished()
+
+
+def machine() -> Machine:
+    """What this machine and this build have, without loading anything."""
+    return _convert.public(Machine, _ffi.machine())
+
+
+def estimate_memory(model: StrPath, *, n_ctx: int = 4096, example_tokens: int = 512) -> MemoryEstimate:
+    """What a model needs of memory for a context of `n_ctx` tokens, and to learn from examples of `example_tokens`.
+
+    From its file alone: nothing is loaded.
+    """
+    with public_errors():
+        return _convert.public(MemoryEstimate, _ffi.estimate_memory(os.fspath(model), n_ctx, example_tokens))
+
+
+def hash_file(path: StrPath) -> str:
+    """SHA-256 of a file, in hex."""
+    with public_errors():
+        return _ffi.hash_file(os.fspath(path))
+
+
+def verify_model(path: StrPath, sha256: str) -> None:
+    """Raises `ModelError` unless a downloaded model is the file that was meant."""
+    with public_errors():
+        _ffi.verify_model(os.fspath(path), sha256)
+
+
+class _LoadListener(_ffi.LoadListener):
+    """Keeps what the app's function raises, which cannot pass through the library."""
+
+    def __init__(self, on_progress: Callable[[float], bool | None] | None) -> None:
+        self.on_progress_of_app = on_progress
+        self.raised: BaseException | None = None
+
+    def on_progress(self, fraction: float) -> bool:
+        try:
+            return self.on_progress_of_app is None or self.on_progress_of_app(fraction) is not False
+        except BaseException as error:  # KeyboardInterrupt, too
+            self.raised = error
+            return False
+
+
+def _id(reply: ReplyId | Reply) -> ReplyId:
+    return reply.id if isinstance(reply, Reply) else reply

@@ -1,0 +1,40 @@
+//! Thumbprint for other languages: the facade of the `thumbprint` crate, translated and nothing more. uniffi generates Kotlin, Swift
+//! and Python from it.
+//!
+//! What other languages impose:
+//!
+//! - Calls block, listeners are synchronous, and what takes long has a handle with `cancel()`. Each language's wrapper makes its own
+//!   async of that.
+//! - Objects are shared and their methods take `&self`. [`Thumbprint::shutdown`] ends one early; after it every call fails with
+//!   [`ThumbprintError::Closed`].
+//! - Listeners are called with no lock held, so they may call anything, `shutdown` included.
+//! - No method is named `close` or `wait`, and no field of an error `message` or `cause`: Kotlin has its own.
+//! - Events cross one by one: one takes about 12 microseconds to Python, where a token of the smallest model takes thousands.
+//! - An option that is absent takes the facade's default; no default is written down twice.
+
+mod conversation;
+mod error;
+mod facade;
+mod functions;
+mod generation;
+mod handle;
+mod job;
+mod load;
+mod log;
+mod records;
+mod translate;
+
+pub use conversation::Conversation;
+pub use error::ThumbprintError;
+pub use facade::Thumbprint;
+pub use functions::*;
+pub use generation::Generation;
+pub use job::{JobListener, PersonalizeJob};
+pub use load::LoadListener;
+pub use log::{LogLevel, LogRecord, LogSink, set_log_sink};
+pub use records::*;
+
+uniffi::setup_scaffolding!();
+
+/// Results across the boundary.
+type Result<T> = std::result::Result<T, ThumbprintError>;

@@ -1,0 +1,322 @@
+//! What an app asks for. An absent option takes the facade's default.
+
+use std::path::PathBuf;
+
+use thumbprint::exchange;
+use thumbprint::{AdapterId, ReplyId, Sampling};
+
+use super::Message;
+use crate::translate::{Translate, choice};
+
+/// How to open a data folder.
+#[derive(Debug, Clone, PartialEq, uniffi::Record)]
+pub struct Options {
+    /// Path of the folder where everything is kept; made if missing.
+    pub data_dir: String,
+    /// Path of the model that is loaded at first use.
+    #[uniffi(default = None)]
+    pub model: Option<String>,
+    /// How it is loaded.
+    #[uniffi(default = None)]
+    pub engine: Option<EngineOptions>,
+}
+
+impl Translate<thumbprint::Options> for Options {
+    fn translate(self) -> thumbprint::Options {
+        thumbprint::Options {
+            data_dir: PathBuf::from(self.data_dir),
+            model: self.model.map(PathBuf::from),
+            engine: self.engine.map_or_else(Default::default, |o| o.translate()),
+        }
+    }
+}
+
+/// How a model is loaded and run.
+#[derive(Debug, Clone, PartialEq, uniffi::Record)]
+pub struct EngineOptions {
+    /// Tokens that a conversation can have, its reply included. Rounded up to a multiple of 256. Default: what the model was trained
+    /// for, at most 4096.
+    #[uniffi(default = None)]
+    pub n_ctx: Option<u32>,
+    /// Tokens of a prompt that are computed at once.
+    #[uniffi(default = None)]
+    pub n_batch: Option<u32>,
+    /// Compute threads. Default: one for each processor, at most 8.
+    #[uniffi(default = None)]
+    pub n_threads: Option<u32>,
+    /// Layers on a GPU. Default: all that fit.
+    #[uniffi(default = None)]
+    pub n_gpu_layers: Option<u32>,
+    /// Whether the model's file is mapped instead of read.
+    #[uniffi(default = None)]
+    pub use_mmap: Option<bool>,
+    /// Whether weights are rearranged for faster products, which keeps a second copy of them in memory.
+    #[uniffi(default = None)]
+    pub repack: Option<bool>,
+    /// Whether attention is computed by the fused kernel.
+    #[uniffi(default = None)]
+    pub flash_attention: Option<FlashAttention>,
+    /// Element type of the key-value cache.
+    #[uniffi(default = None)]
+    pub kv_type: Option<KvType>,
+}
+
+impl Translate<thumbprint::EngineOptions> for EngineOptions {
+    fn translate(self) -> thumbprint::EngineOptions {
+        let default = thumbprint::EngineOptions::default();
+        thumbprint::EngineOptions {
+            n_ctx: self.n_ctx,
+            n_batch: self.n_batch.unwrap_or(default.n_batch),
+            n_threads: self.n_threads,
+            n_gpu_layers: self.n_gpu_layers,
+            use_mmap: self.use_mmap.unwrap_or(default.use_mmap),
+            repack: self.repack.unwrap_or(default.repack),
+            flash_attention: self
+                .flash_attention
+                .map_or(default.flash_attention, Translate::translate),
+            kv_type: self.kv_type.map_or(default.kv_type, Translate::translate),
+        }
+    }
+}
+
+choice! {
+    /// Whether attention is computed by the fused kernel.
+    FlashAttention of thumbprint::FlashAttention {
+        /// Where the device has the kernel.
+        Auto,
+        /// Never, for comparing numbers with another implementation.
+        Off,
+    }
+}
+
+choice! {
+    /// Element type of the key-value cache.
+    KvType of thumbprint::KvType {
+        /// Half precision.
+        F16,
+        /// Single precision, for comparing numbers with another implementation.
+        F32,
+    }
+}
+
+/// A reply to be generated.
+#[derive(Debug, Clone, PartialEq, uniffi::Record)]
+pub struct Request {
+    /// The conversation so far, the message to be answered last.
+    pub messages: Vec<Message>,
+    /// Length, sampling, stop strings.
+    #[uniffi(default = None)]
+    pub options: Option<GenerateOptions>,
+    /// The reply whose place it takes: the person pressed retry.
+    #[uniffi(default = None)]
+    pub replaces: Option<ReplyId>,
+    /// Who answers. Default: the base model with the active adapter, if any.
+    #[uniffi(default = None)]
+    pub by: Option<By>,
+}
+
+impl Translate<thumbprint::Request> for Request {
+    fn translate(self) -> thumbprint::Request {
+        thumbprint::Request {
+            options: self
+                .options
+                .map_or_else(Default::default, |o| o.translate()),
+            replaces: self.replaces,
+            by: self.by.map_or_else(Default::default, |by| by.translate()),
+            ..thumbprint::Request::new(self.messages.translate())
+        }
+    }
+}
+
+/// Who answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum By {
+    /// The base model with the active adapter, if any.
+    Active,
+    /// The base model alone.
+    Base,
+    /// The base model with this adapter at full scale, whatever its state: to look at a candidate, not to serve it.
+    Adapter {
+        /// The adapter.
+        id: AdapterId,
+    },
+}
+
+impl Translate<thumbprint::By> for By {
+    fn translate(self) -> thumbprint::By {
+        match self {
+            Self::Active => thumbprint::By::Active,
+            Self::Base => thumbprint::By::Base,
+            Self::Adapter { id } => thumbprint::By::Adapter(id),
+        }
+    }
+}
+
+/// Length, sampling and stop conditions of a reply.
+#[derive(Debug, Clone, Default, PartialEq, uniffi::Record)]
+pub struct GenerateOptions {
+    /// Tokens to generate at most, 1 or more.
+    #[uniffi(default = None)]
+    pub max_tokens: Option<u32>,
+    /// Divides the logits; 0 takes the likeliest token.
+    #[uniffi(default = None)]
+    pub temperature: Option<f32>,
+    /// Draw from the k likeliest tokens; 0: from all.
+    #[uniffi(default = None)]
+    pub top_k: Option<u32>,
+    /// Draw from the smallest set of tokens with this much probability, in (0, 1].
+    #[uniffi(default = None)]
+    pub top_p: Option<f32>,
+    /// Leave out tokens less likely than this share of the likeliest, in [0, 1).
+    #[uniffi(default = None)]
+    pub min_p: Option<f32>,
+    /// Divides the logits of recent tokens; 1 is off.
+    #[uniffi(default = None)]
+    pub repetition_penalty: Option<f32>,
+    /// How many recent tokens the penalty looks at.
+    #[uniffi(default = None)]
+    pub repetition_window: Option<u32>,
+    /// Seed of the draw: the same gives the same reply. Default: another one each time.
+    #[uniffi(default = None)]
+    pub seed: Option<u64>,
+    /// Strings that end the reply; they are not part of its text.
+    #[uniffi(default = [])]
+    pub stop: Vec<String>,
+    /// What to do when the conversation is longer than the context.
+    #[uniffi(default = None)]
+    pub overflow: Option<Overflow>,
+}
+
+impl Translate<thumbprint::GenerateOptions> for GenerateOptions {
+    fn translate(self) -> thumbprint::GenerateOptions {
+        let default = thumbprint::GenerateOptions::default();
+        let sampling = default.sampling;
+        thumbprint::GenerateOptions {
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            sampling: Sampling {
+                temperature: self.temperature.unwrap_or(sampling.temperature),
+                top_k: self.top_k.unwrap_or(sampling.top_k),
+                top_p: self.top_p.unwrap_or(sampling.top_p),
+                min_p: self.min_p.unwrap_or(sampling.min_p),
+                repetition_penalty: self
+                    .repetition_penalty
+                    .unwrap_or(sampling.repetition_penalty),
+                repetition_window: self.repetition_window.unwrap_or(sampling.repetition_window),
+                seed: self.seed.unwrap_or(sampling.seed),
+            },
+            stop: self.stop,
+            overflow: self.overflow.map_or(default.overflow, Translate::translate),
+        }
+    }
+}
+
+choice! {
+    /// What to do when a conversation and its reply do not fit the context.
+    Overflow of thumbprint::Overflow {
+        /// Refuse, with both numbers.
+        Error,
+        /// Drop the oldest turns, keeping system messages and the last turn.
+        TruncateOldestTurns,
+    }
+}
+
+/// What a job may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, uniffi::Record)]
+pub struct Budget {
+    /// Most resident memory of training, MiB, the mapped model included. Default: as much as is fastest.
+    #[uniffi(default = None)]
+    pub memory_mib: Option<u64>,
+    /// The job pauses after this many seconds of work. It never shortens what is learned.
+    #[uniffi(default = None)]
+    pub seconds: Option<u64>,
+    /// Threads. Default: as many as there are processors.
+    #[uniffi(default = None)]
+    pub n_threads: Option<u32>,
+    /// Seeds the adapter, the order of examples and what is sampled.
+    #[uniffi(default = None)]
+    pub seed: Option<u64>,
+    /// Longest example that is learned from, tokens of prompt and replies together. Longer ones are left out and counted.
+    #[uniffi(default = None)]
+    pub max_example_tokens: Option<u32>,
+    /// Whether a new candidate may take the place of one whose trial is undecided.
+    #[uniffi(default = None)]
+    pub replace_trial: Option<bool>,
+    /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. Off where the system ends
+    /// processes for using the GPU in the background.
+    #[uniffi(default = None)]
+    pub gpu: Option<bool>,
+}
+
+impl Translate<thumbprint::Budget> for Budget {
+    fn translate(self) -> thumbprint::Budget {
+        let default = thumbprint::Budget::default();
+        thumbprint::Budget {
+            // More than there can be is as good as no limit.
+            memory_mib: self
+                .memory_mib
+                .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            seconds: self.seconds,
+            n_threads: self.n_threads.map(|n| n as usize),
+            seed: self.seed.unwrap_or(default.seed),
+            max_example_tokens: self
+                .max_example_tokens
+                .map_or(default.max_example_tokens, |n| n as usize),
+            replace_trial: self.replace_trial.unwrap_or(default.replace_trial),
+            gpu: self.gpu.unwrap_or(default.gpu),
+        }
+    }
+}
+
+choice! {
+    /// How lines of a file of feedback are to be understood.
+    FeedbackFormat of exchange::Format {
+        /// TRL's preference form: `prompt`, `chosen`, `rejected`.
+        Preference,
+        /// TRL's unpaired form: `prompt`, `completion`, `label`.
+        Unpaired,
+        /// ShareGPT's conversations.
+        ShareGpt,
+        /// Transcripts as in HH-RLHF.
+        HhRlhf,
+        /// Rated completions as in UltraFeedback.
+        UltraFeedback,
+        /// Ranked answers as in Nectar.
+        Nectar,
+        /// Trees as in OASST.
+        Oasst,
+    }
+}
+
+choice! {
+    /// What a line of exported feedback holds.
+    ExportFormat of exchange::ExportFormat {
+        /// `prompt`, `chosen`, `rejected`, for TRL's DPOTrainer.
+        Preference,
+        /// `prompt`, `completion`, `label`, for TRL's KTOTrainer.
+        Unpaired,
+    }
+}
+
+/// What an import passes over. By default nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, uniffi::Record)]
+pub struct ImportFilters {
+    /// Rows whose prompt and longest answer have more characters.
+    #[uniffi(default = None)]
+    pub max_chars: Option<u32>,
+    /// Rows whose liked answer begins as refusals do (English phrases).
+    #[uniffi(default = false)]
+    pub refusals: bool,
+    /// Rows that differ from an earlier one in case, spaces and punctuation at most.
+    #[uniffi(default = false)]
+    pub duplicates: bool,
+}
+
+impl Translate<exchange::Filters> for ImportFilters {
+    fn translate(self) -> exchange::Filters {
+        exchange::Filters {
+            max_chars: self.max_chars.map(|n| n as usize),
+            refusals: self.refusals,
+            duplicates: self.duplicates,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What the boundary adds to the facade: handles that are shut down, and listeners of the app's. On a tiny model.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use tempfile::TempDir;
+use thumbprint_ffi::{
+    Event, GenerateOptions, Generation, JobListener, LoadListener, Message, Options, Progress,
+    Request, Role, Thumbprint, ThumbprintError,
+};
+use thumbprint_fixtures::TinyModel;
+
+/// A data folder with a tiny model beside it.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        TinyModel::llama().write(folder.model());
+        folder
+    }
+
+    fn model(&self) -> String {
+        self.0.path().join("tiny.gguf").to_str().unwrap().to_owned()
+    }
+
+    fn open(&self) -> Arc<Thumbprint> {
+        Thumbprint::open(Options {
+            data_dir: self.0.path().join("data").to_str().unwrap().to_owned(),
+            model: Some(self.model()),
+            engine: None,
+        })
+        .unwrap()
+    }
+
+    /// Whether nobody holds the folder.
+    fn is_free(&self) -> bool {
+        let lock = self.0.path().join("data/thumbprint.lock");
+        std::fs::File::open(lock).unwrap().try_lock().is_ok()
+    }
+}
+
+fn ask(max_tokens: u32) -> Request {
+    let options = GenerateOptions {
+        max_tokens: Some(max_tokens),
+        temperature: Some(0.0),
+        ..GenerateOptions::default()
+    };
+    Request {
+        messages: vec![Message {
+            role: Role::User,
+            content: "Hello".to_owned(),
+        }],
+        options: Some(options),
+        replaces: None,
+        by: None,
+    }
+}
+
+fn is_closed<T: std::fmt::Debug>(result: Result<T, ThumbprintError>) -> bool {
+    matches!(result, Err(ThumbprintError::Closed { .. }))
+}
+
+/// Does something with the folder at the first progress, and answers as it is told.
+struct Listener<F>(Mutex<Option<F>>, bool);
+
+impl<F: FnOnce() + Send> Listener<F> {
+    fn some(act: F, go_on: bool) -> Option<Arc<dyn LoadListener>>
+    where
+        F: 'static,
+    {
+        Some(Arc::new(Self(Mutex::new(Some(act)), go_on)))
+    }
+}
+
+impl<F: FnOnce() + Send> LoadListener for Listener<F> {
+    fn on_progress(&self, _: f32) -> Result<bool, ThumbprintError> {
+        let act = self.0.lock().unwrap().take();
+        if let Some(act) = act {
+            act();
+        }
+        Ok(self.1)
+    }
+}
+
+#[test]
+fn a_load_listener_may_call_everything_and_refuse() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    let other = Arc::clone(&tp);
+    let talk = move || {
+        // Waits for the model that is being loaded.
+        other.generate(ask(2)).unwrap().wait_for_reply().unwrap();
+    };
+    tp.load(folder.model(), Listener::some(talk, true)).unwrap();
+    let refused = tp.load(folder.model(), Listener::some(|| (), false));
+    assert!(matches!(refused, Err(ThumbprintError::Cancelled { .. })));
+    let other = Arc::clone(&tp);
+    let shut_down = move || other.shutdown();
+    assert!(is_closed(
+        tp.load(folder.model(), Listener::some(shut_down, true))
+    ));
+    assert!(folder.is_free());
+}
+
+#[test]
+fn the_last_handle_closes_the_folder_and_every_object_says_so() {
+    let folder = Folder::new();
+    let (app, worker) = (folder.open(), folder.open());
+    let chat = app.conversation(None).unwrap();
+    let generation = app.generate(ask(200)).unwrap();
+    let job = app.personalize(None).unwrap();
+    job.wait_for_outcome(None).unwrap();
+    worker.shutdown();
+    worker.shutdown();
+    assert!(is_closed(worker.readiness()));
+    assert!(matches!(generation.next(), Ok(Some(Event::Token { .. }))));
+    assert!(!folder.is_free());
+
+    app.shutdown();
+    assert!(folder.is_free());
+    assert!(is_closed(generation.next()));
+    assert!(is_closed(generation.wait_for_reply()));
+    assert!(is_closed(chat.messages()));
+    assert!(is_closed(app.adapters()));
+    assert!(is_closed(job.resume()));
+    assert!(folder.open().readiness().is_ok());
+}
+
+#[test]
+fn a_folder_is_free_once_the_last_object_is_let_go_of() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    let chat = tp.conversation(None).unwrap();
+    drop(tp);
+    assert!(chat.messages().unwrap().is_empty());
+    drop(chat);
+    assert!(folder.is_free());
+}
+
+#[test]
+fn shutting_down_ends_generations_that_other_threads_wait_for_and_fifty_are_queued() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    let replies: Vec<_> = (0..50)
+        .map(|_| {
+            let tp = Arc::clone(&tp);
+            thread::spawn(move || tp.generate(ask(2))?.wait_for_reply())
+        })
+        .collect();
+    assert!(
+        replies
+            .into_iter()
+            .all(|reply| reply.join().unwrap().is_ok())
+    );
+
+    let generations: Vec<_> = (0..4).map(|_| tp.generate(ask(200)).unwrap()).collect();
+    let follow = |generation: Arc<Generation>| {
+        thread::spawn(move || {
+            loop {
+                match generation.next() {
+                    Ok(Some(_)) => {}
+                    end => return end,
+                }
+            }
+        })
+    };
+    let followers: Vec<_> = generations.into_iter().map(follow).collect();
+    tp.shutdown();
+    // The first may have come to its end just before.
+    let ends: Vec<_> = followers.into_iter().map(|f| f.join().unwrap()).collect();
+    assert!(ends.into_iter().skip(1).all(is_closed));
+    assert!(folder.is_free());
+}
+
+#[test]
+fn a_finished_generation_keeps_its_reply() {
+    let folder = Folder::new();
+    let generation = folder.open().generate(ask(3)).unwrap();
+    let reply = generation.wait_for_reply().unwrap();
+    assert_eq!(generation.wait_for_reply().unwrap(), reply);
+    assert_eq!(generation.next(), Ok(None));
+}
+
+struct Fails;
+
+impl JobListener for Fails {
+    fn on_progress(&self, _: Progress) -> Result<(), ThumbprintError> {
+        let thrown = uniffi::UnexpectedUniFFICallbackError::new("of the app");
+        Err(thrown.into())
+    }
+}
+
+#[test]
+fn what_a_job_listener_throws_ends_the_waiting_alone() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    let job = tp.personalize(None).unwrap();
+    match job.wait_for_outcome(Some(Arc::new(Fails))) {
+        Err(ThumbprintError::Listener { reason, .. }) => assert!(reason.contains("of the app")),
+        // It was over before it was listened to.
+        Ok(_) => {}
+        Err(other) => panic!("{other}"),
+    }
+    assert!(job.wait_for_outcome(None).is_ok());
+    assert_eq!(job.next_progress(None), None);
+}
