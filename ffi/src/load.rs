@@ -57,7 +57,9 @@ pub(crate) fn load(
             .join()
             .map_err(|_| ThumbprintError::internal("the loading thread panicked".to_owned()))?;
         match refused {
-            None => loaded.map_err(|error| handle.explain(error)),
+            // Shut down at the very end of loading: what was loaded is gone again.
+            None if handle.is_closed() => Err(ThumbprintError::closed()),
+            None => Ok(loaded?),
             // It may be loaded by now. Unloading it here could hit one that another thread has loaded since.
             Some(error) => Err(error),
         }
