@@ -580,7 +580,6 @@ struct Replayed {
     completion: Vec<i32>,
 }
 
-/// The folder of a run, relative to the data folder.
 /// The first GPU that this build can use.
 fn first_gpu() -> Result<DeviceOptions> {
     let found = gpu_devices().into_iter().next();
@@ -596,6 +595,7 @@ fn first_gpu() -> Result<DeviceOptions> {
     })
 }
 
+/// The folder of a run, relative to the data folder.
 fn run_folder(id: RunId) -> PathBuf {
     PathBuf::from("runs").join(id.to_string())
 }
