@@ -8,13 +8,11 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 use thumbprint::engine::Chat;
-use thumbprint::{InferenceMemory, TrainingMemory, estimate_memory};
-use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{DeviceInfo, DeviceKind, cpu_features, devices};
+use thumbprint::{DeviceKind, InferenceMemory, TrainingMemory, estimate_memory, machine};
 use thumbprint_ggml::gguf::Gguf;
-use thumbprint_ggml::llama::{self, gpu_devices, system_info};
+use thumbprint_ggml::llama::{self, gpu_devices};
 use thumbprint_tune::adapter::{Lora, LoraConfig};
-use thumbprint_tune::model::{Model, trainable_architectures, trainable_types};
+use thumbprint_tune::model::Model;
 use thumbprint_tune::trainer::lora_shapes;
 
 use crate::base_model;
@@ -44,16 +42,21 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         Some(path) => Some(path),
         None => demo.is_file().then_some(demo.as_path()),
     };
+    let machine = machine();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
-        ggml: system_info().trim().to_owned(),
-        system: System::look(options.threads.count()),
+        ggml: machine.ggml,
+        system: System {
+            devices: machine.devices.into_iter().map(Device::new).collect(),
+            cpu_features: machine.cpu_features,
+            threads: options.threads.count(),
+        },
         folders: Folders::new(options, &demo),
         model: path
             .map(|path| ModelReport::new(path, options.threads.count()))
             .transpose()?,
-        trainable_architectures: trainable_architectures(),
-        trainable_types: trainable_types().into_iter().map(GgmlType::name).collect(),
+        trainable_architectures: machine.trainable_architectures,
+        trainable_types: machine.trainable_types,
     };
     if out.is_json() {
         out.object(&report)
@@ -87,8 +90,8 @@ struct Device {
     name: String,
     description: String,
     kind: &'static str,
-    free_mib: usize,
-    total_mib: usize,
+    free_mib: u64,
+    total_mib: u64,
 }
 
 #[derive(Serialize)]
@@ -153,19 +156,8 @@ struct TrainingEstimate {
     memory_least_mib: u64,
 }
 
-impl System {
-    fn look(threads: usize) -> Self {
-        Self {
-            devices: devices().into_iter().map(Device::new).collect(),
-            cpu_features: cpu_features(),
-            threads,
-        }
-    }
-}
-
 impl Device {
-    fn new(device: DeviceInfo) -> Self {
-        let (free, total) = device.memory;
+    fn new(device: thumbprint::Device) -> Self {
         Self {
             name: device.name,
             description: device.description,
@@ -175,8 +167,8 @@ impl Device {
                 DeviceKind::IntegratedGpu => "integrated GPU",
                 DeviceKind::Accelerator => "accelerator",
             },
-            free_mib: free >> 20,
-            total_mib: total >> 20,
+            free_mib: device.free_bytes >> 20,
+            total_mib: device.total_bytes >> 20,
         }
     }
 }

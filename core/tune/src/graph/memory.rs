@@ -193,10 +193,17 @@ impl Memory {
 
     /// Writes the masks of portable fragments, of blocks without and with a window.
     pub fn write_masks(&mut self, attention: &[Attention; 2]) -> Result<(), GgmlError> {
-        for (ids, attention) in self.portable.iter().flatten().zip(attention) {
-            self.storage.write_at(ids.mask, 0, &attention.mask())?;
+        let Some([everywhere, windowed]) = self.portable else {
+            return Ok(());
+        };
+        let mut write = |ids: PortableIds, attention: &Attention| {
+            self.storage.write_at(ids.mask, 0, &attention.mask())
+        };
+        write(everywhere, &attention[0])?;
+        match windowed.mask == everywhere.mask {
+            true => Ok(()),
+            false => write(windowed, &attention[1]),
         }
-        Ok(())
     }
 
     /// What a layer saves in; anything for a layer that saves nothing.

@@ -518,8 +518,10 @@ impl Network {
             .storage
             .write_at(self.memory.x(0), 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
-        let attention = attention(&self.model, packed);
-        Ok(self.memory.write_masks(&attention)?)
+        if self.options.device.is_some() {
+            self.memory.write_masks(&attention(&self.model, packed))?;
+        }
+        Ok(())
     }
 
     fn pass(&self, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Pass {

@@ -91,8 +91,10 @@ impl Gated for SwiGlu {
 pub struct GeGlu;
 
 impl GeGlu {
-    const ROOT: f32 = 0.797_884_6;
-    const CUBIC: f32 = 0.044_715;
+    /// `sqrt(2 / pi)`.
+    pub const ROOT: f32 = 0.797_884_6;
+    /// What the cube of `x` counts in the tangent.
+    pub const CUBIC: f32 = 0.044_715;
 
     #[inline(always)]
     fn tanh(x: f32) -> f32 {

@@ -6,13 +6,15 @@ mod attention;
 mod head;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::custom::Work;
 use thumbprint_ggml::ggml::{Binary, Graph, Rotation, Storage, Tensor, TensorId, Unary};
 
+use super::builder::Builder;
 use super::fragments::{Fragments, LoadedNorm, Result, RopeTables, Weights};
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
+use super::kernels::rows::GeGlu;
 use super::kernels::thin::Span;
+use super::scratch::Scratch;
 use crate::model::{Activation, BlockSpec, Norm, Rope, RopeKind};
 
 pub use attention::shares;
@@ -253,9 +255,8 @@ impl<'g, 'a: 'g> Portable<'g, 'a> {
 
     /// The tangent in GELU's approximation, and the slope of what it is taken of.
     fn gelu_tangent(&self, x: Tensor<'g>) -> Result<[Tensor<'g>; 2]> {
-        // sqrt(2 / pi), and Hendrycks and Gimpel's constant.
-        const ROOT: f32 = 0.797_884_6;
-        const CUBIC: f32 = 0.044_715;
+        const ROOT: f32 = GeGlu::ROOT;
+        const CUBIC: f32 = GeGlu::CUBIC;
         let graph = self.graph;
         let square = graph.unary(Unary::Square, x)?;
         let inner = self.mul(x, graph.scale(square, ROOT * CUBIC, ROOT)?)?;
@@ -295,22 +296,12 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
 
     /// On the CPU: which elements are dropped follows from their places, by arithmetic on integers.
     fn dropped(&self, x: Tensor<'g>, dropout: Option<Dropout>) -> Result<Tensor<'g>> {
-        let Some(dropout) = dropout else { return Ok(x) };
-        let [width, n, ..] = x.ne();
-        let work = Work::rows("dropout", n, width * size_of::<f32>(), n);
-        self.graph.custom(
-            GgmlType::F32,
-            [width, n, 1, 1],
-            &[x],
-            work,
-            Box::new(move |_, args, out| {
-                let rows = out.region::<f32>(0).chunks_exact_mut(width);
-                for (row, y) in rows.enumerate() {
-                    y.copy_from_slice(args.f32(0).row(row));
-                    dropout.apply(row, y);
-                }
-            }),
-        )
+        let custom = Builder {
+            graph: self.graph,
+            scratch: Scratch::Rows(GgmlType::F32),
+            n_tokens: self.n_tokens,
+        };
+        custom.dropped(x, dropout)
     }
 
     fn thin(
