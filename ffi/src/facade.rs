@@ -10,9 +10,10 @@ use crate::handle::Handle;
 use crate::load::{self, LoadListener};
 use crate::translate::Translate;
 use crate::{
-    AdapterDetails, Budget, Conversation, ConversationInfo, ExportFormat, Feedback, FeedbackFormat,
-    FeedbackInEffect, Forgotten, Generation, ImportFilters, Imported, Message, ModelInfo,
-    OpenReport, Options, PersonalizeJob, Readiness, Reply, Request, Result, Target, Verdict, Vote,
+    AdapterDetails, Batch, Budget, Conversation, ConversationInfo, ExportFormat, Feedback,
+    FeedbackFormat, FeedbackInEffect, Forgotten, Generation, ImportFilters, Imported, Message,
+    ModelInfo, OpenReport, Options, PersonalizeJob, Readiness, Reply, Request, Result, Target,
+    Verdict, Vote,
 };
 
 /// A data folder with its model. May be used from any thread; calls from many at once are queued. Opening the same folder again in one
@@ -88,11 +89,15 @@ impl Thumbprint {
     /// Generates several replies together, `max_parallel` at a time, and records them, in the order of the requests, which must agree
     /// in `by`.
     pub fn generate_batch(&self, requests: Vec<Request>, max_parallel: u32) -> Result<Vec<Reply>> {
+        self.start_batch(requests, max_parallel)?.wait_for_replies()
+    }
+
+    /// The same without waiting, so that it can be cancelled. Returns once the model is loaded.
+    pub fn start_batch(&self, requests: Vec<Request>, max_parallel: u32) -> Result<Arc<Batch>> {
         let core = self.handle.core()?;
-        let replies = core.generate_batch(requests.translate(), max_parallel as usize, &mut |_| {});
-        Ok(replies
-            .map_err(|error| self.handle.explain(error))?
-            .translate())
+        let batch = core.start_batch(requests.translate(), max_parallel as usize);
+        let batch = batch.map_err(|error| self.handle.explain(error))?;
+        Ok(Batch::new(&self.handle, batch))
     }
 
     /// A stored chat: a new one, or one that exists.

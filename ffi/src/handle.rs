@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use thumbprint::Thumbprint;
 
-use crate::translate::{Translate, lock};
+use crate::translate::lock;
 use crate::{Generation, Options, Result, ThumbprintError};
 
 /// Handles to each data folder. Held while one is opened or closed, so that neither happens in the middle of the other.
@@ -23,7 +23,7 @@ pub(crate) struct Handle {
 impl Handle {
     pub fn open(options: Options) -> Result<Arc<Self>> {
         let mut open = lock(&OPEN);
-        let core = Thumbprint::open(options.translate())?;
+        let core = Thumbprint::open(options.translate()?)?;
         let handles = open.get_or_insert_default();
         *handles.entry(core.store().dir().to_owned()).or_default() += 1;
         Ok(Arc::new(Self {

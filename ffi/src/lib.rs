@@ -12,6 +12,7 @@
 //! - Events cross one by one: one takes about 12 microseconds to Python, where a token of the smallest model takes thousands.
 //! - An option that is absent takes the facade's default; no default is written down twice.
 
+mod batch;
 mod conversation;
 mod error;
 mod facade;
@@ -24,6 +25,7 @@ mod log;
 mod records;
 mod translate;
 
+pub use batch::Batch;
 pub use conversation::Conversation;
 pub use error::ThumbprintError;
 pub use facade::Thumbprint;

@@ -7,7 +7,7 @@ use std::thread;
 use tempfile::TempDir;
 use thumbprint_ffi::{
     Event, GenerateOptions, Generation, JobListener, LoadListener, Message, Options, Progress,
-    Request, Role, Thumbprint, ThumbprintError,
+    Request, Role, StopReason, Thumbprint, ThumbprintError,
 };
 use thumbprint_fixtures::TinyModel;
 
@@ -30,6 +30,7 @@ impl Folder {
             data_dir: self.0.path().join("data").to_str().unwrap().to_owned(),
             model: Some(self.model()),
             engine: None,
+            key: None,
         })
         .unwrap()
     }
@@ -181,6 +182,40 @@ fn a_finished_generation_keeps_its_reply() {
     let reply = generation.wait_for_reply().unwrap();
     assert_eq!(generation.wait_for_reply().unwrap(), reply);
     assert_eq!(generation.next(), Ok(None));
+}
+
+#[test]
+fn a_cancelled_batch_has_a_reply_for_each_request_and_is_taken_once() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    let batch = tp.start_batch(vec![ask(200), ask(200), ask(2)], 2).unwrap();
+    batch.cancel();
+    let replies = batch.wait_for_replies().unwrap();
+    assert_eq!(replies.len(), 3);
+    assert!(replies[0].usage.completion_tokens < 200);
+    assert_eq!(replies[0].stop_reason, StopReason::Cancelled);
+    let again = batch.wait_for_replies();
+    assert!(matches!(again, Err(ThumbprintError::InvalidState { .. })));
+    tp.record(replies[1].id, thumbprint_ffi::Feedback::Up)
+        .unwrap();
+    let batch = tp.start_batch(vec![ask(200)], 1).unwrap();
+    tp.shutdown();
+    assert!(is_closed(batch.wait_for_replies()));
+    assert!(folder.is_free());
+}
+
+#[test]
+fn a_key_of_another_length_opens_nothing() {
+    let folder = Folder::new();
+    let opened = Thumbprint::open(Options {
+        data_dir: folder.0.path().join("data").to_str().unwrap().to_owned(),
+        model: None,
+        engine: None,
+        key: Some(vec![7; 16]),
+    });
+    let error = opened.err().unwrap();
+    assert_eq!(error.code(), "key_length");
+    assert!(!folder.0.path().join("data").exists());
 }
 
 struct Fails;

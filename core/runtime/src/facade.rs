@@ -16,9 +16,9 @@ use crate::conversation::Conversation;
 use crate::curation::{self, Readiness, curate};
 use crate::engine::{Demand, Engine, EngineOptions, ModelSource, With};
 use crate::error::{Error, Result};
-use crate::generation::{By, Generation, Recorder, Reply, Request};
+use crate::generation::{Batch, By, Generation, Recorder, Reply, Request};
 use crate::personalize::{Budget, Job};
-use crate::store::{Forgotten, OpenReport, Prompt, Store, Target};
+use crate::store::{DatabaseKey, Forgotten, OpenReport, Prompt, Store, Target};
 use crate::types::{ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
 mod adapters;
@@ -38,6 +38,8 @@ pub struct Options {
     pub model: Option<PathBuf>,
     /// How it is loaded.
     pub engine: EngineOptions,
+    /// What the database is encrypted under; without one it is not. Needs the feature `sqlcipher`.
+    pub key: Option<DatabaseKey>,
 }
 
 impl Options {
@@ -47,7 +49,15 @@ impl Options {
             data_dir: data_dir.into(),
             model: None,
             engine: EngineOptions::default(),
+            key: None,
         }
+    }
+
+    /// Encrypts the database, or opens one that is encrypted.
+    #[must_use]
+    pub fn key(mut self, key: DatabaseKey) -> Self {
+        self.key = Some(key);
+        self
     }
 
     /// Names the model that is loaded at first use.
@@ -101,12 +111,13 @@ impl Thumbprint {
     /// Opens a data folder: the store alone. No model is loaded.
     ///
     /// # Errors
-    /// [`Error::Store`]: another process has the folder, the folder cannot be written, or its database is of a newer version. A
+    /// [`Error::Store`]: another process has the folder, the folder cannot be written, its database is of a newer version, or the key
+    /// is not its key. A
     /// corrupt database is no error: it is moved aside and reported by [`open_report`](Self::open_report).
     pub fn open(options: Options) -> Result<Self> {
         static OPEN: Mutex<Option<HashMap<PathBuf, Weak<Inner>>>> = Mutex::new(None);
         let mut open = lock(&OPEN);
-        let (store, report) = Store::open(&options.data_dir)?;
+        let (store, report) = Store::open_under(&options.data_dir, options.key)?;
         let instances = open.get_or_insert_default();
         if let Some(inner) = instances.get(store.dir()).and_then(Weak::upgrade) {
             let this = Self(inner);
@@ -291,37 +302,37 @@ impl Thumbprint {
         max_parallel: usize,
         on_reply: &mut dyn FnMut(usize),
     ) -> Result<Vec<Reply>> {
+        self.start_batch(requests, max_parallel)?
+            .wait_with(on_reply)
+    }
+
+    /// The same without waiting, so that it can be cancelled.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn start_batch(&self, requests: Vec<Request>, max_parallel: usize) -> Result<Batch> {
         let loaded = self.loaded()?;
-        let Some(first) = requests.first() else {
-            return Ok(Vec::new());
-        };
-        let (by, with) = (first.by, self.with(&loaded, first.by)?);
+        let by = requests.first().map_or_else(By::default, |first| first.by);
         if requests.iter().any(|request| request.by != by) {
             let reason = "a batch is answered by one model".to_owned();
             return Err(crate::engine::EngineError::InvalidOption { name: "by", reason }.into());
         }
+        let with = self.with(&loaded, by)?;
         let engine_requests: Vec<_> = requests
             .iter()
             .map(|r| r.engine_request(with.clone()))
             .collect();
-        let mut batch = loaded
+        let inner = loaded
             .engine
             .generate_batch(&engine_requests, max_parallel)?;
-        let mut completed: Vec<_> = requests.iter().map(|_| None).collect();
-        while let Some((index, reply)) = batch.next()? {
-            completed[index] = Some(reply);
-            on_reply(index);
-        }
-        requests
-            .into_iter()
-            .zip(completed)
-            .map(|(request, completed)| {
-                let completed = completed.ok_or(crate::engine::EngineError::Stopped)?;
-                let prompt = Prompt::Messages(request.messages.clone());
-                self.recorder(Arc::clone(&loaded), &request, prompt)
-                    .record(completed)
-            })
-            .collect()
+        let recorder = |request: Request| {
+            let prompt = Prompt::Messages(request.messages.clone());
+            self.recorder(Arc::clone(&loaded), &request, prompt)
+        };
+        Ok(Batch::new(
+            inner,
+            requests.into_iter().map(recorder).collect(),
+        ))
     }
 
     /// A stored chat: a new one, or one that exists.

@@ -135,6 +135,43 @@ impl Generation {
     }
 }
 
+/// Replies that are being generated together. Dropping it cancels them; what was not complete is not recorded.
+#[derive(Debug)]
+pub struct Batch {
+    inner: engine::Batch,
+    recorders: Vec<Recorder>,
+}
+
+impl Batch {
+    pub(crate) fn new(inner: engine::Batch, recorders: Vec<Recorder>) -> Self {
+        Self { inner, recorders }
+    }
+
+    /// Waits for all and records them, in the order of the requests. `on_reply` is told the index of each as it is complete.
+    ///
+    /// # Errors
+    /// What stopped the batch, or kept a reply from being recorded.
+    pub fn wait_with(mut self, on_reply: &mut dyn FnMut(usize)) -> Result<Vec<Reply>> {
+        let mut completed: Vec<_> = self.recorders.iter().map(|_| None).collect();
+        while let Some((index, reply)) = self.inner.next()? {
+            completed[index] = Some(reply);
+            on_reply(index);
+        }
+        self.recorders
+            .iter()
+            .zip(completed)
+            .map(|(recorder, completed)| {
+                recorder.record(completed.ok_or(engine::EngineError::Stopped)?)
+            })
+            .collect()
+    }
+
+    /// A handle that stops all that are not complete, within one token. They still come, with the text they have.
+    pub fn canceller(&self) -> Canceller {
+        self.inner.canceller()
+    }
+}
+
 /// Writes complete replies to the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {

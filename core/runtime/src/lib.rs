@@ -37,12 +37,12 @@ pub use conversation::Conversation;
 pub use engine::{EngineOptions, FlashAttention, GenerateOptions, KvType, Overflow};
 pub use error::{Error, Result};
 pub use facade::{AdapterDetails, Options, Thumbprint, hash_file, verify_model};
-pub use generation::{By, Event, Generation, Reply, Request};
+pub use generation::{Batch, By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
 pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
 pub use personalize::{Budget, Job, Outcome, Phase, Progress};
-pub use store::Target;
+pub use store::{DatabaseKey, Target};
 pub use types::{
     AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason,
     Usage,

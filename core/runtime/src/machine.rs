@@ -6,6 +6,8 @@ use thumbprint_ggml::ggml;
 use thumbprint_ggml::llama::system_info;
 use thumbprint_tune::model::{trainable_architectures, trainable_types};
 
+use crate::store::DatabaseKey;
+
 /// What computes here, and what can be learned on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Machine {
@@ -19,6 +21,8 @@ pub struct Machine {
     pub cpu_features: Vec<String>,
     /// Processors that this process may use.
     pub processors: usize,
+    /// Whether databases can be encrypted.
+    pub encrypts: bool,
     /// `general.architecture` of models that can be trained.
     pub trainable_architectures: Vec<&'static str>,
     /// Types of matrices that can be trained on.
@@ -62,6 +66,7 @@ pub fn machine() -> Machine {
         devices: ggml::devices().into_iter().map(Device::from).collect(),
         cpu_features: ggml::cpu_features(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
+        encrypts: DatabaseKey::is_supported(),
         trainable_architectures: trainable_architectures(),
         trainable_types: trainable_types().into_iter().map(GgmlType::name).collect(),
     }

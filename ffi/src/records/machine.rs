@@ -18,6 +18,8 @@ record! {
         cpu_features: Vec<String>,
         /// Processors that this process may use.
         processors: u64,
+        /// Whether databases can be encrypted.
+        encrypts: bool,
         /// `general.architecture` of models that can be trained.
         trainable_architectures: Vec<String>,
         /// Types of matrices that can be trained on.

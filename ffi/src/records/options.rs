@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use thumbprint::exchange;
-use thumbprint::{AdapterId, ReplyId, Sampling};
+use thumbprint::{AdapterId, DatabaseKey, ReplyId, Sampling};
 
 use super::Message;
 use crate::translate::{Translate, choice};
 
 /// How to open a data folder.
-#[derive(Debug, Clone, PartialEq, uniffi::Record)]
+#[derive(Clone, PartialEq, uniffi::Record)]
 pub struct Options {
     /// Path of the folder where everything is kept; made if missing.
     pub data_dir: String,
@@ -19,15 +19,21 @@ pub struct Options {
     /// How it is loaded.
     #[uniffi(default = None)]
     pub engine: Option<EngineOptions>,
+    /// What the database is encrypted under: 32 random bytes, kept where the platform keeps secrets. Without one it is not
+    /// encrypted. Once there is a database, it opens under its key alone.
+    #[uniffi(default = None)]
+    pub key: Option<Vec<u8>>,
 }
 
-impl Translate<thumbprint::Options> for Options {
-    fn translate(self) -> thumbprint::Options {
-        thumbprint::Options {
+impl Options {
+    pub(crate) fn translate(self) -> thumbprint::Result<thumbprint::Options> {
+        let key = self.key.as_deref().map(DatabaseKey::try_from).transpose()?;
+        Ok(thumbprint::Options {
             data_dir: PathBuf::from(self.data_dir),
             model: self.model.map(PathBuf::from),
             engine: self.engine.map_or_else(Default::default, |o| o.translate()),
-        }
+            key,
+        })
     }
 }
 

@@ -9,10 +9,12 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::lock::folder_error;
 use super::sql::now_ms;
-use super::{OpenReport, StoreError};
+use super::{DatabaseKey, OpenReport, StoreError};
 
 /// Name of the database within the data folder.
 pub const DATABASE_FILE: &str = "thumbprint.db";
+/// Its name where it is encrypted. Of what is in it nothing can be told without the key, not even that it is a database.
+pub const ENCRYPTED_DATABASE_FILE: &str = "thumbprint.encrypted.db";
 
 /// The schema, one step a version: entry `i` leads from version `i` to `i + 1`.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
@@ -57,24 +59,80 @@ impl Writer {
     }
 }
 
-/// Opens the database of `dir`, creating or migrating it. One that is damaged is moved aside.
+/// A database of a data folder.
+#[derive(Debug)]
+pub(super) struct Database {
+    dir: PathBuf,
+    path: PathBuf,
+    key: Option<DatabaseKey>,
+}
+
+impl Database {
+    /// The one of `dir` that is encrypted under `key`, or the one that is not encrypted.
+    pub fn of(dir: &Path, key: Option<DatabaseKey>) -> Self {
+        let name = match key {
+            Some(_) => ENCRYPTED_DATABASE_FILE,
+            None => DATABASE_FILE,
+        };
+        Self {
+            dir: dir.into(),
+            path: dir.join(name),
+            key,
+        }
+    }
+
+    /// Whether what has it open under this key may go on with `key`.
+    pub fn check(&self, key: Option<&DatabaseKey>) -> Result<(), StoreError> {
+        let dir = || self.dir.clone();
+        match (&self.key, key) {
+            (Some(_), None) => Err(StoreError::KeyNeeded { dir: dir() }),
+            (None, Some(_)) => Err(StoreError::NotEncrypted { dir: dir() }),
+            (ours, key) if ours.as_ref() != key => Err(StoreError::WrongKey { dir: dir() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a folder with the other kind of database, which would look like one that is new.
+    fn refuse_other_kind(&self) -> Result<(), StoreError> {
+        let there = |name| self.dir.join(name).exists();
+        let dir = self.dir.clone();
+        match &self.key {
+            None if there(ENCRYPTED_DATABASE_FILE) => Err(StoreError::KeyNeeded { dir }),
+            Some(_) if !DatabaseKey::is_supported() => Err(StoreError::CannotEncrypt),
+            Some(_) if there(DATABASE_FILE) => Err(StoreError::NotEncrypted { dir }),
+            _ => Ok(()),
+        }
+    }
+
+    fn connect(&self, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        if let Some(key) = &self.key {
+            connection.pragma_update(None, "key", key.literal())?;
+        }
+        connection.busy_timeout(Duration::from_secs(5))?;
+        Ok(connection)
+    }
+}
+
+/// Opens a database, creating or migrating it. One that is damaged is moved aside.
 ///
 /// `was_closed`: whether the last process to hold the folder closed it properly.
 pub(super) fn open(
-    dir: &Path,
+    database: &Database,
     was_closed: bool,
     migrations: &[&str],
 ) -> Result<(Writer, OpenReport), StoreError> {
-    let path = dir.join(DATABASE_FILE);
+    database.refuse_other_kind()?;
     let mut report = OpenReport::default();
-    match try_open(dir, &path, was_closed, migrations, &mut report) {
+    match try_open(database, was_closed, migrations, &mut report) {
         Err(StoreError::Corrupt) => {
             report = OpenReport {
-                moved_aside: Some(move_aside(dir, &path)?),
+                moved_aside: Some(move_aside(&database.dir, &database.path)?),
                 ..OpenReport::default()
             };
             tracing::warn!("a damaged database was moved aside");
-            try_open(dir, &path, true, migrations, &mut report)
+            try_open(database, true, migrations, &mut report)
         }
         opened => opened,
     }
@@ -90,11 +148,8 @@ pub(super) fn open(
 }
 
 /// A further connection, for reading only.
-pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    Ok(connection)
+pub(super) fn open_reader(database: &Database) -> Result<Connection, StoreError> {
+    Ok(database.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)?)
 }
 
 /// Moves everything in the write-ahead log into the database and empties the log file.
@@ -111,16 +166,17 @@ pub(super) fn truncate_log(connection: &Connection) -> Result<(), StoreError> {
 }
 
 fn try_open(
-    dir: &Path,
-    path: &Path,
+    database: &Database,
     was_closed: bool,
     migrations: &[&str],
     report: &mut OpenReport,
 ) -> Result<Connection, StoreError> {
+    let Database { dir, path, key } = database;
     let known = migrations.len() as u32;
     let header = read_header(path).map_err(|source| folder_error(dir, source))?;
-    // Before SQLite touches anything: merely opening a newer database could change its log.
-    if let Some(header) = &header {
+    // Before SQLite touches anything: merely opening a newer database could change its log. That of one that is encrypted cannot be
+    // told before.
+    if let (Some(header), None) = (&header, key) {
         if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
             return Err(StoreError::Corrupt);
         }
@@ -130,14 +186,13 @@ fn try_open(
         )?;
     }
 
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection =
-        Connection::open_with_flags(path, flags).map_err(|error| read_only(dir, error.into()))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let mut connection = database
+        .connect(flags)
+        .map_err(|error| read_only(dir, error.into()))?;
     connection.set_prepared_statement_cache_capacity(64);
-    connection.busy_timeout(Duration::from_secs(5))?;
-    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    let found: u32 = found.map_err(|error| wrong_key(database, error.into()))?;
     refuse_newer(found, known)?;
     connection
         .pragma_update(None, "journal_mode", "WAL")
@@ -196,6 +251,16 @@ fn read_header(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     Ok((!header.is_empty()).then_some(header))
 }
 
+/// The first page read under another key is no page of a database. It is not moved aside: the right key would still read it.
+fn wrong_key(database: &Database, error: StoreError) -> StoreError {
+    match (&database.key, error) {
+        (Some(_), StoreError::Corrupt) => StoreError::WrongKey {
+            dir: database.dir.clone(),
+        },
+        (_, error) => error,
+    }
+}
+
 fn read_only(dir: &Path, error: StoreError) -> StoreError {
     match &error {
         StoreError::Sqlite(source)
@@ -212,9 +277,10 @@ fn read_only(dir: &Path, error: StoreError) -> StoreError {
 
 /// Renames the database and its companions to `thumbprint.db.corrupt-<milliseconds>[-wal|-shm]`.
 fn move_aside(dir: &Path, path: &Path) -> Result<PathBuf, StoreError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut stamp = now_ms();
     let aside = loop {
-        let aside = dir.join(format!("{DATABASE_FILE}.corrupt-{stamp}"));
+        let aside = dir.join(format!("{name}.corrupt-{stamp}"));
         if !aside.exists() {
             break aside;
         }

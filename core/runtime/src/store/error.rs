@@ -44,6 +44,37 @@ pub enum StoreError {
         /// The newest version that this library reads.
         known: u32,
     },
+    /// A key of another length.
+    #[error(
+        "the key has {given} bytes, where 32 are needed: draw them at random and keep them where the platform keeps secrets"
+    )]
+    KeyLength {
+        /// Bytes that were given.
+        given: usize,
+    },
+    /// A key was given to a build that cannot encrypt.
+    #[error(
+        "this build cannot encrypt a database: build it with the feature sqlcipher, or open the folder without a key"
+    )]
+    CannotEncrypt,
+    /// The database is encrypted, and no key was given.
+    #[error("the database in {} is encrypted: open it with its key", dir.display())]
+    KeyNeeded {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The database is not encrypted, and a key was given.
+    #[error("the database in {} is not encrypted: open it without a key, or choose another folder", dir.display())]
+    NotEncrypted {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The key is another one. Nothing was touched.
+    #[error("the key does not open the database in {}: give the one that it was created with", dir.display())]
+    WrongKey {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The database turned out to be damaged while in use.
     #[error(
         "the database is damaged: close the folder and open it again, which moves the file aside and starts a new one"

@@ -23,6 +23,7 @@ mod decisions;
 mod error;
 mod feedback;
 mod forget;
+mod key;
 mod lock;
 mod replies;
 mod runs;
@@ -40,16 +41,17 @@ use rusqlite::{Connection, TransactionBehavior};
 pub use crate::gate::AdapterState;
 pub use adapters::{Activation, AdapterRow, NewAdapter};
 pub use conversations::{Conversation, StoredMessage};
-pub use database::DATABASE_FILE;
+pub use database::{DATABASE_FILE, ENCRYPTED_DATABASE_FILE};
 pub use decisions::{Decision, NewDecision, NewVote, Outcome, Vote};
 pub use error::StoreError;
 pub use feedback::Recorded;
 pub use forget::{Forgotten, Target};
+pub use key::DatabaseKey;
 pub use lock::LOCK_FILE;
 pub use replies::{Generation, NewReply, Prompt, StoredReply};
 pub use runs::{NewRun, Run, RunProgress, RunState, RunStep};
 
-use database::{Durability, Writer};
+use database::{Database, Durability, Writer};
 use lock::FolderLock;
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -78,6 +80,7 @@ pub struct OpenReport {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    database: Database,
     /// `None` while suspended. Reading it allows use; writing it excludes every user of a
     /// connection.
     open: RwLock<Option<Open>>,
@@ -100,10 +103,22 @@ static FOLDER_CLOSED: Condvar = Condvar::new();
 impl Store {
     /// Opens the store in `dir`, creating folder and database if need be.
     pub fn open(dir: impl AsRef<Path>) -> Result<(Self, OpenReport)> {
-        Self::open_with(dir.as_ref(), database::MIGRATIONS)
+        Self::open_under(dir, None)
     }
 
-    fn open_with(dir: &Path, migrations: &[&str]) -> Result<(Self, OpenReport)> {
+    /// The same under a key. Once there is a database, it opens under its key alone, or, without one, under none.
+    pub fn open_under(
+        dir: impl AsRef<Path>,
+        key: Option<DatabaseKey>,
+    ) -> Result<(Self, OpenReport)> {
+        Self::open_with(dir.as_ref(), key, database::MIGRATIONS)
+    }
+
+    fn open_with(
+        dir: &Path,
+        key: Option<DatabaseKey>,
+        migrations: &[&str],
+    ) -> Result<(Self, OpenReport)> {
         std::fs::create_dir_all(dir).map_err(|source| lock::folder_error(dir, source))?;
         let dir = dir
             .canonicalize()
@@ -112,6 +127,7 @@ impl Store {
         let mut folders = held(&FOLDERS);
         while let Some(inner) = folders.get(&dir) {
             if let Some(inner) = inner.upgrade() {
+                inner.database.check(key.as_ref())?;
                 return Ok((
                     Self { inner },
                     OpenReport {
@@ -125,9 +141,11 @@ impl Store {
                 .wait(folders)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let (open, report) = Open::new(&dir, migrations)?;
+        let database = Database::of(&dir, key);
+        let (open, report) = Open::new(&dir, &database, migrations)?;
         let inner = Arc::new(Inner {
             dir: dir.clone(),
+            database,
             open: RwLock::new(Some(open)),
             suspect: AtomicBool::new(false),
         });
@@ -161,7 +179,8 @@ impl Store {
                 ..OpenReport::default()
             });
         }
-        let (reopened, report) = Open::new(&self.inner.dir, database::MIGRATIONS)?;
+        let Inner { dir, database, .. } = &*self.inner;
+        let (reopened, report) = Open::new(dir, database, database::MIGRATIONS)?;
         *open = Some(reopened);
         Ok(report)
     }
@@ -190,7 +209,7 @@ impl Store {
             let idle = held(&open.readers).pop();
             let mut reader = match idle {
                 Some(reader) => reader,
-                None => database::open_reader(&self.inner.dir)?,
+                None => database::open_reader(&self.inner.database)?,
             };
             let snapshot = reader.transaction()?;
             let value = work(&snapshot);
@@ -240,9 +259,9 @@ impl Store {
 }
 
 impl Open {
-    fn new(dir: &Path, migrations: &[&str]) -> Result<(Self, OpenReport)> {
+    fn new(dir: &Path, database: &Database, migrations: &[&str]) -> Result<(Self, OpenReport)> {
         let lock = FolderLock::acquire(dir)?;
-        let (writer, report) = database::open(dir, lock.was_closed, migrations)?;
+        let (writer, report) = database::open(database, lock.was_closed, migrations)?;
         Ok((
             Self {
                 lock,

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod encrypting;
 mod forgetting;
 mod keeping;
 mod opening;

@@ -106,7 +106,7 @@ fn an_older_database_is_migrated_with_all_it_holds() {
             "CREATE TABLE moods (name TEXT)",
         ])
         .collect();
-    let (store, report) = Store::open_with(dir.path(), &newer).unwrap();
+    let (store, report) = Store::open_with(dir.path(), None, &newer).unwrap();
     assert_eq!(report.migrated_from, Some(1));
     let mood: String = store
         .read(|db| {
@@ -119,7 +119,7 @@ fn an_older_database_is_migrated_with_all_it_holds() {
         .unwrap();
     assert_eq!(mood, "calm");
     drop(store);
-    let (_store, report) = Store::open_with(dir.path(), &newer).unwrap();
+    let (_store, report) = Store::open_with(dir.path(), None, &newer).unwrap();
     assert_eq!(report, OpenReport::default());
 }
 
@@ -133,7 +133,7 @@ fn a_migration_that_fails_leaves_the_older_database_as_it_was() {
     ]
     .concat();
     assert!(matches!(
-        Store::open_with(dir.path(), &broken),
+        Store::open_with(dir.path(), None, &broken),
         Err(StoreError::Sqlite(_))
     ));
     let (store, report) = Store::open(dir.path()).unwrap();

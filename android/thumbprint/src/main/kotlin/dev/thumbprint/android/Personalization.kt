@@ -1,0 +1,67 @@
+package dev.thumbprint.android
+
+import android.app.Notification
+import android.app.NotificationChannel
+import android.app.NotificationManager
+import android.content.Context
+import android.util.Log
+import dev.thumbprint.Budget
+import dev.thumbprint.Progress
+import dev.thumbprint.Thumbprint
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.NonCancellable
+import kotlinx.coroutines.withContext
+
+/** A chunk of learning in the background: what a worker does, whoever schedules it. */
+public class Personalization(
+    private val context: Context,
+    private val options: BackgroundOptions,
+) {
+    private val monitor = DeviceMonitor(context)
+
+    /**
+     * Learns until the job is over, eight minutes have gone by, or the device is hot or short of memory. An app that has the folder
+     * open in this process shares the instance, and is answered first. A caller that is cancelled leaves the job resting.
+     *
+     * Throws what [Thumbprint.open] and the job throw.
+     */
+    public suspend fun chunk(onProgress: suspend (Progress) -> Unit = {}): ChunkResult {
+        val needed = Thumbprint.estimateMemory(options.model).training
+        val state = monitor.state()
+        if (needed != null && !fits(needed, state.availableBytes, options.limits)) {
+            return ChunkResult.Rests(RestReason.LOW_MEMORY)
+        }
+        val end = monitor.lastEnd(options.dataDir)
+        end?.let { Log.w(AndroidLog.TAG, "the last process ended while it learned: ${it.reason}") }
+        val memory =
+            options.memoryMib
+                ?: needed?.let { memoryBudget(it, state.availableBytes, options.limits, end?.forMemory == true) }
+        val tp = Thumbprint.open(options.dataDir, options.model, key = key())
+        val mark = Mark(options.dataDir)
+        try {
+            mark.set()
+            return runChunk(tp, Budget(memoryMib = memory), options.limits, monitor::state, onProgress)
+        } finally {
+            // Not while this process is being ended: then the mark stays.
+            mark.clear()
+            withContext(NonCancellable + Dispatchers.IO) { tp.close() }
+        }
+    }
+
+    /** The notification of a job that the person has started, or `null` where the options have none. */
+    public fun notification(progress: Progress?): Notification? {
+        val notice = options.notice ?: return null
+        val channel = NotificationChannel(notice.channelId, notice.title, NotificationManager.IMPORTANCE_LOW)
+        context.getSystemService(NotificationManager::class.java).createNotificationChannel(channel)
+        val (total, step) = progress?.let { it.total.toInt() to it.step.toInt() } ?: (0 to 0)
+        return Notification
+            .Builder(context, notice.channelId)
+            .setContentTitle(notice.title)
+            .setSmallIcon(notice.icon)
+            .setOngoing(true)
+            .setProgress(total, step, total == 0)
+            .build()
+    }
+
+    private suspend fun key(): ByteArray? = options.keyAlias?.let { KeystoreKey(context, it).get() }
+}

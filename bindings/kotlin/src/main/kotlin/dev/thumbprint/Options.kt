@@ -1,0 +1,157 @@
+package dev.thumbprint
+
+/** How a model is loaded and run. `null` takes the library's default. */
+public data class EngineOptions(
+    /** Tokens that a conversation can have, its reply included; by default what the model was trained for, at most 4096. */
+    val nCtx: Int? = null,
+    /** Tokens of a prompt that are computed at once. */
+    val nBatch: Int? = null,
+    /** Compute threads; by default one for each processor, at most 8. */
+    val nThreads: Int? = null,
+    /** Layers on a GPU; by default all that fit. */
+    val nGpuLayers: Int? = null,
+    /** Whether the model's file is mapped instead of read. */
+    val useMmap: Boolean? = null,
+    /** Whether weights are rearranged for faster products, which keeps a second copy of them in memory. */
+    val repack: Boolean? = null,
+    /** Whether attention is computed by the fused kernel. */
+    val flashAttention: FlashAttention? = null,
+    /** Element type of the key-value cache. */
+    val kvType: KvType? = null,
+)
+
+/** Whether attention is computed by the fused kernel. */
+public enum class FlashAttention {
+    /** Where the device has the kernel. */
+    AUTO,
+
+    /** Never, for comparing numbers with another implementation. */
+    OFF,
+}
+
+/** Element type of the key-value cache. */
+public enum class KvType {
+    /** Half precision. */
+    F16,
+
+    /** Single precision, for comparing numbers with another implementation. */
+    F32,
+}
+
+/** Length, sampling and stop conditions of a reply. `null` takes the library's default. */
+public data class GenerateOptions(
+    /** Tokens to generate at most, 1 or more. */
+    val maxTokens: Int? = null,
+    /** Divides the logits, 0 or more; 0 takes the likeliest token. */
+    val temperature: Float? = null,
+    /** Draw from the k likeliest tokens; 0: from all. */
+    val topK: Int? = null,
+    /** Draw from the smallest set of tokens with this much probability, in (0, 1]. */
+    val topP: Float? = null,
+    /** Leave out tokens less likely than this share of the likeliest, in [0, 1). */
+    val minP: Float? = null,
+    /** Divides the logits of recent tokens; 1 is off. */
+    val repetitionPenalty: Float? = null,
+    /** How many recent tokens the penalty looks at. */
+    val repetitionWindow: Int? = null,
+    /** Seed of the draw: the same gives the same reply; by default another one each time. All 64 bits count. */
+    val seed: Long? = null,
+    /** Strings that end the reply; they are not part of its text. */
+    val stop: List<String> = emptyList(),
+    /** What to do when the conversation is longer than the context. */
+    val overflow: Overflow? = null,
+)
+
+/** What to do when a conversation and its reply do not fit the context. */
+public enum class Overflow {
+    /** Throw [ThumbprintException.PromptTooLong], with both numbers. */
+    ERROR,
+
+    /** Drop the oldest turns, keeping system messages and the last turn. */
+    TRUNCATE_OLDEST_TURNS,
+}
+
+/** What a job may use. `null` takes the library's default. */
+public data class Budget(
+    /** Most resident memory of training, MiB, the mapped model included; by default as much as is fastest. */
+    val memoryMib: Long? = null,
+    /** The job pauses after this many seconds of work. It never shortens what is learned. */
+    val seconds: Long? = null,
+    /** Threads; by default as many as there are processors. */
+    val nThreads: Int? = null,
+    /** Seeds the adapter, the order of examples and what is sampled. All 64 bits count. */
+    val seed: Long? = null,
+    /** Longest example that is learned from, tokens of prompt and replies together. Longer ones are left out and counted. */
+    val maxExampleTokens: Int? = null,
+    /** Whether a new candidate may take the place of one whose trial is undecided. */
+    val replaceTrial: Boolean? = null,
+    /** Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. */
+    val gpu: Boolean? = null,
+)
+
+/** How lines of a file of feedback are to be understood. */
+public enum class FeedbackFormat {
+    /** TRL's preference form: `prompt`, `chosen`, `rejected`. */
+    PREFERENCE,
+
+    /** TRL's unpaired form: `prompt`, `completion`, `label`. */
+    UNPAIRED,
+
+    /** ShareGPT's conversations. */
+    SHARE_GPT,
+
+    /** Transcripts as in HH-RLHF. */
+    HH_RLHF,
+
+    /** Rated completions as in UltraFeedback. */
+    ULTRA_FEEDBACK,
+
+    /** Ranked answers as in Nectar. */
+    NECTAR,
+
+    /** Trees as in OASST. */
+    OASST,
+}
+
+/** What a line of exported feedback holds. */
+public enum class ExportFormat {
+    /** `prompt`, `chosen`, `rejected`, for TRL's DPOTrainer. */
+    PREFERENCE,
+
+    /** `prompt`, `completion`, `label`, for TRL's KTOTrainer. */
+    UNPAIRED,
+}
+
+/** What an import passes over. By default nothing. */
+public data class ImportFilters(
+    /** Rows whose prompt and longest answer have more characters. */
+    val maxChars: Int? = null,
+    /** Rows whose liked answer begins as refusals do (English phrases). */
+    val refusals: Boolean = false,
+    /** Rows that differ from an earlier one in case, spaces and punctuation at most. */
+    val duplicates: Boolean = false,
+)
+
+/** What to forget. (`Target` alone is Kotlin's own.) */
+public sealed interface ForgetTarget {
+    /** An event and the reply that it was given on. */
+    public data class Feedback(
+        /** The event. */
+        val id: FeedbackId,
+    ) : ForgetTarget
+
+    /** A reply and all feedback on it. */
+    public data class Reply(
+        /** The reply. */
+        val id: ReplyId,
+    ) : ForgetTarget
+
+    /** A conversation, with every branch of it. */
+    public data class Conversation(
+        /** The conversation. */
+        val id: ConversationId,
+    ) : ForgetTarget
+
+    /** All that anybody ever said here. Models and settings stay. */
+    public data object Everything : ForgetTarget
+}

@@ -1,0 +1,78 @@
+package dev.thumbprint.internal
+
+import dev.thumbprint.ThumbprintException
+import dev.thumbprint.ffi.InternalException
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.suspendCancellableCoroutine
+import kotlinx.coroutines.withContext
+import kotlin.coroutines.resumeWithException
+import dev.thumbprint.ffi.ThumbprintException as FfiException
+
+/** Threads for calls that wait for the model: none of the app's, and many, since each call holds one. */
+private val waiting = Dispatchers.IO.limitedParallelism(64)
+
+/** Threads for calls that take milliseconds: a thumb does not wait behind replies. */
+private val storing = Dispatchers.IO.limitedParallelism(4)
+
+/** Outlives the callers that have given up on what runs in it. */
+internal val background = CoroutineScope(SupervisorJob() + waiting)
+
+/** A call that takes milliseconds. One that has begun is waited for. */
+internal suspend fun <T> quick(call: () -> T): T = withContext(storing) { translated(call) }
+
+/** A call that waits for the engine or a job to rest. One that has begun is waited for. */
+internal suspend fun <T> patient(call: () -> T): T = withContext(waiting) { translated(call) }
+
+/**
+ * A call that may take long. Whoever is cancelled while it runs does not wait for it: it goes on in the background, and its result
+ * goes to [abandoned]. One that has not begun never does.
+ */
+internal suspend fun <T> long(abandoned: (T) -> Unit = {}, call: () -> T): T =
+    suspendCancellableCoroutine { caller ->
+        background.launch {
+            if (!caller.isActive) return@launch
+            val result = runCatching { translated(call) }
+            result.fold(
+                { caller.resume(it) { _, value, _ -> abandoned(value) } },
+                { caller.resumeWithException(it) },
+            )
+        }
+    }
+
+/** Throws errors of the boundary in their public form. */
+internal inline fun <T> translated(call: () -> T): T =
+    try {
+        call()
+    } catch (error: FfiException) {
+        throw error.public()
+    } catch (error: InternalException) {
+        throw error.public()
+    }
+
+internal fun InternalException.public(): ThumbprintException =
+    ThumbprintException.Internal("internal", message ?: "the library panicked")
+
+internal fun FfiException.public(): ThumbprintException =
+    when (this) {
+        is FfiException.Closed -> ThumbprintException.Closed(code, reason)
+        is FfiException.Cancelled -> ThumbprintException.Cancelled(code, reason)
+        is FfiException.Listener -> ThumbprintException.Listener(code, reason)
+        is FfiException.FolderInUse -> ThumbprintException.FolderInUse(code, reason, pid?.toLong())
+        is FfiException.Storage -> ThumbprintException.Storage(code, reason)
+        is FfiException.NotFound -> ThumbprintException.NotFound(code, reason)
+        is FfiException.InvalidInput -> ThumbprintException.InvalidInput(code, reason)
+        is FfiException.PromptTooLong ->
+            ThumbprintException.PromptTooLong(code, reason, promptTokens.toLong(), nCtx.toInt())
+        is FfiException.InvalidState -> ThumbprintException.InvalidState(code, reason)
+        is FfiException.Model -> ThumbprintException.Model(code, reason)
+        is FfiException.Adapter -> ThumbprintException.Adapter(code, reason)
+        is FfiException.File -> ThumbprintException.File(code, reason)
+        is FfiException.Import -> ThumbprintException.Import(code, reason, line.toLong())
+        is FfiException.OverBudget ->
+            ThumbprintException.OverBudget(code, reason, neededMib.toLong(), budgetMib.toLong())
+        is FfiException.Training -> ThumbprintException.Training(code, reason)
+        is FfiException.Internal -> ThumbprintException.Internal(code, reason)
+    }
