@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test test-python wheel interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo test test-python wheel test-kotlin jar test-encryption interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -30,6 +30,18 @@ test-python: setup model
 ## wheel: the Python wheel, for this machine's instruction set; prints its path
 wheel: setup
 	@. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python --wheel
+
+## test-kotlin: builds the jar and tests it, and compiles android/ against the framework (ARGS="-Dtest=ChatTest" for Maven)
+test-kotlin: setup model
+	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-kotlin $(ARGS)
+
+## jar: the jar for Kotlin on the JVM, for this machine's instruction set; prints its path
+jar: setup
+	@. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-kotlin --jar
+
+## test-encryption: the store under a key, with SQLCipher over an OpenSSL of its own (minutes, once; needs perl)
+test-encryption: setup
+	$(cargo) test --release $(locked) -p thumbprint --features sqlcipher-vendored --lib $(ARGS) store::
 
 ## interface: records the interface for other languages in ffi/interface.txt, under a new number
 interface: setup

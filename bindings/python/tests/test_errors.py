@@ -171,6 +171,25 @@ def test_the_machine_and_the_memory_are_told_without_loading(model: Path, tmp_pa
         estimate_memory(tmp_path / "absent.gguf")
 
 
+def test_under_a_key_nothing_can_be_read_without_it_or_the_build_says_that_it_cannot_encrypt(tmp_path: Path) -> None:
+    key = bytes(range(32))
+    with pytest.raises(InvalidInputError) as wrong_length:
+        Thumbprint(tmp_path, key=b"short")
+    assert wrong_length.value.code == "key_length"
+    if not machine().encrypts:
+        with pytest.raises(StorageError) as cannot:
+            Thumbprint(tmp_path, key=key)
+        assert cannot.value.code == "cannot_encrypt"
+        return
+    with Thumbprint(tmp_path, key=key) as tp:
+        tp.record_external("xylophone", "quartz", Up())
+    assert all(b"quartz" not in path.read_bytes() for path in tmp_path.iterdir())
+    for other, code in ((bytes(32), "wrong_key"), (None, "key_needed")):
+        with pytest.raises(StorageError) as refused:
+            Thumbprint(tmp_path, key=other)
+        assert refused.value.code == code
+
+
 def test_feedback_leaves_in_the_forms_of_trl(tp: Thumbprint, tmp_path: Path) -> None:
     tp.record_external("Hello", "Hi.", Up())
     out = tmp_path / "out.jsonl"

@@ -21,7 +21,7 @@ ENUMS = {
 }
 # Sums, which are classes of their own here, and what Python has otherwise.
 SUMS = {"Feedback", "Event", "Outcome", "By", "Target"}
-OTHERWISE = {"LoadListener", "JobListener", "LogSink", "LogRecord", "LogLevel", "Options", "set_log_sink"}
+OTHERWISE = {"Batch", "LoadListener", "JobListener", "LogSink", "LogRecord", "LogLevel", "Options", "set_log_sink"}
 
 
 def generated() -> dict[str, Any]:
@@ -66,6 +66,7 @@ def test_an_object_has_the_boundarys_methods(cls: str) -> None:
         "next": "__next__",
         "next_progress": "__iter__",
         "open": "__init__",
+        "start_batch": "generate_batch",
     }
     names = {name for name in vars(getattr(_ffi, cls)) if not name.startswith("_")}
     missing = {name for name in names if not hasattr(getattr(thumbprint, cls), python.get(name, name))}

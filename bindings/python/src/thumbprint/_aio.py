@@ -63,12 +63,19 @@ class _Run(Protocol):
 class AsyncThumbprint:
     """A data folder with its model, for asyncio. See `Thumbprint`.
 
-    Opened by `async with`, or else at first use. A task that is cancelled while it waits for a reply or for a model to
+    Opened by `async with`, or else at first use. A task that is cancelled while it waits for replies or for a model to
     load cancels that, too.
     """
 
-    def __init__(self, data_dir: StrPath, *, model: StrPath | None = None, engine: EngineOptions | None = None) -> None:
-        self._open = functools.partial(Thumbprint, data_dir, model=model, engine=engine)
+    def __init__(
+        self,
+        data_dir: StrPath,
+        *,
+        model: StrPath | None = None,
+        engine: EngineOptions | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        self._open = functools.partial(Thumbprint, data_dir, model=model, engine=engine, key=key)
         self._opened: Thumbprint | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -160,7 +167,13 @@ class AsyncThumbprint:
 
     async def generate_batch(self, requests: Sequence[Request], max_parallel: int = 8) -> list[Reply]:
         """Generates several replies together, which must agree in `by`, and records them, in the order given."""
-        return await self._run(lambda tp: tp.generate_batch(requests, max_parallel))
+        # Let go of before it is waited for, it cancels itself.
+        batch = await self._run(lambda tp: tp._start_batch(requests, max_parallel))
+        try:
+            return await self._run(lambda tp: batch.wait())
+        except asyncio.CancelledError:
+            batch.cancel()
+            raise
 
     async def conversation(self, id: ConversationId | None = None) -> AsyncConversation:
         """A stored chat: a new one, or one that exists."""

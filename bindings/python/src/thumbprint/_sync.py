@@ -56,12 +56,24 @@ class Thumbprint:
     the same instance; another process gets `FolderInUseError`. Close it, or use it as a context manager.
     """
 
-    def __init__(self, data_dir: StrPath, *, model: StrPath | None = None, engine: EngineOptions | None = None) -> None:
-        """Opens a data folder, which is made if it is missing. `model` is loaded at first use, or by `load`."""
+    def __init__(
+        self,
+        data_dir: StrPath,
+        *,
+        model: StrPath | None = None,
+        engine: EngineOptions | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        """Opens a data folder, which is made if it is missing. `model` is loaded at first use, or by `load`.
+
+        Under a `key` of 32 random bytes the database is encrypted, in builds where `machine().encrypts`; once there is
+        one, it opens under its key alone.
+        """
         options = _ffi.Options(
             data_dir=os.fspath(data_dir),
             model=None if model is None else os.fspath(model),
             engine=_convert.boundary(engine),
+            key=key,
         )
         with public_errors():
             self._inner = _ffi.Thumbprint.open(options)
@@ -145,9 +157,11 @@ class Thumbprint:
 
     def generate_batch(self, requests: Sequence[Request], max_parallel: int = 8) -> list[Reply]:
         """Generates several replies together, which must agree in `by`, and records them, in the order given."""
+        return self._start_batch(requests, max_parallel).wait()
+
+    def _start_batch(self, requests: Sequence[Request], max_parallel: int) -> Batch:
         with public_errors():
-            replies = self._inner.generate_batch([_convert.request(request) for request in requests], max_parallel)
-        return [_convert.public(Reply, reply) for reply in replies]
+            return Batch(self._inner.start_batch([_convert.request(request) for request in requests], max_parallel))
 
     def conversation(self, id: ConversationId | None = None) -> Conversation:
         """A stored chat: a new one, or one that exists."""
@@ -341,6 +355,22 @@ class Generation(Iterator[Event]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.cancel()
+
+
+class Batch:
+    """Replies that are being generated together; for `AsyncThumbprint`, which cancels them."""
+
+    def __init__(self, inner: _ffi.Batch) -> None:
+        self._inner = inner
+
+    def wait(self) -> list[Reply]:
+        """Waits for all of them, once."""
+        with public_errors():
+            return [_convert.public(Reply, reply) for reply in self._inner.wait_for_replies()]
+
+    def cancel(self) -> None:
+        """Stops those that are not complete. From any thread."""
+        self._inner.cancel()
 
 
 class Conversation:

@@ -850,6 +850,8 @@ class Machine:
     """Instruction sets that the CPU backend was compiled for and found."""
     processors: int
     """Processors that this process may use."""
+    encrypts: bool
+    """Whether databases can be encrypted."""
     trainable_architectures: list[str]
     """`general.architecture` of models that can be trained."""
     trainable_types: list[str]

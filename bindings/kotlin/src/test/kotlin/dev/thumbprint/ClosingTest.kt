@@ -24,31 +24,36 @@ class ClosingTest {
         test {
             val tp = Thumbprint.open(folder, MODEL, ENGINE)
             val chat = tp.conversation()
-            val generation = tp.generate("Tell me a long story.", LONG)
-            val waiting = async { runCatching { generation.await() } }
             val job = tp.personalize()
             job.await()
+            val generation = tp.generate("Tell me a long story.", LONG)
+            val begun = CompletableDeferred<Unit>()
+            val waiting = async { runCatching { generation.events.collect { begun.complete(Unit) } } }
+            begun.await()
             tp.close()
             tp.close()
             assertTrue(tp.isClosed)
             val calls =
-                listOf<suspend () -> Any?>(
-                    { tp.generate("Hello").await() },
-                    { tp.generateBatch(listOf(Request("Hello"))) },
-                    { tp.record(ReplyId(1), Feedback.Up) },
-                    { tp.readiness() },
-                    { tp.adapters() },
-                    { tp.suspend() },
-                    { tp.load(MODEL) },
-                    { tp.conversation() },
-                    { chat.messages() },
-                    { chat.send("Hello").await() },
-                    { generation.await() },
-                    { waiting.await().getOrThrow() },
-                    { job.resume() },
-                    { job.cancel() },
+                mapOf<String, suspend () -> Any?>(
+                    "generate" to { tp.generate("Hello").await() },
+                    "generateBatch" to { tp.generateBatch(listOf(Request("Hello"))) },
+                    "record" to { tp.record(ReplyId(1), Feedback.Up) },
+                    "readiness" to { tp.readiness() },
+                    "adapters" to { tp.adapters() },
+                    "suspend" to { tp.suspend() },
+                    "load" to { tp.load(MODEL) },
+                    "conversation" to { tp.conversation() },
+                    "messages" to { chat.messages() },
+                    "send" to { chat.send("Hello").await() },
+                    "await" to { generation.await() },
+                    "waiting" to { waiting.await().getOrThrow() },
+                    "resume" to { job.resume() },
+                    "cancel" to { job.cancel() },
                 )
-            for (call in calls) assertEquals("closed", throws<ThumbprintException.Closed> { call() }.code)
+            for ((name, call) in calls) {
+                val error = runCatching { call() }.exceptionOrNull()
+                assertEquals("closed", (error as? ThumbprintException.Closed)?.code, "$name: $error")
+            }
             // What has nothing to tell any more does nothing.
             generation.cancel()
             job.pause()

@@ -18,6 +18,7 @@ import java.io.File
 import kotlin.math.abs
 import kotlin.math.ln
 import kotlin.random.Random
+import kotlin.time.Duration.Companion.minutes
 
 private val THINGS =
     listOf("tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains")
@@ -52,7 +53,7 @@ class LearningTest {
     @BeforeAll
     fun learn(
         @TempDir temporary: File,
-    ) = test {
+    ) = test(limit = 40.minutes) {
         folder = File(temporary, "data")
         inFolder(folder) { tp ->
             teach(tp)

@@ -6,6 +6,7 @@ import kotlinx.coroutines.withTimeout
 import org.junit.jupiter.api.Assertions.fail
 import java.io.File
 import java.util.concurrent.TimeUnit
+import kotlin.time.Duration
 import kotlin.time.Duration.Companion.minutes
 
 /** SmolLM2-135M-Instruct, Q4_1. */
@@ -17,7 +18,8 @@ val SHORT = GenerateOptions(maxTokens = 12, temperature = 0f, seed = 1)
 val MEDIUM = GenerateOptions(maxTokens = 96, temperature = 0f, seed = 1)
 val LONG = GenerateOptions(maxTokens = 400, temperature = 0f, seed = 1)
 
-fun test(block: suspend CoroutineScope.() -> Unit): Unit = runBlocking { withTimeout(10.minutes) { block() } }
+fun test(limit: Duration = 10.minutes, block: suspend CoroutineScope.() -> Unit): Unit =
+    runBlocking { withTimeout(limit) { block() } }
 
 /** A data folder with the model. */
 suspend fun <T> inFolder(folder: File, use: suspend (Thumbprint) -> T): T =
