@@ -1,6 +1,7 @@
 package dev.thumbprint
 
 import dev.thumbprint.manual.manual
+import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import java.io.File
@@ -17,6 +18,9 @@ class ManualTest {
             Files.createSymbolicLink(model, MODEL.absoluteFile.toPath())
             File("data").deleteRecursively()
             manual()
-            assertTrue(File("adapter.gguf").length() > 0)
+            Thumbprint.open(File("data")).use { tp ->
+                assertEquals(1, tp.conversations().size)
+                assertTrue(tp.readiness().have.events > 1)
+            }
         }
 }

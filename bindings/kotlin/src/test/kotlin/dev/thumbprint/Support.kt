@@ -18,7 +18,7 @@ val SHORT = GenerateOptions(maxTokens = 12, temperature = 0f, seed = 1)
 val MEDIUM = GenerateOptions(maxTokens = 96, temperature = 0f, seed = 1)
 val LONG = GenerateOptions(maxTokens = 400, temperature = 0f, seed = 1)
 
-fun test(limit: Duration = 10.minutes, block: suspend CoroutineScope.() -> Unit): Unit =
+fun test(limit: Duration = 20.minutes, block: suspend CoroutineScope.() -> Unit): Unit =
     runBlocking { withTimeout(limit) { block() } }
 
 /** A data folder with the model. */

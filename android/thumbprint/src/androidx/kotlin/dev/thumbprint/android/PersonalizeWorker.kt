@@ -21,10 +21,11 @@ public class PersonalizeWorker(
 ) : CoroutineWorker(context, parameters) {
     private val options = BackgroundOptions.of(inputData.keyValueMap)
     private val personalization = Personalization(applicationContext, options)
+    private var inForeground = false
 
     override suspend fun doWork(): Result {
         try {
-            val inForeground = options.notice != null && goIntoForeground()
+            inForeground = options.notice != null && goIntoForeground()
             var result = personalization.chunk(::tell)
             // What the person watches goes on in one piece; the system allows it six hours a day.
             while (inForeground && result == ChunkResult.Rests(RestReason.OUT_OF_TIME)) {
@@ -49,16 +50,17 @@ public class PersonalizeWorker(
         return Result.success()
     }
 
-    override suspend fun getForegroundInfo(): ForegroundInfo = foregroundInfo(null)
+    override suspend fun getForegroundInfo(): ForegroundInfo = foregroundInfo()
 
     private suspend fun tell(progress: Progress) {
         setProgress(workDataOf("phase" to progress.phase.name, "step" to progress.step, "total" to progress.total))
+        if (inForeground) personalization.showProgress(NOTIFICATION_ID, progress)
     }
 
     /** Whether the system lets it. Started from the background it does not: then it goes on in chunks. */
     private suspend fun goIntoForeground(): Boolean =
         try {
-            setForeground(foregroundInfo(null))
+            setForeground(foregroundInfo())
             true
         } catch (error: CancellationException) {
             throw error
@@ -68,8 +70,8 @@ public class PersonalizeWorker(
             false
         }
 
-    private fun foregroundInfo(progress: Progress?): ForegroundInfo {
-        val notification = checkNotNull(personalization.notification(progress)) { "BackgroundOptions.notice is missing" }
+    private fun foregroundInfo(): ForegroundInfo {
+        val notification = personalization.notification(null)
         return if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.Q) {
             ForegroundInfo(NOTIFICATION_ID, notification, ServiceInfo.FOREGROUND_SERVICE_TYPE_DATA_SYNC)
         } else {

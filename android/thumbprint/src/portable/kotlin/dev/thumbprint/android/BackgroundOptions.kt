@@ -8,6 +8,8 @@ public data class BackgroundOptions(
     val dataDir: File,
     /** The model. */
     val model: File,
+    /** `EngineOptions.nCtx` as the app opens the folder with it: whoever opens it first in a process decides for both. */
+    val nCtx: Int? = null,
     /** Most memory of training, MiB; by default as much as the device has to spare at the time. */
     val memoryMib: Long? = null,
     /** Whether the device must be unused. It charges in any case, and neither battery nor storage is low. */
@@ -24,6 +26,7 @@ public data class BackgroundOptions(
         mapOf(
             "dataDir" to dataDir.path,
             "model" to model.path,
+            "nCtx" to (nCtx ?: -1),
             "memoryMib" to (memoryMib ?: -1L),
             "requiresDeviceIdle" to requiresDeviceIdle,
             "keyAlias" to keyAlias,
@@ -48,6 +51,7 @@ public data class BackgroundOptions(
             return BackgroundOptions(
                 dataDir = File(get<String>("dataDir")),
                 model = File(get<String>("model")),
+                nCtx = get<Int>("nCtx").takeIf { it >= 0 },
                 memoryMib = get<Long>("memoryMib").takeIf { it >= 0 },
                 requiresDeviceIdle = get("requiresDeviceIdle"),
                 keyAlias = map["keyAlias"] as String?,

@@ -1,11 +1,11 @@
 package dev.thumbprint.android
 
 import dev.thumbprint.Budget
+import dev.thumbprint.MemoryEstimate
 import dev.thumbprint.Outcome
 import dev.thumbprint.PersonalizeJob
 import dev.thumbprint.Progress
 import dev.thumbprint.Thumbprint
-import dev.thumbprint.TrainingMemory
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.coroutineScope
@@ -62,20 +62,25 @@ public suspend fun runChunk(
 
 /**
  * MiB that a job may use where [availableBytes] are to be had: `null` for as much as is fastest. After a process that ended for lack of
- * memory while it learned, only as much as is needed. Throws nothing: where even that is too much, the job says so.
+ * memory while it learned, only as much as is needed. Nothing is learned on a model that cannot be trained: `null`, and the job says so.
  */
-public fun memoryBudget(needed: TrainingMemory, availableBytes: Long, limits: Limits, endedForMemory: Boolean): Long? {
-    val room = availableBytes - limits.spareBytes
+public fun memoryBudget(needed: MemoryEstimate, availableBytes: Long, limits: Limits, endedForMemory: Boolean): Long? {
+    val training = needed.training ?: return null
+    val room = room(needed, availableBytes, limits)
     return when {
-        endedForMemory -> mib(needed.least)
-        room >= needed.fullSpeed -> null
-        else -> maxOf(room shr 20, mib(needed.least))
+        endedForMemory -> mib(training.least)
+        room >= training.fullSpeed -> null
+        else -> maxOf(room shr 20, mib(training.least))
     }
 }
 
-/** Whether a job fits at all. */
-public fun fits(needed: TrainingMemory, availableBytes: Long, limits: Limits): Boolean =
-    availableBytes - limits.spareBytes >= needed.least
+/** Whether the least that a job takes is to be had. */
+public fun fits(needed: MemoryEstimate, availableBytes: Long, limits: Limits): Boolean =
+    room(needed, availableBytes, limits) >= (needed.training?.least ?: 0)
+
+/** What training may take beside the engine, which answers prompts for it; its weights are mapped, and the system may drop them. */
+private fun room(needed: MemoryEstimate, availableBytes: Long, limits: Limits): Long =
+    availableBytes - limits.spareBytes - needed.inference.cache - needed.inference.compute
 
 private fun mib(bytes: Long): Long = (bytes + (1L shl 20) - 1) shr 20
 

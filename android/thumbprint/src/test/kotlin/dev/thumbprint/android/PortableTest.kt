@@ -3,7 +3,9 @@ package dev.thumbprint.android
 import dev.thumbprint.Budget
 import dev.thumbprint.ENGINE
 import dev.thumbprint.Feedback
+import dev.thumbprint.InferenceMemory
 import dev.thumbprint.MODEL
+import dev.thumbprint.MemoryEstimate
 import dev.thumbprint.Outcome
 import dev.thumbprint.Phase
 import dev.thumbprint.Thumbprint
@@ -57,14 +59,18 @@ class PortableTest {
 
     @Test
     fun `memory is what there is to spare and least after an end for lack of it`() {
-        val needed = TrainingMemory(fullSpeed = 500 * MIB, least = 200 * MIB - 1)
-        val limits = Limits(spareBytes = 100 * MIB)
+        val engine = InferenceMemory(weights = 900 * MIB, cache = 30 * MIB, compute = 20 * MIB)
+        val needed = MemoryEstimate(engine, TrainingMemory(fullSpeed = 500 * MIB, least = 200 * MIB - 1))
+        val limits = Limits(spareBytes = 50 * MIB)
         assertNull(memoryBudget(needed, 600 * MIB, limits, endedForMemory = false))
         assertEquals(400, memoryBudget(needed, 500 * MIB, limits, endedForMemory = false))
         assertEquals(200, memoryBudget(needed, 250 * MIB, limits, endedForMemory = false))
         assertEquals(200, memoryBudget(needed, 5000 * MIB, limits, endedForMemory = true))
         assertTrue(fits(needed, 300 * MIB, limits))
         assertFalse(fits(needed, 299 * MIB - 2, limits))
+        // A model that cannot be trained says so itself.
+        assertTrue(fits(needed.copy(training = null), 300 * MIB, limits))
+        assertNull(memoryBudget(needed.copy(training = null), 300 * MIB, limits, endedForMemory = true))
     }
 
     @Test
@@ -73,6 +79,7 @@ class PortableTest {
         assertEquals(plain, BackgroundOptions.of(plain.toMap()))
         val all =
             plain.copy(
+                nCtx = 1024,
                 memoryMib = 300,
                 requiresDeviceIdle = true,
                 keyAlias = "key",

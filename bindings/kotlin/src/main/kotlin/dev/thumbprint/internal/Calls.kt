@@ -14,6 +14,9 @@ import dev.thumbprint.ffi.ThumbprintException as FfiException
 /** Threads for calls that wait for the model: none of the app's, and many, since each call holds one. */
 private val waiting = Dispatchers.IO.limitedParallelism(64)
 
+/** Threads for calls that end what others wait for, such as unloading: they do not stand in line behind them. */
+private val commanding = Dispatchers.IO.limitedParallelism(8)
+
 /** Threads for calls that take milliseconds: a thumb does not wait behind replies. */
 private val storing = Dispatchers.IO.limitedParallelism(4)
 
@@ -23,8 +26,8 @@ internal val background = CoroutineScope(SupervisorJob() + waiting)
 /** A call that takes milliseconds. One that has begun is waited for. */
 internal suspend fun <T> quick(call: () -> T): T = withContext(storing) { translated(call) }
 
-/** A call that waits for the engine or a job to rest. One that has begun is waited for. */
-internal suspend fun <T> patient(call: () -> T): T = withContext(waiting) { translated(call) }
+/** A call that waits until the engine or a job has done what it is told. One that has begun is waited for. */
+internal suspend fun <T> patient(call: () -> T): T = withContext(commanding) { translated(call) }
 
 /**
  * A call that may take long. Whoever is cancelled while it runs does not wait for it: it goes on in the background, and its result
