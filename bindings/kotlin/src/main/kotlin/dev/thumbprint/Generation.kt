@@ -42,7 +42,7 @@ public class Generation internal constructor(
     public val events: Flow<Event> =
         flow {
             check(collected.compareAndSet(false, true)) { "the events of a generation are collected once" }
-            begin()
+            start()
             stoppingIfLeft {
                 for (event in arrived) emit(event)
             }
@@ -53,7 +53,7 @@ public class Generation internal constructor(
 
     /** Waits for the complete reply. May be called again, and beside a collector. Throws what [events] throws. */
     public suspend fun await(): Reply {
-        begin()
+        start()
         return stoppingIfLeft { reply.await() }
     }
 
@@ -72,7 +72,7 @@ public class Generation internal constructor(
             throw left
         }
 
-    private fun begin() {
+    private fun start() {
         if (begun.compareAndSet(false, true)) background.launch { pump() }
     }
 

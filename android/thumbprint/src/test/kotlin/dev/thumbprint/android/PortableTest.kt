@@ -30,6 +30,9 @@ private const val MIB = 1L shl 20
 private val COOL = DeviceState(Thermal.NONE, 4096 * MIB, lowMemory = false)
 private val HOT = COOL.copy(thermal = Thermal.SEVERE)
 
+// Two threads that wait for one another are slow on a machine that has other things to do.
+private val BUDGET = Budget(nThreads = 1)
+
 /** What android/ decides without Android, on the JVM and the real model. */
 class PortableTest {
     @TempDir
@@ -107,7 +110,7 @@ class PortableTest {
     fun `a device that is hot from the start begins nothing`() =
         test {
             taught { tp ->
-                assertEquals(ChunkResult.Rests(RestReason.HOT), runChunk(tp, Budget(), Limits(), { HOT }))
+                assertEquals(ChunkResult.Rests(RestReason.HOT), runChunk(tp, BUDGET, Limits(), { HOT }))
                 assertNull(tp.currentJob())
             }
         }
@@ -118,15 +121,15 @@ class PortableTest {
             taught { tp ->
                 var state = COOL
                 val limits = Limits(pollSeconds = 1)
-                val hot = runChunk(tp, Budget(), limits, { state }) { state = HOT }
+                val hot = runChunk(tp, BUDGET, limits, { state }) { state = HOT }
                 assertEquals(ChunkResult.Rests(RestReason.HOT), hot)
                 assertFalse(tp.currentJob()!!.isFinished)
 
-                val short = runChunk(tp, Budget(), limits.copy(seconds = 2, pollSeconds = 60), { COOL })
+                val short = runChunk(tp, BUDGET, limits.copy(seconds = 2, pollSeconds = 60), { COOL })
                 assertEquals(ChunkResult.Rests(RestReason.OUT_OF_TIME), short)
 
                 val phases = mutableSetOf<Phase>()
-                val end = runChunk(tp, Budget(), limits, { COOL }) { phases += it.phase }
+                val end = runChunk(tp, BUDGET, limits, { COOL }) { phases += it.phase }
                 val outcome = (end as ChunkResult.Finished).outcome
                 assertTrue(outcome is Outcome.Trial || outcome is Outcome.Rejected, "$outcome")
                 assertTrue(Phase.TRAIN in phases)
@@ -138,7 +141,7 @@ class PortableTest {
         test {
             taught { tp ->
                 val begun = CompletableDeferred<Unit>()
-                val worker = launch { runChunk(tp, Budget(), Limits(), { COOL }) { begun.complete(Unit) } }
+                val worker = launch { runChunk(tp, BUDGET, Limits(), { COOL }) { begun.complete(Unit) } }
                 begun.await()
                 worker.cancelAndJoin()
                 val job = checkNotNull(tp.currentJob())
@@ -152,7 +155,7 @@ class PortableTest {
     fun `too little to learn from is the end of a chunk`() =
         test {
             Thumbprint.open(folder, MODEL, ENGINE).use { tp ->
-                val end = runChunk(tp, Budget(), Limits(), { COOL }) as ChunkResult.Finished
+                val end = runChunk(tp, BUDGET, Limits(), { COOL }) as ChunkResult.Finished
                 assertTrue(end.outcome is Outcome.NothingToLearn)
             }
         }
