@@ -122,8 +122,8 @@ impl Training {
     ///
     /// # Errors
     /// Its values are not finite.
-    pub fn adapter(&self) -> Result<Vec<u8>> {
-        let mut lora = self.trainer.lora().clone();
+    pub fn adapter(&mut self) -> Result<Vec<u8>> {
+        let mut lora = self.trainer.lora()?.clone();
         lora.randomize_b(1e-3, 0);
         let architecture = self.trainer.network().model().spec.architecture.clone();
         Ok(AdapterFile {
@@ -137,7 +137,7 @@ impl Training {
     /// The peak of resident memory that was planned for, MiB.
     pub fn planned_mib(&self) -> f64 {
         let model = self.trainer.network().model();
-        let n_lora = self.trainer.lora().values.len();
+        let n_lora = self.trainer.n_parameters();
         let bytes = self.trainer.plan().estimate_bytes(model, n_lora);
         bytes as f64 / f64::from(1 << 20)
     }

@@ -103,7 +103,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         ));
     }
     let adapter = AdapterFile {
-        lora: run.trainer.lora().clone(),
+        lora: run.trainer.lora()?.clone(),
         architecture,
         base_sha256: Some(base.sha256),
     };
@@ -341,8 +341,8 @@ impl Run<'_> {
     }
 
     /// Saves the run, if asked for, and says how to go on.
-    fn interrupted(&self) -> CliError {
-        let Some(path) = &self.options.checkpoint else {
+    fn interrupted(&mut self) -> CliError {
+        let Some(path) = self.options.checkpoint.clone() else {
             return CliError::Interrupted(": no adapter was written".to_owned());
         };
         match self.save() {
@@ -356,9 +356,9 @@ impl Run<'_> {
         }
     }
 
-    fn save(&self) -> Result<()> {
+    fn save(&mut self) -> Result<()> {
         match &self.options.checkpoint {
-            Some(path) => Ok(self.trainer.checkpoint().save(path)?),
+            Some(path) => Ok(self.trainer.checkpoint()?.save(path)?),
             None => Ok(()),
         }
     }

@@ -176,6 +176,14 @@ impl Storage {
         unsafe { sys::ggml_backend_buffer_get_size(self.buffer.as_ptr()) }
     }
 
+    /// Sets all tensors to 0. Does nothing to a mapped file.
+    pub fn clear(&mut self) {
+        if self.mapped.is_none() {
+            // SAFETY: the buffer is alive and ours to write; `&mut self` keeps readers away.
+            unsafe { sys::ggml_backend_buffer_clear(self.buffer.as_ptr(), 0) };
+        }
+    }
+
     /// Copies host data into a tensor, whole.
     pub fn write<T: NoUninit>(&mut self, id: TensorId, data: &[T]) -> Result<()> {
         let (tensor, host) = (self.get(id).n_bytes(), std::mem::size_of_val(data));

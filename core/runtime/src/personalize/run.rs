@@ -436,7 +436,7 @@ impl Context<'_> {
     /// Writes the adapter's file and records it as a candidate.
     fn record(
         &self,
-        trainer: Trainer,
+        mut trainer: Trainer,
         resolved: &Resolved,
         curated: &Curated,
         shifts: &Shifts,
@@ -459,7 +459,7 @@ impl Context<'_> {
             })?;
         }
         let adapter = AdapterFile {
-            lora: trainer.lora().clone(),
+            lora: trainer.lora()?.clone(),
             architecture: trainer.network().model().spec.architecture.clone(),
             base_sha256: Some(self.loaded.sha256.clone()),
         };

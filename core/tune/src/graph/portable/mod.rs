@@ -4,6 +4,7 @@
 
 mod attention;
 mod head;
+mod ubatch;
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Binary, Graph, Rotation, Storage, Tensor, TensorId, Unary};
@@ -19,18 +20,10 @@ use crate::model::{Activation, BlockSpec, Norm, Rope, RopeKind};
 
 pub use attention::shares;
 pub use head::{Chunk, ChunkMemory, graph_nodes, log_prob, log_sum_sq};
+pub use ubatch::{GRAPH_NODES, PortableIds, UbatchIds};
 
 /// Any base will do: factors say what the frequencies are.
 const BASE: f32 = 10_000.0;
-
-/// What portable fragments read beside weights and activations.
-#[derive(Debug, Clone, Copy)]
-pub struct PortableIds {
-    /// 0, 1, 2 and so on, I32.
-    pub indices: TensorId,
-    /// A mask's numbers, row after row, F32.
-    pub mask: TensorId,
-}
 
 /// Builds fragments in one graph.
 pub struct Portable<'g, 'a> {
@@ -38,7 +31,7 @@ pub struct Portable<'g, 'a> {
     pub n_tokens: usize,
     /// 0, 1, 2 and so on, I32: as many as the tallest weight or the vocabulary has rows.
     pub indices: Tensor<'g>,
-    /// What is added to scores, `[n, n]`: 0 where a query (a row) sees a key, else minus infinity.
+    /// What is added to scores, `[n, n]`: 0 where a query (a row) sees a key, else much less than any score.
     pub mask: Tensor<'g>,
 }
 
