@@ -173,7 +173,12 @@ impl Plan {
         // The widest moment of a backward graph: a scratch matrix and a handful of wide intermediates.
         let n_ff = spec.n_ff * spec.experts.map_or(1, |experts| experts.n_used);
         let widest = scratch((spec.n_embd * 2 * spec.n_ff).max(spec.n_embd * spec.n_qkv()));
-        let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
+        // Norms between are undone beside what they were taken of.
+        let normed = match spec.layout.qk_norms {
+            Some(_) => 3 * spec.n_qkv(),
+            None => 0,
+        } + results * spec.n_embd;
+        let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv() + normed) * f32;
         let block = crate::graph::VOCAB_BLOCK.min(spec.n_vocab);
         let head = self.head_rows * block * f32
             + 2 * scratch(block * spec.n_embd)
