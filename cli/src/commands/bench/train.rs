@@ -16,6 +16,7 @@ use super::training::{PHASES, Training};
 use super::{Times, cpu, flops};
 use crate::base_model;
 use crate::error::Result;
+use crate::options::Precision;
 use crate::output::{Output, columns};
 
 /// Rows of the steps that show how cost grows with context.
@@ -84,7 +85,7 @@ pub fn run(
     path: &Path,
     n_threads: usize,
     rounds: u32,
-    device: Option<DeviceOptions>,
+    device: Option<(DeviceOptions, Precision)>,
     out: &Output,
 ) -> Result<()> {
     let model = base_model::open(path)?;
@@ -105,12 +106,14 @@ pub fn run(
     };
 
     bar.set_message("warming up");
-    let name = device.as_ref().map(|device| device.name.clone());
+    let name = device.as_ref().map(|(device, _)| device.name.clone());
     let mut mul_mats = MulMats::new(&model, n_threads, name.as_deref())?;
     let work = flops::step(&model.spec, &batch.packed());
     let mut training = match device {
         None => Training::new(model, &batch, n_threads)?,
-        Some(device) => Training::on_device(model, &batch, n_threads, device)?,
+        Some((device, precision)) => {
+            Training::on_device(model, &batch, n_threads, device, precision)?
+        }
     };
     let description = chat.model().description();
     let mut inference = match name {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use thumbprint_tune::adapter::{AdapterFile, Lora};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::Example;
-use thumbprint_tune::graph::{DeviceOptions, Kernels};
+use thumbprint_tune::graph::{DeviceOptions, NetworkError};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::schedule::Shape;
@@ -44,16 +44,21 @@ impl Training {
         batch: &BenchBatch,
         n_threads: usize,
         device: DeviceOptions,
+        precision: Precision,
     ) -> Result<Self> {
-        let budget = Budget {
-            kernels: Kernels::EXACT,
-            ..Self::budget(batch, n_threads)?
-        };
+        let budget = Self::budget(batch, n_threads)?;
         let (config, lora) = Self::config(&model, batch)?;
-        let plan = Plan {
-            device: Some(device),
-            ..Plan::resolve(&model, lora.values.len(), &budget)?
-        };
+        let n_lora = lora.values.len();
+        let plan = Plan::resolve(&model, n_lora, &budget)?;
+        let plan = plan
+            .on_device(
+                device,
+                precision == Precision::Exact,
+                &budget,
+                &model,
+                n_lora,
+            )
+            .map_err(NetworkError::from)?;
         Self::with_plan(model, batch, config, plan, lora)
     }
 

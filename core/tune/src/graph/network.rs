@@ -39,8 +39,8 @@ pub struct NetworkOptions {
     pub checkpoint: bool,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
-    /// Whether to keep packed copies of all frozen matrices, in both directions, rather than to make them anew in every pass. Only
-    /// packed matrices can be kept.
+    /// Whether to keep copies of all frozen matrices in the form of products, in both directions, rather than to make them anew in every
+    /// pass. On the CPU only packed matrices can be kept; on a device, rows.
     pub keep_weights: bool,
     /// Where to compute, out of operations that every backend has; if nothing is given, on the CPU, with operations of our own.
     pub device: Option<DeviceOptions>,
@@ -206,12 +206,6 @@ impl Network {
                 (model.on_device(runner.backend())?, runner)
             }
         };
-        let weights = match (options.keep_weights, options.kernels.scratch) {
-            (true, Scratch::Packed(packing)) if options.device.is_none() => {
-                Some(Kept::new(&model, packing, &mut runner)?)
-            }
-            _ => None,
-        };
         let backend = runner.backend();
         let is_device = options.device.is_some();
         let adapter = lora
@@ -224,6 +218,12 @@ impl Network {
             .transpose()?;
         let memory = Memory::new(&model, &options, adapter.as_ref(), backend)?;
         let targets = Targets::new(&model, &options, backend)?;
+        let scratch = options.kernels.scratch;
+        let portable = memory.portable.map(|ids| (&memory.storage, ids));
+        let can_keep = portable.is_some() || matches!(scratch, Scratch::Packed(_));
+        let weights = (options.keep_weights && can_keep)
+            .then(|| Kept::new(&model, scratch, portable, &mut runner))
+            .transpose()?;
         let nowhere = Arc::new(Routes::new(&[], 1, 0));
         Ok(Self {
             routes: vec![nowhere; model.spec.n_layer],

@@ -131,6 +131,7 @@ impl Targets {
                         first,
                         n_rows: labels.len(),
                         has_means: means.iter().any(Option::is_some),
+                        kept: pass.kept,
                     };
                     chunk.build(&graph, wanted)?;
                     runner.compute(graph)?;

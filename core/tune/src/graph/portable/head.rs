@@ -8,8 +8,9 @@ use thumbprint_ggml::ggml::{
     Backend, Binary, GgmlError, Graph, Storage, StorageBuilder, Tensor, TensorId, Unary,
 };
 
-use super::super::fragments::{Fragments, Result};
+use super::super::fragments::{Fragments, Result, Weights};
 use super::super::head::{BY_MEAN, VOCAB_BLOCK, Wanted};
+use super::super::kept::Kept;
 use super::super::layer::load_norm;
 use super::Portable;
 use crate::model::Model;
@@ -184,6 +185,8 @@ pub struct Chunk<'a> {
     pub n_rows: usize,
     /// Whether targets that are distributions are among them.
     pub has_means: bool,
+    /// Copies of the frozen matrices.
+    pub kept: Option<&'a Kept>,
 }
 
 impl<'a> Chunk<'a> {
@@ -275,6 +278,9 @@ impl<'a> Chunk<'a> {
         head: Tensor<'g>,
         h: Tensor<'g>,
     ) -> Result<Tensor<'g>> {
+        if let Some(weights) = self.kept_head(b.graph)? {
+            return b.project(&weights, h);
+        }
         let n_vocab = self.model.spec.n_vocab;
         let blocks = (0..n_vocab).step_by(VOCAB_BLOCK).map(|first| {
             let rows = b
@@ -292,6 +298,9 @@ impl<'a> Chunk<'a> {
         head: Tensor<'g>,
         weights: Tensor<'g>,
     ) -> Result<Tensor<'g>> {
+        if let Some(head) = self.kept_head(b.graph)? {
+            return b.project_backward(&head, weights);
+        }
         let n_vocab = self.model.spec.n_vocab;
         let mut sum = None;
         for first in (0..n_vocab).step_by(VOCAB_BLOCK) {
@@ -307,6 +316,16 @@ impl<'a> Chunk<'a> {
             what: "a vocabulary",
             status: -1,
         })
+    }
+
+    fn kept_head<'g>(&self, graph: &'g Graph<'a>) -> Result<Option<Weights<'g>>> {
+        let Some(kept) = self.kept else {
+            return Ok(None);
+        };
+        Ok(Some(Weights {
+            parts: Vec::new(),
+            kept: Some(kept.of_head(graph, 0)?),
+        }))
     }
 
     fn rows<'g>(&self, graph: &'g Graph<'a>, id: TensorId) -> Result<Tensor<'g>> {

@@ -90,7 +90,7 @@ impl<'g, 'a: 'g> Portable<'g, 'a> {
     }
 
     /// Rows become columns, in each of the matrices of a tensor; contiguous.
-    fn transposed(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub fn transposed(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
         self.graph.cont(self.graph.permute(x, [1, 0, 2, 3])?)
     }
 
@@ -121,7 +121,7 @@ impl<'g, 'a: 'g> Portable<'g, 'a> {
 
     /// A frozen weight, dequantized: what backends multiply quantized weights with, they round to 8 bits, and a pair's two rewards
     /// would differ by that noise.
-    fn plain(&self, weight: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub fn plain(&self, weight: Tensor<'g>) -> Result<Tensor<'g>> {
         match weight.ty() {
             GgmlType::F32 => Ok(weight),
             _ => {
@@ -264,12 +264,18 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
     }
 
     fn project(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        if let Some([forward, _]) = weights.kept {
+            return self.graph.mul_mat(forward, x);
+        }
         let product = |weight| self.graph.mul_mat(self.plain(weight)?, x);
         let parts = weights.parts.iter().map(|weight| product(*weight));
         self.stacked(parts.collect::<Result<Vec<_>>>()?)
     }
 
     fn project_backward(&self, weights: &Weights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
+        if let Some([_, backward]) = weights.kept {
+            return self.graph.mul_mat(backward, dy);
+        }
         let mut start = 0;
         let mut sum = None;
         for weight in &weights.parts {
@@ -320,11 +326,18 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
         spans: &[Span],
         dropout: Option<Dropout>,
     ) -> Result<Tensor<'g>> {
-        spans.iter().try_fold(y, |y, span| {
+        let expanded = |span: &Span| {
             let factor = self.transposed(self.factor(factors, span)?)?;
             let t = self.part(t, span.rank_start, span.rank)?;
-            let added = self.dropped(self.graph.mul_mat(factor, t)?, dropout)?;
-            self.add_to_columns(y, span.start, added)
+            self.dropped(self.graph.mul_mat(factor, t)?, dropout)
+        };
+        // Spans come in the order of columns: where they leave none out, what they add is added at once.
+        if spans.iter().map(|span| span.len).sum::<usize>() == y.ne()[0] {
+            let parts = spans.iter().map(expanded).collect::<Result<Vec<_>>>()?;
+            return self.add(y, self.stacked(parts)?);
+        }
+        spans.iter().try_fold(y, |y, span| {
+            self.add_to_columns(y, span.start, expanded(span)?)
         })
     }
 
