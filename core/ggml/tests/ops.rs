@@ -429,7 +429,7 @@ fn an_update_by_adamw_is_that_of_a_naive_reference_and_changes_parameters_and_mo
     tensors
         .result(|graph, t| {
             update(graph, t)?;
-            Ok(graph.columns(t[4], 0, 1)?)
+            graph.columns(t[4], 0, 1)
         })
         .unwrap();
     let [lr, b1, b2, eps, decay, c1, c2] =
@@ -445,15 +445,15 @@ fn an_update_by_adamw_is_that_of_a_naive_reference_and_changes_parameters_and_mo
     assert_close("first moment", &tensors.values(2), &new_m);
     assert_close("second moment", &tensors.values(3), &new_v);
 
-    let refused = |change: fn(&Graph<'_>, &mut Vec<Tensor<'_>>) -> Result<(), GgmlError>| {
+    let refused = |change: fn(&mut Vec<Tensor<'_>>)| {
         let outcome = tensors.result(|graph, t| {
             let mut t = t.to_vec();
-            change(graph, &mut t)?;
+            change(&mut t);
             update(graph, &t)?;
             Ok(t[4])
         });
         assert!(is_refused(outcome));
     };
-    refused(|_, t| Ok(t[4] = t[1]));
-    refused(|_, t| Ok(t.swap(1, 4)));
+    refused(|t| t[4] = t[1]);
+    refused(|t| t.swap(1, 4));
 }

@@ -1,7 +1,5 @@
 //! What a ubatch begins with, computed on the device from a few numbers a token: embeddings and masks.
 
-use std::ops::Range;
-
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Binary, Graph, Storage, StorageBuilder, Tensor, TensorId};
 
@@ -84,11 +82,15 @@ impl UbatchIds {
     ) -> Result<()> {
         storage.write_at(self.tokens, 0, tokens)?;
         for (seen, attention) in self.masks().into_iter().zip(attention) {
-            let ranges = attention.seen();
-            let bounds: [fn(&[Range<usize>; 2]) -> usize; BOUNDS] =
-                [|r| r[0].start, |r| r[0].end, |r| r[1].start, |r| r[1].end];
-            for (row, bound) in bounds.into_iter().enumerate() {
-                let values: Vec<f32> = ranges.iter().map(|r| bound(r) as f32).collect();
+            let bounds: Vec<[f32; BOUNDS]> = attention
+                .seen()
+                .iter()
+                .map(|[before, own]| {
+                    [before.start, before.end, own.start, own.end].map(|b| b as f32)
+                })
+                .collect();
+            for row in 0..BOUNDS {
+                let values: Vec<f32> = bounds.iter().map(|bounds| bounds[row]).collect();
                 let offset = row * self.n_tokens * size_of::<f32>();
                 storage.write_at(seen.1, offset, &values)?;
             }
