@@ -49,7 +49,7 @@ interface: setup
 
 ## test-gemma: the trainer and the whole loop on gemma-3-270m (253 MB, fetched; minutes)
 test-gemma: setup
-	model=$$(scripts/fetch-model gemma3) && export THUMBPRINT_GEMMA_MODEL="$$model" && $(cargo) test --release $(locked) -p thumbprint-tune -p thumbprint --test gemma -- --ignored --nocapture
+	model=$$(scripts/fetch-model gemma3) && export THUMBPRINT_GEMMA_MODEL="$$model" && $(cargo) test --release $(locked) -p thumbprint-tune -p thumbprint --test gemma -- --ignored --nocapture && $(cargo) test --release $(locked) -p thumbprint-tune --test memory -- --ignored gemma --nocapture
 
 ## build: target/release/thumbprint, for this machine's instruction set
 build: setup

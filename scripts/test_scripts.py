@@ -228,6 +228,56 @@ class Setup(InTemporaryFolder):
         self.assertIn("holds no libclang", result.stderr)
 
 
+class ScaledModel(InTemporaryFolder):
+    def setUp(self):
+        super().setUp()
+        self.scaled_model = load("scaled-model")
+        self.source = self.folder / "source.gguf"
+        self.metadata = {
+            "general.architecture": (8, b"llama"),
+            "llama.block_count": (4, 30),
+            "llama.rope.freq_base": (6, 10000.0),
+            "tokenizer.ggml.tokens": (9, (8, [b"a", "\u00e9".encode(), b"c"])),
+        }
+        self.write_source()
+
+    def write_source(self):
+        packed = self.scaled_model.packed
+        data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(self.metadata))
+        for key, (kind, value) in self.metadata.items():
+            data += packed(8, key.encode()) + struct.pack("<I", kind) + packed(kind, value)
+        self.source.write_bytes(data + b"what follows is not read")
+
+    def make(self, *arguments):
+        out = self.folder / "out.gguf"
+        command = [sys.executable, "-B", SCRIPTS / "scaled-model", self.source, out, *arguments]
+        return out, subprocess.run(command, capture_output=True, text=True)
+
+    def test_the_shape_is_as_asked_for_and_all_else_as_in_the_source(self):
+        shape = ["--layers", "2", "--embd", "256", "--ff", "512", "--heads", "4", "--kv-heads", "2"]
+        for ty, block_bytes, block in [("q4_k", 144, 256), ("q4_0", 18, 32)]:
+            out, run = self.make(*shape, "--type", ty)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            with open(out, "rb") as file:
+                found = self.scaled_model.read_metadata(file)
+            self.assertEqual(found["tokenizer.ggml.tokens"], self.metadata["tokenizer.ggml.tokens"])
+            self.assertEqual(found["llama.rope.freq_base"], (6, 10000.0))
+            self.assertEqual(found["llama.block_count"], (4, 2))
+            self.assertEqual(found["llama.attention.head_count_kv"], (4, 2))
+            weights = 3 * 256 + 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512)
+            norms = 5 * 256
+            size = weights // block * block_bytes + 4 * norms
+            self.assertLess(size, out.stat().st_size)
+            self.assertLess(out.stat().st_size, size + 4000)
+
+    def test_shapes_that_cannot_be_and_other_architectures_are_refused(self):
+        for arguments in [["--embd", "100"], ["--heads", "3"], ["--kv-heads", "5"]]:
+            self.assertIn("scaled-model: ", self.make(*arguments)[1].stderr)
+        self.metadata["general.architecture"] = (8, b"gemma3")
+        self.write_source()
+        self.assertIn("not of the llama architecture", self.make()[1].stderr)
+
+
 class CheckCases(InTemporaryFolder):
     """Every language has each case of bindings/CASES.md."""
 

@@ -4,8 +4,8 @@
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::quant::{dequantize, quantize};
 use thumbprint_ggml::ggml::{
-    Backend, Binary, GgmlError, Graph, Rotation, Storage, StorageBuilder, Tensor, TensorId, Unary,
-    Workspace,
+    AdamW, Backend, Binary, GgmlError, Graph, Rotation, Storage, StorageBuilder, Tensor, TensorId,
+    Unary, Workspace,
 };
 
 /// Tensors with numbers in them; the last one receives a result.
@@ -385,4 +385,75 @@ fn rows_of_a_quantized_matrix_are_dequantized() {
         let row = |i: usize| &values[i * width..][..width];
         assert_eq!(found, [row(4), row(0), row(4)].concat(), "{}", ty.name());
     }
+}
+
+#[test]
+fn clamping_and_repeating_are_those_of_a_naive_reference() {
+    let tensors = Tensors::new(&[&[3, 1]], &[6, 4]);
+    let x = wide(&tensors.values(0));
+    let out = tensors.result(|g, t| g.repeat(g.clamp(t[0], -0.5, 0.5)?, [6, 4, 1, 1]));
+    let expected: Vec<f64> = (0..24).map(|i| x[i % 3].clamp(-0.5, 0.5)).collect();
+    assert_close("clamped and repeated", &out.unwrap(), &expected);
+    assert!(is_refused(
+        tensors.result(|g, t| g.repeat(t[0], [4, 4, 1, 1]))
+    ));
+}
+
+#[test]
+fn an_update_by_adamw_is_that_of_a_naive_reference_and_changes_parameters_and_moments_in_place() {
+    let n = 37;
+    let mut tensors = Tensors::new(&[&[n], &[n], &[n], &[n], &[7]], &[1]);
+    let (lr, b1, b2, eps, decay) = (0.01f32, 0.9f32, 0.99f32, 1e-3f32, 0.1f32);
+    let settings = [
+        lr,
+        b1,
+        b2,
+        eps,
+        decay,
+        1.0 / (1.0 - b1 * b1),
+        1.0 / (1.0 - b2 * b2),
+    ];
+    tensors.storage.write(tensors.ids[4], &settings).unwrap();
+    let squares: Vec<f32> = tensors.values(3).iter().map(|v| v * v).collect();
+    tensors.storage.write(tensors.ids[3], &squares).unwrap();
+    let [p, g, m, v] = [0, 1, 2, 3].map(|i| wide(&tensors.values(i)));
+    let update = |graph: &Graph<'_>, t: &[Tensor<'_>]| {
+        graph.adamw(AdamW {
+            parameters: t[0],
+            gradients: t[1],
+            first_moment: t[2],
+            second_moment: t[3],
+            settings: t[4],
+        })
+    };
+    tensors
+        .result(|graph, t| {
+            update(graph, t)?;
+            graph.columns(t[4], 0, 1)
+        })
+        .unwrap();
+    let [lr, b1, b2, eps, decay, c1, c2] =
+        [lr, b1, b2, eps, decay, settings[5], settings[6]].map(f64::from);
+    let (mut new_m, mut new_v, mut new_p) = (Vec::new(), Vec::new(), Vec::new());
+    for i in 0..n {
+        new_m.push(b1 * m[i] + (1.0 - b1) * g[i]);
+        new_v.push(b2 * v[i] + (1.0 - b2) * g[i] * g[i]);
+        let step = lr * new_m[i] * c1 / ((new_v[i] * c2).sqrt() + eps);
+        new_p.push(p[i] * (1.0 - lr * decay) - step);
+    }
+    assert_close("parameters", &tensors.values(0), &new_p);
+    assert_close("first moment", &tensors.values(2), &new_m);
+    assert_close("second moment", &tensors.values(3), &new_v);
+
+    let refused = |change: fn(&mut Vec<Tensor<'_>>)| {
+        let outcome = tensors.result(|graph, t| {
+            let mut t = t.to_vec();
+            change(&mut t);
+            update(graph, &t)?;
+            Ok(t[4])
+        });
+        assert!(is_refused(outcome));
+    };
+    refused(|t| t[4] = t[1]);
+    refused(|t| t.swap(1, 4));
 }

@@ -158,15 +158,8 @@ impl AdamW {
     ) -> Result<(), OptimizerError> {
         same_length("the parameter slice", self.m.len(), params.len())?;
         same_length("the gradient slice", self.m.len(), grads.len())?;
-        if !(lr.is_finite() && lr >= 0.0) {
-            return Err(OptimizerError::Invalid {
-                setting: "learning_rate",
-                range: "finite and at least 0",
-                value: lr,
-            });
-        }
+        let f = Factors::new(&self.next(lr)?);
         self.step += 1;
-        let f = Factors::new(&self.config, self.step, lr);
         for (((p, g), m), v) in params
             .iter_mut()
             .zip(grads)
@@ -179,6 +172,37 @@ impl AdamW {
             *p = f.keep * *p - f.step_size * (*m / denominator);
         }
         Ok(())
+    }
+
+    /// What the next update computes with.
+    ///
+    /// # Errors
+    /// A learning rate that is negative or not finite.
+    pub fn next(&self, lr: f64) -> Result<AdamWStep, OptimizerError> {
+        if !(lr.is_finite() && lr >= 0.0) {
+            return Err(OptimizerError::Invalid {
+                setting: "learning_rate",
+                range: "finite and at least 0",
+                value: lr,
+            });
+        }
+        let correction = |beta: f64| 1.0 - libm::pow(beta, (self.step + 1) as f64);
+        Ok(AdamWStep {
+            config: self.config,
+            lr,
+            correction1: correction(self.config.beta1),
+            correction2: correction(self.config.beta2),
+        })
+    }
+
+    /// Counts an update that was made where the moments are kept; those here are then of an earlier one.
+    pub(crate) fn count(&mut self) {
+        self.step += 1;
+    }
+
+    /// To be filled from where the moments are kept.
+    pub(crate) fn moments_mut(&mut self) -> (&mut [f32], &mut [f32]) {
+        (&mut self.m, &mut self.v)
     }
 
     /// Updates made so far.
@@ -220,12 +244,29 @@ pub fn clip_grad_norm(
     if !norm.is_finite() {
         return Err(locate_not_finite(grads, tensors));
     }
-    let factor = max_norm / (norm + 1e-6);
+    let factor = clip_factor(norm, max_norm);
     if factor < 1.0 {
-        let factor = factor as f32;
-        grads.iter_mut().for_each(|g| *g *= factor);
+        grads.iter_mut().for_each(|g| *g *= factor as f32);
     }
     Ok(norm)
+}
+
+/// What gradients of this norm are multiplied with.
+pub(crate) fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    (max_norm / (norm + 1e-6)).min(1.0)
+}
+
+/// What an update computes with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// The settings.
+    pub config: AdamWConfig,
+    /// The learning rate, the schedule's factor included.
+    pub lr: f64,
+    /// `1 - beta1^t`, t being the number of the update.
+    pub correction1: f64,
+    /// `1 - beta2^t`.
+    pub correction2: f64,
 }
 
 struct Factors {
@@ -239,17 +280,16 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(c: &AdamWConfig, step: u64, lr: f64) -> Self {
-        let correction1 = 1.0 - libm::pow(c.beta1, step as f64);
-        let correction2 = 1.0 - libm::pow(c.beta2, step as f64);
+    fn new(step: &AdamWStep) -> Self {
+        let c = &step.config;
         Factors {
             one_minus_beta1: (1.0 - c.beta1) as f32,
             beta2: c.beta2 as f32,
             one_minus_beta2: (1.0 - c.beta2) as f32,
-            inv_sqrt_correction2: (1.0 / correction2.sqrt()) as f32,
+            inv_sqrt_correction2: (1.0 / step.correction2.sqrt()) as f32,
             epsilon: c.epsilon as f32,
-            keep: (1.0 - lr * c.weight_decay) as f32,
-            step_size: (lr / correction1) as f32,
+            keep: (1.0 - step.lr * c.weight_decay) as f32,
+            step_size: (step.lr / step.correction1) as f32,
         }
     }
 }

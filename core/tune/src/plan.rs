@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::ggml::{GgmlError, devices};
+
 use crate::example::Example;
 use crate::graph::{DeviceOptions, Kept, Kernels, NetworkOptions, Scratch};
 use crate::model::Model;
@@ -87,6 +90,8 @@ pub struct OverBudget {
 /// Rows of a ubatch. From the first number on the CPU is full, and only the work on the weights, which is done once a ubatch,
 /// still gets less: 6 % of a step at the second.
 const UBATCH: (usize, usize) = (512, 1024);
+/// The same on a device, where attention looks at all of a ubatch.
+const DEVICE_UBATCH: usize = 2048;
 /// Resident memory of the process itself, allocator and libraries, MiB.
 const PROCESS_MIB: usize = 24;
 const MIB: usize = 1 << 20;
@@ -147,6 +152,53 @@ impl Plan {
             })
     }
 
+    /// The same on a device: in products of BF16 unless they are to be exact, with copies of the frozen matrices where its memory holds
+    /// them besides all else, in ubatches that keep it busy.
+    ///
+    /// # Errors
+    /// [`GgmlError::NoDevice`] where there is no such device.
+    pub fn on_device(
+        self,
+        device: DeviceOptions,
+        is_exact: bool,
+        budget: &Budget,
+        model: &Model,
+        n_lora: usize,
+    ) -> Result<Self, GgmlError> {
+        let found = devices().into_iter().find(|d| d.name == device.name);
+        let memory = found
+            .ok_or_else(|| GgmlError::NoDevice(device.name.clone()))?
+            .memory
+            .0;
+        let scratch = match is_exact {
+            true => GgmlType::F32,
+            false => GgmlType::BF16,
+        };
+        let plan = Self {
+            kernels: Kernels {
+                scratch: Scratch::Rows(scratch),
+                saved: GgmlType::F32,
+            },
+            max_tokens: budget
+                .step_rows
+                .clamp(UBATCH.0, DEVICE_UBATCH)
+                .max(budget.longest_example),
+            device: Some(device),
+            ..self
+        };
+        let kept = Self {
+            keep_weights: true,
+            ..plan.clone()
+        };
+        // Weights in their own types, and room for whatever else uses the device.
+        let needed = kept.estimate_bytes(model, n_lora) + model.gguf().bytes().len();
+        Ok(if needed <= memory / 10 * 8 {
+            kept
+        } else {
+            plan
+        })
+    }
+
     /// Estimated peak of resident memory, bytes, the mapped model included. `n_lora`: parameters of the adapter.
     pub fn estimate_bytes(&self, model: &Model, n_lora: usize) -> usize {
         let (spec, n) = (&model.spec, self.max_tokens);
@@ -173,7 +225,12 @@ impl Plan {
         // The widest moment of a backward graph: a scratch matrix and a handful of wide intermediates.
         let n_ff = spec.n_ff * spec.experts.map_or(1, |experts| experts.n_used);
         let widest = scratch((spec.n_embd * 2 * spec.n_ff).max(spec.n_embd * spec.n_qkv()));
-        let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv()) * f32;
+        // Norms between are undone beside what they were taken of.
+        let normed = match spec.layout.qk_norms {
+            Some(_) => 3 * spec.n_qkv(),
+            None => 0,
+        } + results * spec.n_embd;
+        let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv() + normed) * f32;
         let block = crate::graph::VOCAB_BLOCK.min(spec.n_vocab);
         let head = self.head_rows * block * f32
             + 2 * scratch(block * spec.n_embd)
@@ -182,9 +239,9 @@ impl Plan {
         // Weights are let go of block by block, so that those of one block, or the head, are there at a time.
         let layer = layer + model.largest_block_bytes();
         let head = head + model.ends_bytes();
-        let kept = match self.kernels.scratch {
-            Scratch::Packed(packing) if self.keep_weights => Kept::n_bytes(model, packing),
-            _ => 0,
+        let kept = match self.keep_weights {
+            true => Kept::n_bytes(model, self.kernels.scratch),
+            false => 0,
         };
         PROCESS_MIB * MIB + kept + slots * slot + states + optimizer + layer.max(head)
     }

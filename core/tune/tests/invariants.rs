@@ -147,7 +147,7 @@ fn kept_copies_of_the_weights_change_no_bit() {
             let network = file.network(options(true), Some(&lora));
             let without = file.network(options(false), Some(&lora));
             let more = network.n_bytes() - without.n_bytes();
-            let planned = Kept::n_bytes(network.model(), packing);
+            let planned = Kept::n_bytes(network.model(), Scratch::Packed(packing));
             // Storages are padded.
             assert!(
                 more >= planned && more < planned + (1 << 20),

@@ -83,9 +83,9 @@ fn run(folder: &Path, last_layers: Option<usize>) {
     while !trainer.score_references().unwrap().is_empty() {}
     while !trainer.is_finished() {
         trainer.step().unwrap();
-        trainer.checkpoint().save(&path).unwrap();
+        trainer.checkpoint().unwrap().save(&path).unwrap();
     }
-    let adapter = adapter_file(trainer.lora(), "llama");
+    let adapter = adapter_file(trainer.lora().unwrap(), "llama");
     adapter.write(&folder.join("adapter.gguf")).unwrap();
 }
 

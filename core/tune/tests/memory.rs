@@ -136,6 +136,20 @@ fn a_process_takes_what_its_plan_says_within_fifteen_percent() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs gemma-3-270m (make test-gemma)"]
+fn a_process_takes_what_its_plan_says_of_gemma_on_short_and_long_pairs() {
+    let path = PathBuf::from(std::env::var_os("THUMBPRINT_GEMMA_MODEL").unwrap());
+    for (tokens, is_least) in [(512, false), (512, true), (2048, true), (4096, true)] {
+        let (peak, expected) = measured(Some(&path), tokens, is_least);
+        assert!(
+            (expected / peak - 1.0).abs() < 0.15,
+            "{tokens} tokens, least {is_least}: {peak:.0} MiB, {expected:.0} expected"
+        );
+    }
+}
+
 /// A file whose zeros take no room on the disk.
 struct Sparse(std::fs::File);
 

@@ -122,7 +122,7 @@ fn tails_that_count_whole_change_nothing_and_tails_that_do_not_are_not_pushed() 
         let settings = |config: &mut TrainConfig| config.pair.ld_alpha = ld_alpha;
         let mut trainer = trainer(&file, pairs(), 256, settings);
         let metrics = steps(&mut trainer, 6);
-        (metrics, trainer.lora().values.clone())
+        (metrics, trainer.lora().unwrap().values.clone())
     };
     let (plain, all) = (run(None), run(Some(1.0)));
     assert_eq!(plain.1, all.1);

@@ -83,7 +83,7 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
             .map(|(a, b)| f64::from(a - b).powi(2));
         squares.sum::<f64>().sqrt()
     };
-    let off = distance(trainer.lora(), &end) / distance(&start, &end);
+    let off = distance(trainer.lora().unwrap(), &end) / distance(&start, &end);
     eprintln!(
         "loss {worst_loss:.2e}, grad_norm {worst_norm:.2e}, logps {worst_logp:.2e}, adapter {off:.2e}"
     );

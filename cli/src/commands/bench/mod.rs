@@ -20,7 +20,7 @@ use thumbprint_ggml::ggml::{cpu_features, devices};
 
 use crate::base_model;
 use crate::error::{CliError, Result};
-use crate::options::{DataDirOption, DeviceOption, ModelOption, ThreadsOption};
+use crate::options::{DataDirOption, DeviceOption, ModelOption, Precision, ThreadsOption};
 use crate::output::Output;
 
 use batch::{BenchBatch, UBATCH};
@@ -54,6 +54,9 @@ pub struct Options {
     threads: ThreadsOption,
     #[command(flatten)]
     device: DeviceOption,
+    /// Number formats of training on a device
+    #[arg(long, value_enum, default_value_t = Precision::Fast)]
+    kernels: Precision,
     /// Rounds to take medians over
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     rounds: u32,
@@ -71,7 +74,10 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let n_threads = options.threads.count();
     let device = options.device.device()?;
     match (options.what, &device) {
-        (What::Train, _) => return train::run(&path, n_threads, options.rounds, device, out),
+        (What::Train, _) => {
+            let device = device.map(|device| (device, options.kernels));
+            return train::run(&path, n_threads, options.rounds, device, out);
+        }
         (What::All, Some(_)) => {
             return Err(CliError::Usage(
                 "--device goes with `bench train` only".to_owned(),

@@ -9,13 +9,14 @@ use thumbprint::engine::Chat;
 use thumbprint_tune::graph::DeviceOptions;
 
 use super::batch::{BenchBatch, UBATCH};
-use super::inference::Bare;
+use super::inference::{Bare, Inference};
 use super::matmul::MulMats;
 use super::memory;
 use super::training::{PHASES, Training};
 use super::{Times, cpu, flops};
 use crate::base_model;
 use crate::error::Result;
+use crate::options::Precision;
 use crate::output::{Output, columns};
 
 /// Rows of the steps that show how cost grows with context.
@@ -31,6 +32,13 @@ struct Figures {
     forward_tok_s: Option<f64>,
     step_tok_s: Option<f64>,
     pp512_tok_s: Option<f64>,
+    /// Generation on the device, by llama.cpp alone and by the engine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tg64_tok_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine_tg64_tok_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine_pp512_tok_s: Option<f64>,
     per_phase_ms: BTreeMap<&'static str, f64>,
     mul_mat_gflops: BTreeMap<&'static str, f64>,
     step_gflop: f64,
@@ -77,7 +85,7 @@ pub fn run(
     path: &Path,
     n_threads: usize,
     rounds: u32,
-    device: Option<DeviceOptions>,
+    device: Option<(DeviceOptions, Precision)>,
     out: &Output,
 ) -> Result<()> {
     let model = base_model::open(path)?;
@@ -98,14 +106,29 @@ pub fn run(
     };
 
     bar.set_message("warming up");
-    let name = device.as_ref().map(|device| device.name.clone());
+    let name = device.as_ref().map(|(device, _)| device.name.clone());
     let mut mul_mats = MulMats::new(&model, n_threads, name.as_deref())?;
     let work = flops::step(&model.spec, &batch.packed());
     let mut training = match device {
         None => Training::new(model, &batch, n_threads)?,
-        Some(device) => Training::on_device(model, &batch, n_threads, device)?,
+        Some((device, precision)) => {
+            Training::on_device(model, &batch, n_threads, device, precision)?
+        }
     };
-    let mut bare = Bare::new(chat.model(), 2 * UBATCH as u32, n_threads as u32)?;
+    let description = chat.model().description();
+    let mut inference = match name {
+        None => Reading::Bare(Bare::new(
+            chat.model(),
+            2 * UBATCH as u32,
+            n_threads as u32,
+        )?),
+        Some(_) => Reading::Engine(Box::new(Inference::new(
+            chat,
+            &batch,
+            training.adapter()?,
+            n_threads,
+        )?)),
+    };
     let text = batch.packed().tokens;
     let mut times = Times::default();
     for round in 0..=rounds {
@@ -115,7 +138,10 @@ pub fn run(
             bar.set_message("measuring");
         }
         mul_mats.measure(&mut times)?;
-        times.add("bare pp", bare.read(&text)?);
+        match &mut inference {
+            Reading::Bare(bare) => times.add("bare pp", bare.read(&text)?),
+            Reading::Engine(inference) => inference.measure(round, &mut times)?,
+        }
         training.measure(&mut times)?;
         bar.inc(1);
     }
@@ -136,11 +162,14 @@ pub fn run(
         forward_tok_s: rate(rows, times.median("forward")),
         step_tok_s: rate(rows, step),
         pp512_tok_s: rate(rows, times.median("bare pp")),
+        tg64_tok_s: times.median("bare tg"),
+        engine_tg64_tok_s: times.median("engine tg"),
+        engine_pp512_tok_s: rate(rows, times.median("engine pp")),
         per_phase_ms: PHASES.into_iter().filter_map(phase).collect(),
         mul_mat_gflops,
         step_gflop: work.total() / 1e9,
         memory,
-        model: chat.model().description(),
+        model: description,
         products_in: training.products_in(),
         threads: n_threads,
         rounds,
@@ -149,6 +178,13 @@ pub fn run(
         device: name,
     };
     figures.print(out)
+}
+
+/// What reads as many tokens as a step has.
+enum Reading {
+    Bare(Bare),
+    /// On a device, generation is measured, too.
+    Engine(Box<Inference>),
 }
 
 impl MemoryFigures {
@@ -251,6 +287,15 @@ impl Figures {
         row("training step, tok/s", shown(self.step_tok_s, 0), "");
         row("forward pass, tok/s", shown(self.forward_tok_s, 0), "");
         row("llama.cpp pp512, tok/s", shown(self.pp512_tok_s, 0), "");
+        for (name, rate) in [
+            ("engine pp512, tok/s", self.engine_pp512_tok_s),
+            ("llama.cpp tg64, tok/s", self.tg64_tok_s),
+            ("engine tg64, tok/s", self.engine_tg64_tok_s),
+        ] {
+            if rate.is_some() {
+                row(name, shown(rate, 0), "");
+            }
+        }
         for phase in PHASES {
             let ms = self.per_phase_ms.get(phase).copied();
             row(

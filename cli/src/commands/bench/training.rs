@@ -5,7 +5,7 @@ use std::time::Instant;
 use thumbprint_tune::adapter::{AdapterFile, Lora};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::Example;
-use thumbprint_tune::graph::{DeviceOptions, Kernels};
+use thumbprint_tune::graph::{DeviceOptions, NetworkError};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{Budget, Plan};
 use thumbprint_tune::schedule::Shape;
@@ -44,16 +44,21 @@ impl Training {
         batch: &BenchBatch,
         n_threads: usize,
         device: DeviceOptions,
+        precision: Precision,
     ) -> Result<Self> {
-        let budget = Budget {
-            kernels: Kernels::EXACT,
-            ..Self::budget(batch, n_threads)?
-        };
+        let budget = Self::budget(batch, n_threads)?;
         let (config, lora) = Self::config(&model, batch)?;
-        let plan = Plan {
-            device: Some(device),
-            ..Plan::resolve(&model, lora.values.len(), &budget)?
-        };
+        let n_lora = lora.values.len();
+        let plan = Plan::resolve(&model, n_lora, &budget)?;
+        let plan = plan
+            .on_device(
+                device,
+                precision == Precision::Exact,
+                &budget,
+                &model,
+                n_lora,
+            )
+            .map_err(NetworkError::from)?;
         Self::with_plan(model, batch, config, plan, lora)
     }
 
@@ -122,8 +127,8 @@ impl Training {
     ///
     /// # Errors
     /// Its values are not finite.
-    pub fn adapter(&self) -> Result<Vec<u8>> {
-        let mut lora = self.trainer.lora().clone();
+    pub fn adapter(&mut self) -> Result<Vec<u8>> {
+        let mut lora = self.trainer.lora()?.clone();
         lora.randomize_b(1e-3, 0);
         let architecture = self.trainer.network().model().spec.architecture.clone();
         Ok(AdapterFile {
@@ -137,7 +142,7 @@ impl Training {
     /// The peak of resident memory that was planned for, MiB.
     pub fn planned_mib(&self) -> f64 {
         let model = self.trainer.network().model();
-        let n_lora = self.trainer.lora().values.len();
+        let n_lora = self.trainer.n_parameters();
         let bytes = self.trainer.plan().estimate_bytes(model, n_lora);
         bytes as f64 / f64::from(1 << 20)
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use thumbprint_tune::adapter::{AdapterFile, Lora};
 use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::example::{Example, ExampleError};
-use thumbprint_tune::graph::{DeviceOptions, Kernels};
+use thumbprint_tune::graph::{DeviceOptions, NetworkError};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::objective::ObjectiveError;
 use thumbprint_tune::plan::{Budget, Plan};
@@ -103,7 +103,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         ));
     }
     let adapter = AdapterFile {
-        lora: run.trainer.lora().clone(),
+        lora: run.trainer.lora()?.clone(),
         architecture,
         base_sha256: Some(base.sha256),
     };
@@ -234,19 +234,20 @@ fn plan(
     lora: &Lora,
 ) -> Result<Plan> {
     let n_threads = options.threads.count();
-    let kernels = match device {
-        None => kernels(options.kernels, n_threads)?,
-        // A device has products of its own.
-        Some(_) => Kernels::EXACT,
-    };
+    let kernels = kernels(options.kernels, n_threads)?;
     let batch_size = options.batch_size() as usize;
     let memory_mib = options.memory_mib;
     let mut budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
     budget.last_layers = lora.config.last_layers;
-    let mut plan = Plan::resolve(model, lora.values.len(), &budget)?;
+    let n_lora = lora.values.len();
+    let mut plan = Plan::resolve(model, n_lora, &budget)?;
     plan.checkpoint |= options.gradient_checkpointing;
-    plan.device = device;
-    Ok(plan)
+    let Some(device) = device else {
+        return Ok(plan);
+    };
+    let is_exact = options.kernels == crate::options::Precision::Exact;
+    let on_device = plan.on_device(device, is_exact, &budget, model, n_lora);
+    Ok(on_device.map_err(NetworkError::from)?)
 }
 
 struct Run<'a> {
@@ -341,8 +342,8 @@ impl Run<'_> {
     }
 
     /// Saves the run, if asked for, and says how to go on.
-    fn interrupted(&self) -> CliError {
-        let Some(path) = &self.options.checkpoint else {
+    fn interrupted(&mut self) -> CliError {
+        let Some(path) = self.options.checkpoint.clone() else {
             return CliError::Interrupted(": no adapter was written".to_owned());
         };
         match self.save() {
@@ -356,9 +357,9 @@ impl Run<'_> {
         }
     }
 
-    fn save(&self) -> Result<()> {
+    fn save(&mut self) -> Result<()> {
         match &self.options.checkpoint {
-            Some(path) => Ok(self.trainer.checkpoint().save(path)?),
+            Some(path) => Ok(self.trainer.checkpoint()?.save(path)?),
             None => Ok(()),
         }
     }

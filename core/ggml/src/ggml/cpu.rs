@@ -25,8 +25,11 @@ pub(crate) fn load_backends() {
             let folder = folder.and_then(|folder| {
                 std::ffi::CString::new(folder.to_string_lossy().into_owned()).ok()
             });
-            // SAFETY: the path is a valid C string, or ggml looks where it does by itself. Modules register themselves.
+            // SAFETY: `quiet` is a valid function for the life of the process. The path is a valid C string, or ggml looks where it does by
+            // itself. Modules register themselves.
             unsafe {
+                // Each module is announced on the terminal otherwise.
+                sys::ggml_log_set(Some(quiet), std::ptr::null_mut());
                 match folder {
                     Some(folder) => sys::ggml_backend_load_all_from_path(folder.as_ptr()),
                     None => sys::ggml_backend_load_all(),
@@ -35,6 +38,9 @@ pub(crate) fn load_backends() {
         }
     });
 }
+
+#[cfg(feature = "dynamic-backends")]
+unsafe extern "C" fn quiet(_: sys::ggml_log_level, _: *const std::ffi::c_char, _: *mut c_void) {}
 
 /// Compute threads that are kept: without a pool (we build without OpenMP) ggml starts and joins threads for every graph.
 pub(crate) struct ThreadPool {

@@ -2,8 +2,8 @@
 
 use std::ffi::{CStr, CString, c_void};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
@@ -68,14 +68,44 @@ pub fn devices() -> Vec<DeviceInfo> {
 
 /// Something that computes graphs: the CPU with a thread pool of its own, or another device.
 pub struct Backend {
-    raw: NonNull<sys::ggml_backend>,
-    // Freed after the backend, which refers to it (see Drop).
-    _threads: Option<ThreadPool>,
+    handle: Arc<Handle>,
     abort: Arc<AtomicBool>,
 }
 
-// SAFETY: a backend may be used from any thread, by one at a time; `compute` takes `&mut self`.
-unsafe impl Send for Backend {}
+/// A backend as storages share it: they wait for it before the host looks into their tensors.
+pub(super) struct Handle {
+    raw: NonNull<sys::ggml_backend>,
+    // Freed after the backend, which refers to it (see Drop).
+    _threads: Option<ThreadPool>,
+    /// Held while the backend is given work, and while it is waited for.
+    busy: Mutex<()>,
+}
+
+// SAFETY: a backend may be used from any thread, by one at a time, which `busy` sees to; nothing else of it changes.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Handle {
+    fn new(raw: NonNull<sys::ggml_backend>, threads: Option<ThreadPool>) -> Arc<Self> {
+        Arc::new(Self {
+            raw,
+            _threads: threads,
+            busy: Mutex::new(()),
+        })
+    }
+
+    /// Returns once everything has been computed that the backend was given.
+    pub(super) fn wait(&self) {
+        let _busy = self.lock();
+        // SAFETY: the backend is alive, and nothing else uses it meanwhile.
+        unsafe { sys::ggml_backend_synchronize(self.raw.as_ptr()) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Backend {
     /// The CPU with `n_threads` threads, kept across graphs.
@@ -103,8 +133,7 @@ impl Backend {
             );
         }
         Ok(Self {
-            raw,
-            _threads: threads,
+            handle: Handle::new(raw, threads),
             abort,
         })
     }
@@ -130,8 +159,7 @@ impl Backend {
                 status: -1,
             })?;
             Ok(Self {
-                raw,
-                _threads: None,
+                handle: Handle::new(raw, None),
                 abort: Arc::new(AtomicBool::new(false)),
             })
         }
@@ -140,14 +168,14 @@ impl Backend {
     /// The backend's name, such as `CPU`.
     pub fn name(&self) -> String {
         // SAFETY: the backend is alive, its name is a static C string.
-        unsafe { text(sys::ggml_backend_name(self.raw.as_ptr())) }
+        unsafe { text(sys::ggml_backend_name(self.raw())) }
     }
 
     /// Whether this is the CPU, where custom operations run.
     pub fn is_cpu(&self) -> bool {
         // SAFETY: the backend is alive, and its device valid for the life of the process.
         unsafe {
-            let device = sys::ggml_backend_get_device(self.raw.as_ptr());
+            let device = sys::ggml_backend_get_device(self.raw());
             sys::ggml_backend_dev_type(device) == sys::GGML_BACKEND_DEVICE_TYPE_CPU
         }
     }
@@ -161,7 +189,7 @@ impl Backend {
     pub fn supports(&self, graph: &Graph<'_>) -> std::result::Result<(), String> {
         for node in graph.nodes() {
             // SAFETY: node and backend are alive.
-            if !unsafe { sys::ggml_backend_supports_op(self.raw.as_ptr(), node.raw()) } {
+            if !unsafe { sys::ggml_backend_supports_op(self.raw(), node.raw()) } {
                 return Err(node.op_name());
             }
         }
@@ -169,18 +197,23 @@ impl Backend {
     }
 
     pub(super) fn raw(&self) -> *mut sys::ggml_backend {
-        self.raw.as_ptr()
+        self.handle.raw.as_ptr()
+    }
+
+    pub(super) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
     }
 
     /// Runs an allocated graph to its end.
     pub(super) fn run(&mut self, graph: &Graph<'_>) -> Result<()> {
-        // SAFETY: `Workspace::compute` has allocated every node; `&mut self` keeps other computations away.
-        let status = unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.raw()) };
+        let _busy = self.handle.lock();
+        // SAFETY: `Workspace::compute` has allocated every node; nothing else uses the backend meanwhile.
+        let status = unsafe { sys::ggml_backend_graph_compute(self.raw(), graph.raw()) };
         outcome(status)
     }
 }
 
-impl Drop for Backend {
+impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: ours, freed once, before its threads: fields are dropped after this.
         unsafe { sys::ggml_backend_free(self.raw.as_ptr()) }

@@ -449,7 +449,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    fn require_writable(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
+    pub(super) fn require_writable(&self, op: &'static str, tensor: Tensor<'_>) -> Result<()> {
         self.require_not_read_only(op, tensor)?;
         // SAFETY: root tensors live as long as what they were loaded from.
         let root = unsafe { Tensor::from_raw(NonNull::new_unchecked(tensor.root())) };

@@ -22,7 +22,7 @@ pub use cpu::cpu_features;
 pub use device::{Backend, DeviceInfo, DeviceKind, devices};
 pub use error::{GgmlError, Result};
 pub use graph::Graph;
-pub use ops::{Binary, Rotation, Unary};
+pub use ops::{AdamW, Binary, Rotation, Unary};
 pub use scheduler::{Placement, Scheduler};
 pub use storage::{Storage, StorageBuilder, TensorId};
 pub use tensor::Tensor;

@@ -51,6 +51,22 @@ pub struct Rotation {
     pub back: bool,
 }
 
+/// The tensors of an AdamW update, contiguous and of one shape.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW<'g> {
+    /// Stored, as are both moments: all three are changed in place.
+    pub parameters: Tensor<'g>,
+    /// Gradients of the parameters.
+    pub gradients: Tensor<'g>,
+    /// Moving average of gradients.
+    pub first_moment: Tensor<'g>,
+    /// Moving average of their squares.
+    pub second_moment: Tensor<'g>,
+    /// `[7]`: learning rate, beta 1, beta 2, epsilon, weight decay, and what the moments are multiplied with for their bias,
+    /// `1 / (1 - beta^t)` each.
+    pub settings: Tensor<'g>,
+}
+
 /// `GGML_ROPE_TYPE_NEOX` of ggml.h.
 const HALVES: i32 = 2;
 
@@ -110,6 +126,80 @@ impl Graph<'_> {
             // SAFETY: contiguous F32.
             unsafe { sys::ggml_scale_bias(context, a.raw(), factor, offset) }
         })
+    }
+
+    /// Each number of a contiguous tensor, or the nearest in `low..=high`.
+    pub fn clamp<'g>(&'g self, a: Tensor<'g>, low: f32, high: f32) -> Result<Tensor<'g>> {
+        const OP: &str = "clamp";
+        self.require_contiguous_f32(OP, &[a])?;
+        self.node(OP, &[a], |context| {
+            // SAFETY: contiguous F32.
+            unsafe { sys::ggml_clamp(context, a.raw(), low, high) }
+        })
+    }
+
+    /// `a` as often as fills `ne`, whose dimensions are multiples of its own.
+    pub fn repeat<'g>(&'g self, a: Tensor<'g>, ne: [usize; 4]) -> Result<Tensor<'g>> {
+        const OP: &str = "repeat";
+        self.require_f32(OP, a)?;
+        require_rows(OP, &[a])?;
+        let fits = ne
+            .iter()
+            .zip(a.ne())
+            .all(|(to, n)| *to > 0 && to.is_multiple_of(n));
+        if !fits {
+            return Err(shape(OP, &format!("{ne:?} is no multiple"), &[a]));
+        }
+        let [n0, n1, n2, n3] = ne.map(|n| n as i64);
+        self.node(OP, &[a], |context| {
+            // SAFETY: each dimension is a multiple.
+            unsafe { sys::ggml_repeat_4d(context, a.raw(), n0, n1, n2, n3) }
+        })
+    }
+
+    /// Makes the graph update parameters by AdamW (arXiv 1711.05101): with `m` and `v` the moments' new values,
+    /// `p = p (1 - lr decay) - lr m c1 / (sqrt(v c2) + eps)`.
+    pub fn adamw(&self, update: AdamW<'_>) -> Result<()> {
+        const OP: &str = "adamw";
+        let AdamW {
+            parameters,
+            gradients,
+            first_moment,
+            second_moment,
+            settings,
+        } = update;
+        let changed = [parameters, first_moment, second_moment];
+        self.require_contiguous_f32(OP, &[parameters, gradients, first_moment, second_moment])?;
+        self.require_contiguous_f32(OP, &[settings])?;
+        let is_alone = |tensor: Tensor<'_>| tensor.root() == tensor.raw();
+        if !changed.into_iter().all(is_alone) {
+            return Err(shape(OP, "what is updated must not be a view", &changed));
+        }
+        for tensor in changed {
+            self.require_writable(OP, tensor)?;
+        }
+        let n = parameters.ne();
+        if [gradients, first_moment, second_moment]
+            .iter()
+            .any(|t| t.ne() != n)
+            || settings.n_elements() != 7
+        {
+            return Err(shape(
+                OP,
+                "shapes differ, or not 7 settings",
+                &[parameters, gradients, settings],
+            ));
+        }
+        let inputs = [parameters, gradients, first_moment, second_moment, settings];
+        let node = self.node(OP, &inputs, |context| {
+            let [p, g, m, v, settings] = inputs.map(|t| t.raw());
+            // SAFETY: stored tensors are leaves, which may be parameters; shapes and types are checked above.
+            unsafe {
+                sys::ggml_set_param(p);
+                sys::ggml_opt_step_adamw(context, p, g, m, v, settings)
+            }
+        })?;
+        self.expand(node)
     }
 
     /// The gradient of [`Unary::Silu`] at `x`, given its result's `dy`; both contiguous and of one shape.

@@ -84,7 +84,8 @@ impl Scheduler {
         }
     }
 
-    /// Computes a graph, and tells where each of its nodes ran. What it stored is there when this returns.
+    /// Has a graph computed, and tells where each of its nodes runs. What it stores is there for whatever reads it from its storage, and
+    /// for the next graphs: a device may still be computing when this returns.
     ///
     /// The graph is taken, since its intermediate tensors point into memory that the next graph reuses.
     ///
@@ -103,6 +104,7 @@ impl Scheduler {
                 return Err(GgmlError::NoBackend { op: node.op_name() });
             }
         }
+        let _busy: Vec<_> = self.backends.iter().map(|b| b.handle().lock()).collect();
         // SAFETY: alive; forgets the graph before, whose tensors are gone with it.
         unsafe { sys::ggml_backend_sched_reset(self.raw.as_ptr()) };
         // SAFETY: the graph is alive and fits; each node can be computed somewhere, which is what ggml would assert.
@@ -120,9 +122,11 @@ impl Scheduler {
             })
             .collect();
         graph.before_run();
-        // SAFETY: allocated above; `&mut self` keeps other computations away from the backends.
+        // SAFETY: allocated above; nothing else uses the backends meanwhile. What is still to be computed when this returns needs memory
+        // of storages and of the scheduler, which wait before they free it, and nothing of the graph: what ran on the CPU, custom
+        // operations included, is done.
         let status =
-            unsafe { sys::ggml_backend_sched_graph_compute(self.raw.as_ptr(), graph.raw()) };
+            unsafe { sys::ggml_backend_sched_graph_compute_async(self.raw.as_ptr(), graph.raw()) };
         if let Some(panic) = graph.take_panic() {
             return Err(panic);
         }
@@ -156,6 +160,7 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
+        self.backends.iter().for_each(|b| b.handle().wait());
         // SAFETY: ours, freed once, before its backends.
         unsafe { sys::ggml_backend_sched_free(self.raw.as_ptr()) }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::{AnyBitPattern, NoUninit};
 use llama_cpp_sys_2 as sys;
 
-use super::device::Backend;
+use super::device::{Backend, Handle};
 use super::error::{GgmlError, Result};
 use super::tensor::{Tensor, contiguous_bytes};
 use crate::GgmlType;
@@ -26,6 +26,8 @@ pub struct Storage {
     tensors: Vec<NonNull<sys::ggml_tensor>>,
     // Keeps a mapped file alive as long as tensors point into it.
     mapped: Option<Arc<Gguf>>,
+    // Whose memory it is, if not a mapped file's.
+    backend: Option<Arc<Handle>>,
 }
 
 // SAFETY: the pointers are owned; ggml has no thread affinity for contexts and host buffers. Not Sync: reads and writes of
@@ -88,6 +90,7 @@ impl StorageBuilder {
             buffer,
             tensors,
             mapped: None,
+            backend: Some(Arc::clone(backend.handle())),
         })
     }
 }
@@ -130,6 +133,7 @@ impl Storage {
             buffer,
             tensors,
             mapped: Some(Arc::clone(gguf)),
+            backend: None,
         };
         for (raw, info) in storage.tensors.iter().zip(gguf.tensors()) {
             let data = gguf.data(info);
@@ -176,6 +180,15 @@ impl Storage {
         unsafe { sys::ggml_backend_buffer_get_size(self.buffer.as_ptr()) }
     }
 
+    /// Sets all tensors to 0. Does nothing to a mapped file.
+    pub fn clear(&mut self) {
+        self.wait();
+        if self.mapped.is_none() {
+            // SAFETY: the buffer is alive and ours to write; `&mut self` keeps readers away.
+            unsafe { sys::ggml_backend_buffer_clear(self.buffer.as_ptr(), 0) };
+        }
+    }
+
     /// Copies host data into a tensor, whole.
     pub fn write<T: NoUninit>(&mut self, id: TensorId, data: &[T]) -> Result<()> {
         let (tensor, host) = (self.get(id).n_bytes(), std::mem::size_of_val(data));
@@ -197,6 +210,7 @@ impl Storage {
             });
         }
         check_range(tensor, offset, bytes.len())?;
+        self.wait();
         // SAFETY: the range lies in the tensor, which has memory; `&mut self` keeps readers away.
         unsafe {
             sys::ggml_backend_tensor_set(tensor.raw(), bytes.as_ptr().cast(), offset, bytes.len())
@@ -214,6 +228,7 @@ impl Storage {
         let tensor = self.get(id);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(data);
         check_range(tensor, offset, bytes.len())?;
+        self.wait();
         // SAFETY: the range lies in the tensor, which has memory.
         unsafe {
             sys::ggml_backend_tensor_get(
@@ -224,6 +239,13 @@ impl Storage {
             )
         };
         Ok(())
+    }
+
+    /// Backends other than the CPU go on computing after they were given a graph.
+    fn wait(&self) {
+        if let Some(backend) = &self.backend {
+            backend.wait();
+        }
     }
 
     /// Copies a tensor into host memory, whole.
@@ -255,6 +277,7 @@ impl Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
+        self.wait();
         // SAFETY: both are ours and freed once; tensors handed out borrow `self` and are gone.
         unsafe {
             sys::ggml_backend_buffer_free(self.buffer.as_ptr());

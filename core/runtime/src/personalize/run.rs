@@ -297,21 +297,15 @@ impl Context<'_> {
             .sum();
         let threads = || std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let n_threads = self.budget.n_threads.unwrap_or_else(threads);
-        let device = match self.budget.gpu {
-            true => Some(first_gpu()?),
-            false => None,
-        };
-        let kernels = match device {
-            None => self.kernels(n_threads)?,
-            // A device has products of its own.
-            Some(_) => Kernels::EXACT,
-        };
+        let kernels = self.kernels(n_threads)?;
         let memory_mib = self.budget.memory_mib;
         let budget = plan::Budget::for_examples(examples, BATCH, n_threads, kernels, memory_mib);
-        let plan = Plan {
-            device,
-            ..Plan::resolve(&model, n_lora, &budget)?
-        };
+        let mut plan = Plan::resolve(&model, n_lora, &budget)?;
+        if self.budget.gpu {
+            plan = plan
+                .on_device(first_gpu()?, false, &budget, &model, n_lora)
+                .map_err(|e| Error::Train(TrainError::Network(e.into())))?;
+        }
         Ok(Resolved {
             train,
             plan,
@@ -436,7 +430,7 @@ impl Context<'_> {
     /// Writes the adapter's file and records it as a candidate.
     fn record(
         &self,
-        trainer: Trainer,
+        mut trainer: Trainer,
         resolved: &Resolved,
         curated: &Curated,
         shifts: &Shifts,
@@ -459,7 +453,7 @@ impl Context<'_> {
             })?;
         }
         let adapter = AdapterFile {
-            lora: trainer.lora().clone(),
+            lora: trainer.lora()?.clone(),
             architecture: trainer.network().model().spec.architecture.clone(),
             base_sha256: Some(self.loaded.sha256.clone()),
         };

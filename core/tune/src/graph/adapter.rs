@@ -1,11 +1,13 @@
 //! The adapter on the device: factors in the layout of the kernels, refreshed from the trainer's flat parameters.
 
+use std::ops::Range;
+
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Backend, GgmlError, Storage, StorageBuilder, TensorId};
 
 use super::kernels::thin::Span;
 use crate::adapter::{Lora, LoraTensor};
-use crate::model::{Fused, Model};
+use crate::model::{Fused, LayerWeights, Model};
 
 /// The adapter's part in one fused projection.
 ///
@@ -27,78 +29,178 @@ pub struct FusedLora {
     pub b_len: usize,
 }
 
-/// Factors of one fused projection in a storage.
-#[derive(Debug, Clone, Copy)]
+/// Where the factors of one fused projection are among all values.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Factors {
-    pub a: TensorId,
-    pub b: TensorId,
+    pub a: Range<usize>,
+    pub b: Range<usize>,
 }
 
-/// The adapter's factors on the device, and room for the gradients of one layer.
-pub struct DeviceAdapter {
-    /// Per layer, in the order of [`LayerWeights::fused`](crate::model::LayerWeights::fused).
+/// Factors begin at multiples of so many values, so that kernels may read them in vectors.
+const ALIGNMENT: usize = 64;
+
+/// How the trainer's flat parameters are arranged for the kernels.
+pub struct Layout {
+    /// Per layer, in the order of [`LayerWeights::fused`].
     pub layers: Vec<[FusedLora; 4]>,
-    /// `alpha / rank`.
-    pub scale: f32,
-    /// The factors.
-    pub storage: Storage,
-    /// Where they are, per layer and fused projection; none where nothing is adapted.
+    /// Where factors are, in the same order; none where nothing is adapted.
     pub factors: Vec<[Option<Factors>; 4]>,
-    /// Gradients of one layer.
-    pub gradients: Storage,
-    /// Where they are.
-    pub gradient_factors: [Option<Factors>; 4],
     /// The layout of the parameters.
     pub tensors: Vec<LoraTensor>,
-    scratch: Vec<f32>,
+    /// All values, with what lies between factors.
+    pub n_values: usize,
 }
 
-impl DeviceAdapter {
-    pub fn new(model: &Model, lora: &Lora, backend: &Backend) -> Result<Self, GgmlError> {
-        let layers: Vec<[FusedLora; 4]> = model
-            .layers
-            .iter()
-            .enumerate()
-            .map(|(layer, weights)| {
-                weights
-                    .fused()
-                    .map(|fused| FusedLora::new(layer, fused, lora))
-            })
-            .collect();
-        let mut builder = StorageBuilder::new();
-        let mut add = |fused: &FusedLora| {
+impl Layout {
+    pub fn new(model: &Model, lora: &Lora) -> Self {
+        let of_layer = |(layer, weights): (usize, &LayerWeights)| {
+            let fused = weights.fused();
+            fused.map(|fused| FusedLora::new(layer, fused, lora))
+        };
+        let layers: Vec<_> = model.layers.iter().enumerate().map(of_layer).collect();
+        let mut n_values = 0;
+        let mut take = |len: usize| {
+            let start = n_values;
+            n_values += len.next_multiple_of(ALIGNMENT);
+            start..start + len
+        };
+        let mut place = |fused: &FusedLora| {
             (fused.rank > 0).then(|| Factors {
-                a: builder.add(GgmlType::F32, &[fused.a_len]),
-                b: builder.add(GgmlType::F32, &[fused.b_len]),
+                a: take(fused.a_len),
+                b: take(fused.b_len),
             })
         };
         let factors = layers
             .iter()
-            .map(|layer| layer.each_ref().map(&mut add))
+            .map(|layer| layer.each_ref().map(&mut place))
             .collect();
-        let storage = builder.build(backend)?;
-        let mut builder = StorageBuilder::new();
-        // All layers have the same shapes, but a layer may lack adapted parts that another has.
-        let gradient_factors = std::array::from_fn(|which| {
-            let largest =
-                |f: fn(&FusedLora) -> usize| layers.iter().map(|l| f(&l[which])).max().unwrap_or(0);
-            let (a, b) = (largest(|f| f.a_len), largest(|f| f.b_len));
-            (a > 0).then(|| Factors {
-                a: builder.add(GgmlType::F32, &[a]),
-                b: builder.add(GgmlType::F32, &[b]),
-            })
-        });
-        builder.add(GgmlType::F32, &[1]);
-        let gradients = builder.build(backend)?;
-        let mut adapter = Self {
+        Self {
             layers,
-            scale: lora.scale(),
-            storage,
             factors,
-            gradients,
-            gradient_factors,
             tensors: lora.tensors.clone(),
-            scratch: Vec::new(),
+            n_values,
+        }
+    }
+
+    /// The values of a layer, with what lies between.
+    fn values_of(&self, layer: usize) -> Range<usize> {
+        let mut all = self.factors[layer].iter().flatten();
+        match (all.next(), all.next_back()) {
+            (Some(first), last) => first.a.start..last.unwrap_or(first).b.end,
+            (None, _) => 0..0,
+        }
+    }
+
+    /// Writes flat parameters, or what belongs to them, into a vector of the device.
+    pub fn write(
+        &self,
+        flat: &[f32],
+        (storage, id): (&mut Storage, TensorId),
+    ) -> Result<(), GgmlError> {
+        let mut scratch = Vec::new();
+        for (fused, factors) in self.pieces(0..self.layers.len()) {
+            scratch.clear();
+            for &index in &fused.tensors {
+                scratch.extend_from_slice(&flat[self.tensors[index].a.clone()]);
+            }
+            storage.write_at(id, factors.a.start * size_of::<f32>(), &scratch)?;
+            scratch.clear();
+            scratch.resize(fused.b_len, 0.0);
+            for (&index, span) in fused.tensors.iter().zip(&fused.b_spans) {
+                let b = &flat[self.tensors[index].b.clone()];
+                let transposed = &mut scratch[span.factor_start..][..span.len * span.rank];
+                transpose(b, span.rank, transposed, span.len);
+            }
+            storage.write_at(id, factors.b.start * size_of::<f32>(), &scratch)?;
+        }
+        Ok(())
+    }
+
+    /// Takes each number of some layers from a vector of the device, which begins at value `first`, to its place among flat parameters.
+    pub fn read(
+        &self,
+        layers: Range<usize>,
+        (storage, id, first): (&Storage, TensorId, usize),
+        flat: &mut [f32],
+        take: impl Fn(&mut f32, f32),
+    ) -> Result<(), GgmlError> {
+        let mut scratch = Vec::new();
+        let load = |values: &Range<usize>, scratch: &mut Vec<f32>| {
+            scratch.resize(values.len(), 0.0);
+            storage.read_at(id, (values.start - first) * size_of::<f32>(), scratch)
+        };
+        for (fused, factors) in self.pieces(layers) {
+            load(&factors.a, &mut scratch)?;
+            let mut at = 0;
+            for &index in &fused.tensors {
+                let to = &mut flat[self.tensors[index].a.clone()];
+                let from = &scratch[at..];
+                to.iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| take(to, *from));
+                at += to.len();
+            }
+            load(&factors.b, &mut scratch)?;
+            for (&index, span) in fused.tensors.iter().zip(&fused.b_spans) {
+                let from = &scratch[span.factor_start..][..span.len * span.rank];
+                let to = &mut flat[self.tensors[index].b.clone()];
+                for (row, to) in to.chunks_exact_mut(span.rank).enumerate() {
+                    for (r, to) in to.iter_mut().enumerate() {
+                        take(to, from[r * span.len + row]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pieces(&self, layers: Range<usize>) -> impl Iterator<Item = (&FusedLora, &Factors)> {
+        let all = layers.flat_map(|layer| self.layers[layer].iter().zip(&self.factors[layer]));
+        all.filter_map(|(fused, factors)| Some((fused, factors.as_ref()?)))
+    }
+}
+
+/// The adapter's factors on the device, and their gradients.
+pub struct DeviceAdapter {
+    pub layout: Layout,
+    /// `alpha / rank`.
+    pub scale: f32,
+    /// Holds `values`.
+    pub storage: Storage,
+    /// All values, those between factors being 0.
+    pub values: TensorId,
+    /// Holds `gradient`.
+    pub gradients: Storage,
+    /// Gradients in the order of values: of one layer, or sums of all.
+    pub gradient: TensorId,
+    /// Whether gradients of all layers are summed up here.
+    pub sums_up: bool,
+}
+
+impl DeviceAdapter {
+    /// With `sums_up` there is room for the gradients of all layers; otherwise for those of one.
+    pub fn new(
+        model: &Model,
+        lora: &Lora,
+        sums_up: bool,
+        backend: &Backend,
+    ) -> Result<Self, GgmlError> {
+        let layout = Layout::new(model, lora);
+        let largest = (0..layout.layers.len()).map(|layer| layout.values_of(layer).len());
+        let n_gradients = match sums_up {
+            true => layout.n_values,
+            false => largest.max().unwrap_or(0),
+        };
+        let (storage, values) = vector(layout.n_values, backend)?;
+        let (gradients, gradient) = vector(n_gradients, backend)?;
+        let mut adapter = Self {
+            layout,
+            scale: 0.0,
+            storage,
+            values,
+            gradients,
+            gradient,
+            sums_up,
         };
         adapter.upload(lora)?;
         Ok(adapter)
@@ -107,61 +209,38 @@ impl DeviceAdapter {
     /// Copies parameters of the same layout to the device.
     pub fn upload(&mut self, lora: &Lora) -> Result<(), GgmlError> {
         self.scale = lora.scale();
-        for (layer, factors) in self.layers.iter().zip(&self.factors) {
-            for (fused, factors) in layer.iter().zip(factors) {
-                let Some(factors) = factors else { continue };
-                self.scratch.clear();
-                for &index in &fused.tensors {
-                    self.scratch
-                        .extend_from_slice(&lora.values[lora.tensors[index].a.clone()]);
-                }
-                self.storage.write(factors.a, &self.scratch)?;
-                self.scratch.clear();
-                self.scratch.resize(fused.b_len, 0.0);
-                for (&index, span) in fused.tensors.iter().zip(&fused.b_spans) {
-                    let b = &lora.values[lora.tensors[index].b.clone()];
-                    let transposed = &mut self.scratch[span.factor_start..][..span.len * span.rank];
-                    transpose(b, span.rank, transposed, span.len);
-                }
-                self.storage.write(factors.b, &self.scratch)?;
-            }
-        }
-        Ok(())
+        self.layout
+            .write(&lora.values, (&mut self.storage, self.values))
     }
 
-    /// Adds one layer's gradients to the flat gradient of the parameters.
-    pub fn download_gradients(
-        &mut self,
-        layer: usize,
-        tensors: &[LoraTensor],
-        grads: &mut [f32],
-    ) -> Result<(), GgmlError> {
-        for (fused, factors) in self.layers[layer].iter().zip(self.gradient_factors) {
-            let Some(factors) = factors.filter(|_| fused.rank > 0) else {
-                continue;
-            };
-            self.gradients.read_into(factors.a, &mut self.scratch)?;
-            let mut at = 0;
-            for &index in &fused.tensors {
-                let to = &mut grads[tensors[index].a.clone()];
-                to.iter_mut()
-                    .zip(&self.scratch[at..])
-                    .for_each(|(to, from)| *to += from);
-                at += to.len();
-            }
-            self.gradients.read_into(factors.b, &mut self.scratch)?;
-            for (&index, span) in fused.tensors.iter().zip(&fused.b_spans) {
-                let from = &self.scratch[span.factor_start..][..span.len * span.rank];
-                let to = &mut grads[tensors[index].b.clone()];
-                for (row, to) in to.chunks_exact_mut(span.rank).enumerate() {
-                    for (r, to) in to.iter_mut().enumerate() {
-                        *to += from[r * span.len + row];
-                    }
-                }
-            }
-        }
-        Ok(())
+    /// Where values of a layer have their gradients.
+    pub fn gradient_of(&self, layer: usize, values: &Range<usize>) -> Range<usize> {
+        let first = self.first_gradient(layer);
+        values.start - first..values.end - first
     }
+
+    /// Adds gradients of some layers, of one if they are not summed up here, to the flat gradient of the parameters.
+    pub fn add_gradients(&self, layers: Range<usize>, grads: &mut [f32]) -> Result<(), GgmlError> {
+        let first = self.first_gradient(layers.start);
+        let from = (&self.gradients, self.gradient, first);
+        self.layout
+            .read(layers, from, grads, |to, from| *to += from)
+    }
+
+    /// The value that the first gradient is of, while those of this layer are there.
+    fn first_gradient(&self, layer: usize) -> usize {
+        match self.sums_up {
+            true => 0,
+            false => self.layout.values_of(layer).start,
+        }
+    }
+}
+
+/// Zeros on a backend.
+pub fn vector(len: usize, backend: &Backend) -> Result<(Storage, TensorId), GgmlError> {
+    let mut builder = StorageBuilder::new();
+    let id = builder.add(GgmlType::F32, &[len.max(1)]);
+    Ok((builder.build(backend)?, id))
 }
 
 impl FusedLora {

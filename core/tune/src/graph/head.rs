@@ -11,7 +11,9 @@
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::custom::Work;
-use thumbprint_ggml::ggml::{Graph, Tensor, dequantize_row};
+use thumbprint_ggml::ggml::{
+    Backend, Graph, Storage, StorageBuilder, Tensor, TensorId, dequantize_row,
+};
 
 use super::builder::Builder;
 use super::fragments::{Fragments, Result, Weights};
@@ -22,7 +24,6 @@ use super::kernels::head::{
 };
 use super::kernels::rows::cap_slope;
 use super::layer::load_norm;
-use super::memory::HeadMemory;
 use super::scratch::Scratch;
 use crate::model::Model;
 
@@ -46,6 +47,50 @@ pub enum Wanted {
     Gradient,
     /// The mean embedding of the row's own distribution.
     Mean,
+}
+
+/// What the head reads and writes, a chunk of rows at a time.
+pub struct HeadMemory {
+    pub storage: Storage,
+    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives gradients or means, if wanted.
+    pub hidden: TensorId,
+    /// Labels `[rows]`, I32, or [`BY_MEAN`].
+    pub labels: TensorId,
+    /// Mean embeddings of the targets that are distributions: `[n_embd, rows]`, F32.
+    pub means: TensorId,
+    /// Receives [`STATS`] numbers a row, F32.
+    pub stats: TensorId,
+}
+
+impl HeadMemory {
+    pub fn new(n_embd: usize, rows: usize, backend: &Backend) -> Result<Self> {
+        let mut builder = StorageBuilder::new();
+        Ok(Self {
+            hidden: builder.add(GgmlType::F32, &[n_embd, rows]),
+            labels: builder.add(GgmlType::I32, &[rows]),
+            means: builder.add(GgmlType::F32, &[n_embd, rows]),
+            stats: builder.add(GgmlType::F32, &[STATS, rows]),
+            storage: builder.build(backend)?,
+        })
+    }
+
+    /// Writes a chunk: hidden states, labels, and means where targets are distributions.
+    pub fn write(
+        &mut self,
+        hidden: &[f32],
+        labels: &[i32],
+        means: &[Option<&[f32]>],
+    ) -> Result<()> {
+        self.storage.write_at(self.hidden, 0, hidden)?;
+        self.storage.write_at(self.labels, 0, labels)?;
+        for (row, mean) in means.iter().enumerate() {
+            if let Some(mean) = mean {
+                let offset = row * size_of_val(*mean);
+                self.storage.write_at(self.means, offset, mean)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A chunk of rows to be scored.

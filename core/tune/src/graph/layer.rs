@@ -1,9 +1,10 @@
 //! The graphs of one block: forward, and backward from the gradient of its output.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::{GgmlError, Graph, Storage, Tensor, TensorId};
+use thumbprint_ggml::ggml::{Binary, GgmlError, Graph, Storage, Tensor, TensorId};
 
 use super::adapter::{DeviceAdapter, FusedLora};
 use super::builder::Builder;
@@ -444,14 +445,14 @@ impl<'a> LayerContext<'a> {
         let mut thin_gradient = None;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(graph, which)?
             && let (Some(adapter), Some(saved)) = (self.adapter, self.saved.thin[which])
-            && let Some(gradients) = adapter.gradient_factors[which]
+            && let Some(factors) = &adapter.layout.factors[self.layer][which]
         {
             let t = self.saved_thin(graph, saved, lora.rank)?;
             let db = b.factor_gradients(t, dy, &lora.b_spans)?;
-            self.store_prefix(graph, db, (&adapter.gradients, gradients.b))?;
+            self.store_gradient(graph, adapter, &factors.b, db)?;
             let dt = b.thin(dy, b_factors, &lora.b_spans, scale)?;
             let da = b.factor_gradients(dt, b.dropped(x, self.dropout(which))?, &lora.a_spans)?;
-            self.store_prefix(graph, da, (&adapter.gradients, gradients.a))?;
+            self.store_gradient(graph, adapter, &factors.a, da)?;
             thin_gradient = Some((dt, a_factors, lora));
         }
         if !input_gradient {
@@ -531,17 +532,14 @@ impl<'a> LayerContext<'a> {
         let Some(adapter) = self.adapter else {
             return Ok(None);
         };
-        let Some(factors) = adapter.factors[self.layer][which] else {
+        let Some(factors) = &adapter.layout.factors[self.layer][which] else {
             return Ok(None);
         };
-        let a = graph.load(&adapter.storage, factors.a)?;
-        let b = graph.load(&adapter.storage, factors.b)?;
-        Ok(Some((
-            &adapter.layers[self.layer][which],
-            a,
-            b,
-            adapter.scale,
-        )))
+        let values = graph.load(&adapter.storage, adapter.values)?;
+        let a = graph.columns(values, factors.a.start, factors.a.len())?;
+        let b = graph.columns(values, factors.b.start, factors.b.len())?;
+        let lora = &adapter.layout.layers[self.layer][which];
+        Ok(Some((lora, a, b, adapter.scale)))
     }
 
     fn dropout(&self, which: usize) -> Option<Dropout> {
@@ -595,15 +593,22 @@ impl<'a> LayerContext<'a> {
         )
     }
 
-    /// Stores a vector at the beginning of a stored one that may be longer.
-    fn store_prefix<'g>(
+    /// Stores the gradient of some values, or adds it to what is there.
+    fn store_gradient<'g>(
         &self,
         graph: &'g Graph<'a>,
-        from: Tensor<'g>,
-        (storage, id): (&'a Storage, TensorId),
+        adapter: &'a DeviceAdapter,
+        values: &Range<usize>,
+        gradient: Tensor<'g>,
     ) -> Result<()> {
-        let target = graph.load(storage, id)?;
-        graph.store(from, graph.columns(target, 0, from.ne()[0])?)
+        let at = adapter.gradient_of(self.layer, values);
+        let all = graph.load(&adapter.gradients, adapter.gradient)?;
+        let target = graph.columns(all, at.start, at.len())?;
+        let sum = match adapter.sums_up {
+            true => graph.binary(Binary::Add, gradient, target)?,
+            false => gradient,
+        };
+        graph.store(sum, target)
     }
 }
 

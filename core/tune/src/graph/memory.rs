@@ -5,11 +5,9 @@ use thumbprint_ggml::ggml::{Backend, GgmlError, Storage, StorageBuilder, TensorI
 
 use super::adapter::{DeviceAdapter, FusedLora};
 use super::experts::ExpertMemory;
-use super::kernels::attention::Attention;
-use super::kernels::head::STATS;
 use super::layer::{Make, Saved};
 use super::network::NetworkOptions;
-use super::portable::{ChunkMemory, PortableIds, rope_factors};
+use super::portable::{UbatchIds, rope_factors};
 use crate::model::{BlockSpec, Model, Rope};
 
 /// Tensors that last from graph to graph.
@@ -27,28 +25,9 @@ pub struct Memory {
     /// What rotary embedding needs, in blocks without and with a window, which may be the same: cosines and sines, `[n_dims / 2, max]`
     /// each; for portable fragments positions and factors.
     pub rope: [[TensorId; 2]; 2],
-    /// What portable fragments read, in blocks without and with a window, which may be the same.
-    portable: Option<[PortableIds; 2]>,
+    /// What portable fragments read.
+    pub portable: Option<UbatchIds>,
     pub experts: Option<ExpertMemory>,
-}
-
-/// What the head reads and writes, a chunk of rows at a time.
-pub enum HeadRows {
-    Custom(HeadMemory),
-    Portable(ChunkMemory),
-}
-
-/// The same for custom operations.
-pub struct HeadMemory {
-    pub storage: Storage,
-    /// Hidden states before the final norm: `[n_embd, rows]`, F32. Receives gradients or means, if wanted.
-    pub hidden: TensorId,
-    /// Labels `[rows]`, I32, or [`BY_MEAN`](super::head::BY_MEAN).
-    pub labels: TensorId,
-    /// Mean embeddings of the targets that are distributions: `[n_embd, rows]`, F32.
-    pub means: TensorId,
-    /// Receives [`STATS`] numbers a row, F32.
-    pub stats: TensorId,
 }
 
 impl Memory {
@@ -62,7 +41,7 @@ impl Memory {
         let (n, saved_type) = (options.max_tokens, options.kernels.saved);
         let mut builder = StorageBuilder::new();
         let changed = |layer: &[FusedLora; 4]| layer.iter().any(|fused| fused.rank > 0);
-        let first = adapter.and_then(|a| a.layers.iter().position(changed));
+        let first = adapter.and_then(|a| a.layout.layers.iter().position(changed));
         let first = first.unwrap_or(0);
         let n_x = match adapter {
             Some(_) if options.checkpoint => spec.n_layer - first + 1,
@@ -79,7 +58,9 @@ impl Memory {
         let mut saved: Vec<_> = (0..n_saved)
             .map(|slot| {
                 let rank = |which: usize| {
-                    let layers = adapter.map(|a| a.layers.as_slice()).unwrap_or_default();
+                    let layers = adapter
+                        .map(|a| a.layout.layers.as_slice())
+                        .unwrap_or_default();
                     // A slot that serves all layers must fit the largest.
                     let fits = |layer: usize| n_saved == 1 || layer == first + slot;
                     let ranks = layers.iter().enumerate().filter(|(layer, _)| fits(*layer));
@@ -138,16 +119,7 @@ impl Memory {
             Some(_) => tables(),
             None => everywhere,
         };
-        let n_indices = model.tallest_weight().max(spec.n_vocab);
-        let portable = is_portable.then(|| {
-            let indices = builder.add(GgmlType::I32, &[n_indices]);
-            let everywhere = builder.add(GgmlType::F32, &[n * n]);
-            let windowed = match spec.window {
-                Some(_) => builder.add(GgmlType::F32, &[n * n]),
-                None => everywhere,
-            };
-            [everywhere, windowed].map(|mask| PortableIds { indices, mask })
-        });
+        let portable = is_portable.then(|| UbatchIds::add(&mut builder, model, n));
         let experts = spec.experts.map(|experts| {
             let mut add = |width, n| builder.add(GgmlType::F32, &[width, n]);
             let n_rows = experts.n_used * n;
@@ -159,9 +131,8 @@ impl Memory {
             }
         });
         let mut storage = builder.build(backend)?;
-        if let Some([PortableIds { indices, .. }, _]) = portable {
-            let indices_from_0: Vec<i32> = (0..n_indices as i32).collect();
-            storage.write(indices, &indices_from_0)?;
+        if let Some(ids) = portable {
+            ids.write_constants(&mut storage)?;
         }
         Ok(Self {
             experts,
@@ -179,31 +150,16 @@ impl Memory {
     pub fn makes(&self, options: &NetworkOptions) -> [Make; 2] {
         match self.portable {
             None => [Make::Custom(options.kernels.scratch); 2],
-            Some(ids) => ids.map(Make::Portable),
+            Some(ids) => ids.fragments.map(Make::Portable),
         }
     }
 
-    /// 0, 1, 2 and so on, for portable fragments.
+    /// What portable fragments read.
     ///
     /// # Panics
     /// If there are none.
-    pub fn indices(&self) -> TensorId {
-        self.portable.expect("portable fragments")[0].indices
-    }
-
-    /// Writes the masks of portable fragments, of blocks without and with a window.
-    pub fn write_masks(&mut self, attention: &[Attention; 2]) -> Result<(), GgmlError> {
-        let Some([everywhere, windowed]) = self.portable else {
-            return Ok(());
-        };
-        let mut write = |ids: PortableIds, attention: &Attention| {
-            self.storage.write_at(ids.mask, 0, &attention.mask())
-        };
-        write(everywhere, &attention[0])?;
-        match windowed.mask == everywhere.mask {
-            true => Ok(()),
-            false => write(windowed, &attention[1]),
-        }
+    pub fn portable_ids(&self) -> UbatchIds {
+        self.portable.expect("portable fragments")
     }
 
     /// What a layer saves in; anything for a layer that saves nothing.
@@ -256,61 +212,4 @@ impl Memory {
 fn own_rope(spec: &BlockSpec) -> Option<&Rope> {
     let rope = spec.window.as_ref().map(|window| &window.rope);
     rope.filter(|rope| **rope != spec.rope)
-}
-
-impl HeadRows {
-    pub fn new(
-        model: &Model,
-        options: &NetworkOptions,
-        backend: &Backend,
-    ) -> Result<Self, GgmlError> {
-        let rows = options.head_rows;
-        Ok(match options.device {
-            None => Self::Custom(HeadMemory::new(model.spec.n_embd, rows, backend)?),
-            Some(_) => Self::Portable(ChunkMemory::new(model, rows, backend)?),
-        })
-    }
-
-    /// Where hidden states are, and what took their place.
-    pub fn hidden(&self) -> (&Storage, TensorId) {
-        match self {
-            Self::Custom(memory) => (&memory.storage, memory.hidden),
-            Self::Portable(memory) => (&memory.storage, memory.hidden),
-        }
-    }
-
-    pub fn n_bytes(&self) -> usize {
-        self.hidden().0.n_bytes()
-    }
-}
-
-impl HeadMemory {
-    fn new(n_embd: usize, rows: usize, backend: &Backend) -> Result<Self, GgmlError> {
-        let mut builder = StorageBuilder::new();
-        Ok(Self {
-            hidden: builder.add(GgmlType::F32, &[n_embd, rows]),
-            labels: builder.add(GgmlType::I32, &[rows]),
-            means: builder.add(GgmlType::F32, &[n_embd, rows]),
-            stats: builder.add(GgmlType::F32, &[STATS, rows]),
-            storage: builder.build(backend)?,
-        })
-    }
-
-    /// Writes a chunk: hidden states, labels, and means where targets are distributions.
-    pub fn write(
-        &mut self,
-        hidden: &[f32],
-        labels: &[i32],
-        means: &[Option<&[f32]>],
-    ) -> Result<(), GgmlError> {
-        self.storage.write_at(self.hidden, 0, hidden)?;
-        self.storage.write_at(self.labels, 0, labels)?;
-        for (row, mean) in means.iter().enumerate() {
-            if let Some(mean) = mean {
-                let offset = row * size_of_val(*mean);
-                self.storage.write_at(self.means, offset, mean)?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -20,6 +20,8 @@ mod portable;
 mod products;
 mod runner;
 mod scratch;
+mod targets;
+mod update;
 
 pub use choose::Kernels;
 pub use head::VOCAB_BLOCK;

@@ -11,16 +11,17 @@ use thumbprint_ggml::ggml::{GgmlError, Graph, StorageBuilder, TensorId};
 use super::adapter::DeviceAdapter;
 use super::choose::Kernels;
 use super::experts::Routes;
-use super::head::{self, BY_MEAN, HeadChunk, Wanted};
+use super::head::Wanted;
 use super::kept::Kept;
 use super::kernels::attention::Attention;
 use super::kernels::dropout::Dropout;
-use super::kernels::head::{STATS, log_prob, log_sum_sq};
 use super::layer::{self, Extent, LayerContext, Make};
-use super::memory::{HeadRows, Memory};
-use super::portable::{self, Chunk};
+use super::memory::Memory;
+use super::portable;
 use super::runner::Runner;
 use super::scratch::Scratch;
+use super::targets::{self, Targets};
+use super::update::{self, Moments};
 use crate::adapter::Lora;
 use crate::batch::Packed;
 use crate::model::{Model, ModelError};
@@ -38,8 +39,8 @@ pub struct NetworkOptions {
     pub checkpoint: bool,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
-    /// Whether to keep packed copies of all frozen matrices, in both directions, rather than to make them anew in every pass. Only
-    /// packed matrices can be kept.
+    /// Whether to keep copies of all frozen matrices in the form of products, in both directions, rather than to make them anew in every
+    /// pass. On the CPU only packed matrices can be kept; on a device, rows.
     pub keep_weights: bool,
     /// Where to compute, out of operations that every backend has; if nothing is given, on the CPU, with operations of our own.
     pub device: Option<DeviceOptions>,
@@ -167,15 +168,14 @@ pub struct Spent {
 pub struct Network {
     model: Model,
     options: NetworkOptions,
-    runner: Runner,
+    pub(super) runner: Runner,
     memory: Memory,
-    head: HeadRows,
+    targets: Targets,
     /// Packed copies of frozen matrices.
     weights: Option<Kept>,
-    adapter: Option<DeviceAdapter>,
-    /// What the head was last asked for, a row a target: after [`forward`](Self::forward), gradients of log-probabilities with respect
-    /// to hidden states.
-    head_out: Vec<f32>,
+    pub(super) adapter: Option<DeviceAdapter>,
+    /// Of an adapter on a device.
+    pub(super) moments: Option<Moments>,
     /// The batch whose activations are kept: that of the last [`forward`](Self::forward), if no other pass followed it.
     kept: Option<Packed>,
     /// Of [`forward`](Self::forward) and [`backward`](Self::backward).
@@ -198,24 +198,32 @@ impl Network {
             None => (model, Runner::cpu(options.n_threads)?),
             Some(device) => {
                 let capacity = layer::portable_graph_nodes(&model.spec, options.max_tokens)
-                    .max(portable::graph_nodes(model.spec.n_vocab));
+                    .max(portable::graph_nodes(model.spec.n_vocab))
+                    .max(portable::GRAPH_NODES)
+                    .max(update::GRAPH_NODES);
                 // A graph's stored tensors count again.
                 let runner = Runner::device(device, options.n_threads, 2 * capacity)?;
                 (model.on_device(runner.backend())?, runner)
             }
         };
-        let weights = match (options.keep_weights, options.kernels.scratch) {
-            (true, Scratch::Packed(packing)) if options.device.is_none() => {
-                Some(Kept::new(&model, packing, &mut runner)?)
-            }
-            _ => None,
-        };
         let backend = runner.backend();
+        let is_device = options.device.is_some();
         let adapter = lora
-            .map(|lora| DeviceAdapter::new(&model, lora, backend))
+            .map(|lora| DeviceAdapter::new(&model, lora, is_device, backend))
+            .transpose()?;
+        let moments = adapter
+            .as_ref()
+            .filter(|_| is_device)
+            .map(|adapter| Moments::new(adapter.layout.n_values, backend))
             .transpose()?;
         let memory = Memory::new(&model, &options, adapter.as_ref(), backend)?;
-        let head = HeadRows::new(&model, &options, backend)?;
+        let targets = Targets::new(&model, &options, backend)?;
+        let scratch = options.kernels.scratch;
+        let portable = memory.portable.map(|ids| (&memory.storage, ids));
+        let can_keep = portable.is_some() || matches!(scratch, Scratch::Packed(_));
+        let weights = (options.keep_weights && can_keep)
+            .then(|| Kept::new(&model, scratch, portable, &mut runner))
+            .transpose()?;
         let nowhere = Arc::new(Routes::new(&[], 1, 0));
         Ok(Self {
             routes: vec![nowhere; model.spec.n_layer],
@@ -223,10 +231,10 @@ impl Network {
             options,
             runner,
             memory,
-            head,
+            targets,
             weights,
             adapter,
-            head_out: Vec::new(),
+            moments,
             kept: None,
             dropout: None,
             spent: Spent::default(),
@@ -265,7 +273,9 @@ impl Network {
             .as_ref()
             .map_or(0, |a| a.storage.n_bytes() + a.gradients.n_bytes());
         let kept = self.weights.as_ref().map_or(0, |w| w.storage.n_bytes());
-        self.memory.storage.n_bytes() + self.head.n_bytes() + self.runner.n_bytes() + adapter + kept
+        let moments = self.moments.as_ref().map_or(0, Moments::n_bytes);
+        let scratch = self.targets.n_bytes() + self.runner.n_bytes();
+        self.memory.storage.n_bytes() + scratch + adapter + moments + kept
     }
 
     /// Copies new parameters of the same adapter to the device.
@@ -274,7 +284,7 @@ impl Network {
     /// [`NetworkError::Mismatch`] when the network was made without an adapter of this layout.
     pub fn update_adapter(&mut self, lora: &Lora) -> Result<()> {
         match &mut self.adapter {
-            Some(adapter) if adapter.tensors == lora.tensors => Ok(adapter.upload(lora)?),
+            Some(adapter) if adapter.layout.tensors == lora.tensors => Ok(adapter.upload(lora)?),
             Some(_) => Err(mismatch(
                 "the network was made for an adapter of another layout",
             )),
@@ -309,8 +319,9 @@ impl Network {
         let last = self.run_layers(packed, false, Extent::Output, None)?;
         self.run_head(packed, last, Wanted::Mean)?;
         let n_embd = self.model.spec.n_embd;
+        let means = self.targets.out(packed.targets.len())?;
         let of = |targets: &Range<usize>| {
-            Arc::from(&self.head_out[targets.start * n_embd..targets.end * n_embd])
+            Arc::from(&means[targets.start * n_embd..targets.end * n_embd])
         };
         Ok(packed.sequences.iter().map(of).collect())
     }
@@ -358,7 +369,7 @@ impl Network {
 
     /// Adds to `grads` (laid out as `lora.values`) the gradient of a loss whose derivative with respect to the log-probabilities of
     /// completion `i`'s tokens is `coefficients[i]`, for the ubatch of the last [`forward`](Self::forward), which no other pass may have
-    /// followed.
+    /// followed. On a device, the gradient that is summed up there is lost.
     ///
     /// # Errors
     /// [`NetworkError::Mismatch`] before anything is computed; after any other [`NetworkError`], `grads` is incomplete.
@@ -369,24 +380,57 @@ impl Network {
         lora: &Lora,
         grads: &mut [f32],
     ) -> Result<()> {
-        self.check_backward(packed, coefficients.len(), lora, grads)?;
-        let started = Instant::now();
-        let n_embd = self.model.spec.n_embd;
-        let mut start = vec![0.0f32; packed.tokens.len() * n_embd];
-        for (targets, coefficient) in packed.sequences.iter().zip(coefficients) {
-            let Coefficient { head, tail, n_head } = (*coefficient).into();
-            for (at, index) in targets.clone().enumerate() {
-                let coefficient = if at < n_head { head } else { tail };
-                let from = &self.head_out[index * n_embd..][..n_embd];
-                let to = &mut start[packed.targets[index].row * n_embd..][..n_embd];
-                to.iter_mut()
-                    .zip(from)
-                    .for_each(|(to, from)| *to += (coefficient as f32) * from);
-            }
+        self.check_backward(packed, coefficients.len())?;
+        let same = |adapter: &DeviceAdapter| adapter.layout.tensors == lora.tensors;
+        if !self.adapter.as_ref().is_some_and(same) || grads.len() != lora.values.len() {
+            return Err(mismatch(
+                "the gradient's layout is not that of the network's adapter",
+            ));
         }
-        self.memory
-            .storage
-            .write_at(self.memory.gradient, 0, &start)?;
+        if !self.updates_on_device() {
+            return self.run_backward(packed, coefficients, Some(grads));
+        }
+        self.clear_gradient()?;
+        self.run_backward(packed, coefficients, None)?;
+        match &self.adapter {
+            Some(adapter) => Ok(adapter.add_gradients(0..self.model.spec.n_layer, grads)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, adding to the gradient that is summed up on the device.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward); also where nothing is summed up on a device.
+    pub fn accumulate(
+        &mut self,
+        packed: &Packed,
+        coefficients: &[impl Copy + Into<Coefficient>],
+    ) -> Result<()> {
+        self.check_backward(packed, coefficients.len())?;
+        match self.updates_on_device() {
+            true => self.run_backward(packed, coefficients, None),
+            false => Err(mismatch("the network has no adapter on a device")),
+        }
+    }
+
+    /// Runs the blocks backward; with `grads`, each block's gradients are added to them.
+    fn run_backward(
+        &mut self,
+        packed: &Packed,
+        coefficients: &[impl Copy + Into<Coefficient>],
+        mut grads: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let started = Instant::now();
+        let of_sequence = |(targets, coefficient): (&Range<usize>, &_)| {
+            let Coefficient { head, tail, n_head } = Into::into(*coefficient);
+            (0..targets.len()).map(move |at| (if at < n_head { head } else { tail }) as f32)
+        };
+        let sequences = packed.sequences.iter().zip(coefficients);
+        let of_targets: Vec<f32> = sequences.flat_map(of_sequence).collect();
+        let gradient = (&mut self.memory.storage, self.memory.gradient);
+        self.targets
+            .begin_gradient(&mut self.runner, gradient, packed, &of_targets)?;
         let pass = self.pass(packed, true, self.dropout);
         let first = self.memory.first;
         for layer in (first..self.model.spec.n_layer).rev() {
@@ -402,8 +446,8 @@ impl Network {
             context.backward(&graph, gradient, &self.routes[layer], layer > first)?;
             self.runner.compute(graph)?;
             self.model.release_layer(layer);
-            if let Some(adapter) = &mut self.adapter {
-                adapter.download_gradients(layer, &lora.tensors, grads)?;
+            if let (Some(adapter), Some(grads)) = (&self.adapter, &mut grads) {
+                adapter.add_gradients(layer..layer + 1, grads)?;
             }
         }
         self.spent.backward += started.elapsed();
@@ -512,16 +556,20 @@ impl Network {
             }
         }
         self.kept = None;
-        let embeddings = self.model.embed(&packed.tokens)?;
-        self.model.release_ends();
-        self.memory
-            .storage
-            .write_at(self.memory.x(0), 0, &embeddings)?;
         self.memory.write_rope(&self.model, &packed.positions)?;
-        if self.options.device.is_some() {
-            self.memory.write_masks(&attention(&self.model, packed))?;
-        }
-        Ok(())
+        let x = self.memory.x(0);
+        let memory = &mut self.memory;
+        let Some(ids) = memory.portable else {
+            let embeddings = self.model.embed(&packed.tokens)?;
+            self.model.release_ends();
+            return Ok(memory.storage.write_at(x, 0, &embeddings)?);
+        };
+        self.model.check_tokens(&packed.tokens)?;
+        let attention = attention(&self.model, packed);
+        ids.write(&mut memory.storage, &packed.tokens, &attention)?;
+        let graph = Graph::new(portable::GRAPH_NODES)?;
+        ids.build(&graph, &self.model, &memory.storage, x, rows)?;
+        self.runner.compute(graph)
     }
 
     fn pass(&self, packed: &Packed, with_adapter: bool, dropout: Option<Dropout>) -> Pass {
@@ -562,92 +610,25 @@ impl Network {
 
     fn run_head(&mut self, packed: &Packed, last: TensorId, wanted: Wanted) -> Result<Scores> {
         let started = Instant::now();
-        let n_embd = self.model.spec.n_embd;
-        let hidden = self.hidden(last, packed.tokens.len())?;
-        let means = packed.means_of_targets(n_embd);
-        let mut logps = Vec::with_capacity(packed.targets.len());
-        let mut log_sum_sqs = Vec::with_capacity(packed.targets.len());
-        self.head_out.clear();
-        let n = self.options.head_rows;
-        let mut rows = Vec::with_capacity(n * n_embd);
-        for (chunk, means) in packed.targets.chunks(n).zip(means.chunks(n)) {
-            rows.clear();
-            let mut labels = Vec::with_capacity(n);
-            for (target, mean) in chunk.iter().zip(means) {
-                rows.extend_from_slice(&hidden[target.row * n_embd..][..n_embd]);
-                labels.push(mean.map_or(target.label, |_| BY_MEAN));
-            }
-            for (logp, log_sum_sq) in self.run_chunk(&mut rows, &labels, means, wanted)? {
-                logps.push(logp);
-                log_sum_sqs.push(log_sum_sq);
-            }
-            if wanted != Wanted::LogProb {
-                self.head_out.extend_from_slice(&rows);
-            }
-        }
+        let pass = targets::Pass {
+            model: &self.model,
+            options: &self.options,
+            kept: self.weights.as_ref(),
+            memory: &self.memory,
+        };
+        let scores = self
+            .targets
+            .score(&mut self.runner, &pass, packed, last, wanted)?;
         self.model.release_ends();
         self.spent.head += started.elapsed();
-        let of_sequences = |values: &[f64]| {
-            let ranges = packed.sequences.iter();
-            ranges.map(|range| values[range.clone()].to_vec()).collect()
+        let of_sequences = |which: fn(&(f64, f64)) -> f64| {
+            let of = |range: &Range<usize>| scores[range.clone()].iter().map(which).collect();
+            packed.sequences.iter().map(of).collect()
         };
         Ok(Scores {
-            logps: of_sequences(&logps),
-            log_sum_sq: of_sequences(&log_sum_sqs),
+            logps: of_sequences(|score| score.0),
+            log_sum_sq: of_sequences(|score| score.1),
         })
-    }
-
-    /// Scores hidden states, and puts what else is wanted in their place. Returns log-probabilities and, beside each, the log of the
-    /// sum of squared probabilities.
-    fn run_chunk(
-        &mut self,
-        rows: &mut [f32],
-        labels: &[i32],
-        means: &[Option<&[f32]>],
-        wanted: Wanted,
-    ) -> Result<Vec<(f64, f64)>> {
-        let n_vocab = self.model.spec.n_vocab;
-        let scores = match &mut self.head {
-            HeadRows::Custom(memory) => {
-                memory.write(rows, labels, means)?;
-                let graph = Graph::new(head::graph_nodes(n_vocab))?;
-                let chunk = HeadChunk {
-                    model: &self.model,
-                    memory,
-                    scratch: self.options.kernels.scratch,
-                    kept: self.weights.as_ref(),
-                    n_rows: labels.len(),
-                };
-                chunk.build(&graph, wanted)?;
-                self.runner.compute(graph)?;
-                let stats = memory.storage.to_vec::<f32>(memory.stats)?;
-                let stats = stats.chunks_exact(STATS).take(labels.len());
-                stats.map(|s| (log_prob(s), log_sum_sq(s))).collect()
-            }
-            HeadRows::Portable(memory) => {
-                memory.write(&self.model, rows, labels, means)?;
-                let graph = Graph::new(portable::graph_nodes(n_vocab))?;
-                let chunk = Chunk {
-                    model: &self.model,
-                    memory,
-                    storage: &self.memory.storage,
-                    indices: self.memory.indices(),
-                    n_rows: labels.len(),
-                };
-                chunk.build(&graph, wanted)?;
-                self.runner.compute(graph)?;
-                let stats = memory.stats(labels.len())?;
-                let scores = stats
-                    .iter()
-                    .map(|s| (portable::log_prob(s), portable::log_sum_sq(s)));
-                scores.collect()
-            }
-        };
-        if wanted != Wanted::LogProb {
-            let (storage, hidden) = self.head.hidden();
-            storage.read_at(hidden, 0, rows)?;
-        }
-        Ok(scores)
     }
 
     fn require_adapter(&self) -> Result<()> {
@@ -657,13 +638,7 @@ impl Network {
         }
     }
 
-    fn check_backward(
-        &self,
-        packed: &Packed,
-        n_coefficients: usize,
-        lora: &Lora,
-        grads: &[f32],
-    ) -> Result<()> {
+    fn check_backward(&self, packed: &Packed, n_coefficients: usize) -> Result<()> {
         if self.kept.as_ref() != Some(packed) {
             return Err(mismatch(
                 "a backward pass needs the batch of the forward pass right before it",
@@ -672,15 +647,6 @@ impl Network {
         if n_coefficients != packed.sequences.len() {
             let (n, m) = (n_coefficients, packed.sequences.len());
             return Err(mismatch(format!("{n} coefficients for {m} completions")));
-        }
-        let same = self
-            .adapter
-            .as_ref()
-            .is_some_and(|adapter| adapter.tensors == lora.tensors);
-        if !same || grads.len() != lora.values.len() {
-            return Err(mismatch(
-                "the gradient's layout is not that of the network's adapter",
-            ));
         }
         Ok(())
     }

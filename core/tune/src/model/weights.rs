@@ -111,6 +111,8 @@ pub struct Model {
     pub layers: Vec<LayerWeights>,
     /// Of what enters the head.
     pub output_norm: NormWeights,
+    /// Token embeddings `[n_embd, n_vocab]`.
+    pub embeddings: TensorId,
     /// The head `[n_embd, n_vocab]`; the token embedding where the two are tied.
     pub head: TensorId,
     /// Type of the head.
@@ -146,12 +148,12 @@ impl Model {
         let layers = (0..spec.n_layer)
             .map(|layer| find.layer(&spec, layer))
             .collect::<Result<_, _>>()?;
-        let (_, embedding) = find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?;
+        let embeddings = find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?;
+        debug_assert!(can_dequantize(embeddings.1));
         let (head, head_type) = match find.optional("output.weight") {
             Some(_) => find.matrix("output.weight", spec.n_embd, spec.n_vocab)?,
-            None => find.matrix("token_embd.weight", spec.n_embd, spec.n_vocab)?,
+            None => embeddings,
         };
-        debug_assert!(can_dequantize(embedding));
         let output_norm = find.norm(&spec, "output_norm", spec.n_embd)?;
         let (rope_factors, n_positions) = find.rope_factors(&spec)?;
         find.refuse_unused(&spec)?;
@@ -159,6 +161,7 @@ impl Model {
             spec,
             layers,
             output_norm,
+            embeddings: embeddings.0,
             head,
             head_type,
             rope_factors,
@@ -168,27 +171,18 @@ impl Model {
         })
     }
 
-    /// The same with its weights copied into a device's memory, each in its type; embeddings stay in the file unless they are the
-    /// head, too.
+    /// The same with its weights copied into a device's memory, each in its type.
     ///
     /// # Errors
     /// [`ModelError`] when the device's memory does not suffice.
     pub fn on_device(mut self, backend: &Backend) -> Result<Self, ModelError> {
-        let is_needed = |index: usize| {
-            self.gguf.tensors()[index].name != "token_embd.weight"
-                || self.storage.id(index) == Some(self.head)
-        };
         let mut builder = StorageBuilder::new();
-        for (index, tensor) in self.gguf.tensors().iter().enumerate() {
-            let ne = tensor.dims.map(|n| n as usize);
-            match is_needed(index) {
-                true => builder.add(tensor.ty, &ne),
-                false => builder.add(GgmlType::F32, &[1]),
-            };
+        for tensor in self.gguf.tensors() {
+            builder.add(tensor.ty, &tensor.dims.map(|n| n as usize));
         }
         let mut storage = builder.build(backend)?;
         for (index, tensor) in self.gguf.tensors().iter().enumerate() {
-            if let Some(id) = storage.id(index).filter(|_| is_needed(index)) {
+            if let Some(id) = storage.id(index) {
                 storage.write(id, self.gguf.data(tensor))?;
             }
         }
@@ -214,6 +208,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Metadata`] for a token outside of the vocabulary.
     pub fn embed(&self, tokens: &[i32]) -> Result<Vec<f32>, ModelError> {
+        self.check_tokens(tokens)?;
         let info = self
             .gguf
             .tensor("token_embd.weight")
@@ -222,22 +217,26 @@ impl Model {
         let data = self.gguf.data(info);
         let mut out = vec![0.0; tokens.len() * self.spec.n_embd];
         for (&token, to) in tokens.iter().zip(out.chunks_exact_mut(self.spec.n_embd)) {
-            let index = usize::try_from(token)
-                .ok()
-                .filter(|&t| t < self.spec.n_vocab);
-            let index = index.ok_or_else(|| ModelError::Metadata {
-                key: "token".to_owned(),
-                reason: format!(
-                    "token {token} is outside of the vocabulary of {}",
-                    self.spec.n_vocab
-                ),
-            })?;
-            dequantize_row(info.ty, &data[index * row..(index + 1) * row], to)?;
+            dequantize_row(info.ty, &data[token as usize * row..][..row], to)?;
             if self.spec.embedding_scale != 1.0 {
                 to.iter_mut().for_each(|v| *v *= self.spec.embedding_scale);
             }
         }
         Ok(out)
+    }
+
+    /// # Errors
+    /// [`ModelError::Metadata`] for a token outside of the vocabulary.
+    pub fn check_tokens(&self, tokens: &[i32]) -> Result<(), ModelError> {
+        let n_vocab = self.spec.n_vocab;
+        let is_known = |token: i32| usize::try_from(token).is_ok_and(|token| token < n_vocab);
+        match tokens.iter().find(|token| !is_known(**token)) {
+            None => Ok(()),
+            Some(token) => Err(ModelError::Metadata {
+                key: "token".to_owned(),
+                reason: format!("token {token} is outside of the vocabulary of {n_vocab}"),
+            }),
+        }
     }
 
     /// Lets go of the pages of a block's weights: they stop counting as memory of the process until they are read again, from the

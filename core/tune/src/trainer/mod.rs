@@ -25,7 +25,7 @@ use crate::objective::{
     BcoState, Metrics, PairItem, PairLogps, PairTerm, Tails, Totals, UnpairedLogps, anchor,
     demonstration,
 };
-use crate::optimizer::{AdamW, clip_grad_norm};
+use crate::optimizer::{AdamW, clip_factor, clip_grad_norm};
 use crate::plan::Plan;
 use crate::rng::{Rng, epoch_order};
 
@@ -84,6 +84,8 @@ pub struct Trainer {
     reference_adapter: Option<Lora>,
     lora: Lora,
     optimizer: AdamW,
+    /// Whether the device's parameters and moments are of a later step than those here.
+    is_behind: bool,
     cursor: Cursor,
     bco: BcoState,
     /// Factor on the learning rate, halved by displacement.
@@ -160,12 +162,40 @@ impl Trainer {
             examples,
             lora,
             optimizer,
+            is_behind: false,
         })
     }
 
-    /// The adapter as it stands.
-    pub fn lora(&self) -> &Lora {
-        &self.lora
+    /// The adapter as it stands, copied from where it is trained.
+    ///
+    /// # Errors
+    /// [`TrainError`] where the device fails.
+    pub fn lora(&mut self) -> Result<&Lora> {
+        self.catch_up()?;
+        Ok(&self.lora)
+    }
+
+    /// Parameters of the adapter.
+    pub fn n_parameters(&self) -> usize {
+        self.lora.values.len()
+    }
+
+    fn catch_up(&mut self) -> Result<()> {
+        if self.is_behind {
+            self.network.read_parameters(&mut self.lora.values)?;
+            let (first, second) = self.optimizer.moments_mut();
+            self.network.read_moments(first, second)?;
+            self.is_behind = false;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the network computes with the adapter as it stands.
+    fn upload(&mut self) -> Result<()> {
+        match self.is_behind {
+            true => Ok(()),
+            false => Ok(self.network.update_adapter(&self.lora)?),
+        }
     }
 
     /// The examples, in the order given.
@@ -276,7 +306,9 @@ impl Trainer {
         let Some(reference) = &self.reference_adapter else {
             return Ok(self.network.score(packed, false)?);
         };
-        self.network.update_adapter(reference)?;
+        let reference = reference.clone();
+        self.catch_up()?;
+        self.network.update_adapter(&reference)?;
         let scores = self.network.score(packed, true);
         self.network.update_adapter(&self.lora)?;
         Ok(scores?)
@@ -335,7 +367,7 @@ impl Trainer {
         examples: &[Example],
         with_adapter: bool,
     ) -> Result<Vec<Vec<f64>>> {
-        self.network.update_adapter(&self.lora)?;
+        self.upload()?;
         let all: Vec<usize> = (0..examples.len()).collect();
         let mut all_sums = Vec::with_capacity(examples.len());
         for chunk in pack(examples, &all, self.plan.max_tokens) {
@@ -354,8 +386,11 @@ impl Trainer {
         let step = self.steps_done() + 1;
         let (batch, cursor) = self.next_batch();
         let totals = self.totals(&batch);
-        self.network.update_adapter(&self.lora)?;
-        self.grads.fill(0.0);
+        self.upload()?;
+        match self.network.updates_on_device() {
+            true => self.network.clear_gradient()?,
+            false => self.grads.fill(0.0),
+        }
         let mut sums = StepSums::default();
         let chunks = pack(&self.examples, &batch, self.plan.max_tokens);
         let whole = Whole {
@@ -378,16 +413,15 @@ impl Trainer {
             let below = self.below(&chunk)?;
             let scores = self.network.forward_from(&packed, below.as_deref())?;
             let coefficients = self.objective(&chunk, &scores, &whole, &mut sums)?;
-            self.network
-                .backward(&packed, &coefficients, &self.lora, &mut self.grads)?;
+            match self.network.updates_on_device() {
+                true => self.network.accumulate(&packed, &coefficients)?,
+                false => {
+                    let grads = &mut self.grads;
+                    self.network
+                        .backward(&packed, &coefficients, &self.lora, grads)?;
+                }
+            }
         }
-        let at = |source| TrainError::Optimizer { step, source };
-        let limit = if self.config.max_grad_norm > 0.0 {
-            self.config.max_grad_norm
-        } else {
-            f64::INFINITY
-        };
-        let grad_norm = clip_grad_norm(&mut self.grads, limit, &self.lora.ranges()).map_err(at)?;
         let schedule = self.config.schedule().map_err(ConfigError::from)?;
         let brake = self.brake * sums.displacement_brake(self.config.min_chosen_logratio);
         // A factor of 0 in the first step of a warm-up would waste it.
@@ -397,9 +431,7 @@ impl Trainer {
             step - 1
         };
         let learning_rate = self.config.learning_rate * schedule.factor(position) * brake;
-        self.optimizer
-            .update(&mut self.lora.values, &self.grads, learning_rate)
-            .map_err(at)?;
+        let grad_norm = self.update(learning_rate)?;
 
         self.brake = brake;
         self.cursor = cursor;
@@ -419,6 +451,37 @@ impl Trainer {
                 .then(|| sums.anchor_kl / totals.anchor_tokens as f64),
             num_tokens: batch.iter().map(|i| self.examples[*i].n_tokens()).sum(),
         })
+    }
+
+    /// Clips the gradient and updates the adapter, both where they are. Returns the norm before clipping.
+    fn update(&mut self, learning_rate: f64) -> Result<f64> {
+        let step = self.steps_done() + 1;
+        let at = |source| TrainError::Optimizer { step, source };
+        let limit = if self.config.max_grad_norm > 0.0 {
+            self.config.max_grad_norm
+        } else {
+            f64::INFINITY
+        };
+        if !self.network.updates_on_device() {
+            let norm = clip_grad_norm(&mut self.grads, limit, &self.lora.ranges()).map_err(at)?;
+            self.optimizer
+                .update(&mut self.lora.values, &self.grads, learning_rate)
+                .map_err(at)?;
+            return Ok(norm);
+        }
+        let mut norm = self.network.gradient_norm()?;
+        if !norm.is_finite() {
+            // Names the tensor, or finds that squares were too large for the device.
+            let mut grads = vec![0.0; self.lora.values.len()];
+            self.network.read_gradient(&mut grads)?;
+            norm = clip_grad_norm(&mut grads, limit, &self.lora.ranges()).map_err(at)?;
+        }
+        let next = self.optimizer.next(learning_rate).map_err(at)?;
+        self.network
+            .update(&next, clip_factor(norm, limit) as f32)?;
+        self.optimizer.count();
+        self.is_behind = true;
+        Ok(norm)
     }
 
     /// What enters the first block that the adapter changes, for a ubatch of these examples: computed once, each example by itself, so that it
@@ -448,9 +511,13 @@ impl Trainer {
     }
 
     /// The state of the run, to be continued with [`resume`](Self::resume).
-    pub fn checkpoint(&self) -> Checkpoint {
+    ///
+    /// # Errors
+    /// [`TrainError`] where the device fails.
+    pub fn checkpoint(&mut self) -> Result<Checkpoint> {
+        self.catch_up()?;
         let (m, v) = self.optimizer.moments();
-        Checkpoint {
+        Ok(Checkpoint {
             meta: CheckpointMeta {
                 hashes: self.hashes(),
                 optimizer_step: self.optimizer.step(),
@@ -462,7 +529,7 @@ impl Trainer {
             values: self.lora.values.clone(),
             m: m.to_vec(),
             v: v.to_vec(),
-        }
+        })
     }
 
     /// Takes up the state of a checkpoint of this very run (see [`hashes`](Self::hashes)).
@@ -474,6 +541,11 @@ impl Trainer {
         self.optimizer = AdamW::restore(self.config.adamw, step, checkpoint.m, checkpoint.v)
             .map_err(|source| TrainError::Optimizer { step, source })?;
         self.lora.values = checkpoint.values;
+        self.is_behind = false;
+        if self.network.updates_on_device() {
+            let (m, v) = self.optimizer.moments();
+            self.network.write_moments(m, v)?;
+        }
         self.cursor = checkpoint.meta.cursor;
         self.bco = checkpoint.meta.bco;
         self.brake = checkpoint.meta.progress["brake"].as_f64().unwrap_or(1.0);

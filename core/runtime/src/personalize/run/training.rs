@@ -204,7 +204,7 @@ impl Context<'_> {
                 Ok(step) => step,
                 Err(stop) => {
                     if matches!(stop, Stop::Paused) {
-                        trainer.checkpoint().save(&path)?;
+                        trainer.checkpoint()?.save(&path)?;
                     }
                     return Err(stop);
                 }
@@ -236,12 +236,12 @@ impl Context<'_> {
                 self.thumbprint.store().append_run_steps(id, &[step])?;
             }
             if saved.elapsed() > CHECKPOINT_EVERY && !trainer.is_finished() {
-                trainer.checkpoint().save(&path)?;
+                trainer.checkpoint()?.save(&path)?;
                 self.note(RunState::Running, label.phase, done as u32, total as u32)?;
                 saved = Instant::now();
             }
         }
-        trainer.checkpoint().save(&path)?;
+        trainer.checkpoint()?.save(&path)?;
         Ok(trainer)
     }
 

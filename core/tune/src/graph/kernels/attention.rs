@@ -107,20 +107,19 @@ impl Attention {
         self.scoring.n_head * self.scoring.head_dim
     }
 
-    /// What is to be added to scores, `[n_tokens, n_tokens]`, a row a query: 0 where it sees a key, else minus infinity.
-    pub fn mask(&self) -> Vec<f32> {
-        let n = self.segments.last().map_or(0, |segment| segment.tokens.end);
-        let mut mask = vec![f32::NEG_INFINITY; n * n];
+    /// The keys that each query sees, in two ranges: of its prefix and of its own segment.
+    pub fn seen(&self) -> Vec<[Range<usize>; 2]> {
         let window = self.scoring.window.unwrap_or(usize::MAX);
-        for Segment { tokens, prefix } in &self.segments {
-            for query in tokens.clone() {
-                let row = &mut mask[query * n..][..n];
-                // Keys from the nearest to the furthest.
-                let keys = (tokens.start..=query).rev().chain(prefix.clone().rev());
-                keys.take(window).for_each(|key| row[key] = 0.0);
-            }
-        }
-        mask
+        let of_segment = |Segment { tokens, prefix }: &Segment| {
+            let (start, prefix) = (tokens.start, prefix.clone());
+            tokens.clone().map(move |query| {
+                // The nearest keys count first.
+                let own = (query + 1 - start).min(window);
+                let before = prefix.len().min(window - own);
+                [prefix.end - before..prefix.end, query + 1 - own..query + 1]
+            })
+        };
+        self.segments.iter().flat_map(of_segment).collect()
     }
 
     /// Number of units of work.

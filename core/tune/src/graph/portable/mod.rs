@@ -4,6 +4,7 @@
 
 mod attention;
 mod head;
+mod ubatch;
 
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::{Binary, Graph, Rotation, Storage, Tensor, TensorId, Unary};
@@ -19,18 +20,10 @@ use crate::model::{Activation, BlockSpec, Norm, Rope, RopeKind};
 
 pub use attention::shares;
 pub use head::{Chunk, ChunkMemory, graph_nodes, log_prob, log_sum_sq};
+pub use ubatch::{GRAPH_NODES, PortableIds, UbatchIds};
 
 /// Any base will do: factors say what the frequencies are.
 const BASE: f32 = 10_000.0;
-
-/// What portable fragments read beside weights and activations.
-#[derive(Debug, Clone, Copy)]
-pub struct PortableIds {
-    /// 0, 1, 2 and so on, I32.
-    pub indices: TensorId,
-    /// A mask's numbers, row after row, F32.
-    pub mask: TensorId,
-}
 
 /// Builds fragments in one graph.
 pub struct Portable<'g, 'a> {
@@ -38,7 +31,7 @@ pub struct Portable<'g, 'a> {
     pub n_tokens: usize,
     /// 0, 1, 2 and so on, I32: as many as the tallest weight or the vocabulary has rows.
     pub indices: Tensor<'g>,
-    /// What is added to scores, `[n, n]`: 0 where a query (a row) sees a key, else minus infinity.
+    /// What is added to scores, `[n, n]`: 0 where a query (a row) sees a key, else much less than any score.
     pub mask: Tensor<'g>,
 }
 
@@ -97,7 +90,7 @@ impl<'g, 'a: 'g> Portable<'g, 'a> {
     }
 
     /// Rows become columns, in each of the matrices of a tensor; contiguous.
-    fn transposed(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub fn transposed(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
         self.graph.cont(self.graph.permute(x, [1, 0, 2, 3])?)
     }
 
@@ -128,7 +121,7 @@ impl<'g, 'a: 'g> Portable<'g, 'a> {
 
     /// A frozen weight, dequantized: what backends multiply quantized weights with, they round to 8 bits, and a pair's two rewards
     /// would differ by that noise.
-    fn plain(&self, weight: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub fn plain(&self, weight: Tensor<'g>) -> Result<Tensor<'g>> {
         match weight.ty() {
             GgmlType::F32 => Ok(weight),
             _ => {
@@ -271,12 +264,18 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
     }
 
     fn project(&self, weights: &Weights<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        if let Some([forward, _]) = weights.kept {
+            return self.graph.mul_mat(forward, x);
+        }
         let product = |weight| self.graph.mul_mat(self.plain(weight)?, x);
         let parts = weights.parts.iter().map(|weight| product(*weight));
         self.stacked(parts.collect::<Result<Vec<_>>>()?)
     }
 
     fn project_backward(&self, weights: &Weights<'g>, dy: Tensor<'g>) -> Result<Tensor<'g>> {
+        if let Some([_, backward]) = weights.kept {
+            return self.graph.mul_mat(backward, dy);
+        }
         let mut start = 0;
         let mut sum = None;
         for weight in &weights.parts {
@@ -327,11 +326,18 @@ impl<'g, 'a: 'g> Fragments<'g, 'a> for Portable<'g, 'a> {
         spans: &[Span],
         dropout: Option<Dropout>,
     ) -> Result<Tensor<'g>> {
-        spans.iter().try_fold(y, |y, span| {
+        let expanded = |span: &Span| {
             let factor = self.transposed(self.factor(factors, span)?)?;
             let t = self.part(t, span.rank_start, span.rank)?;
-            let added = self.dropped(self.graph.mul_mat(factor, t)?, dropout)?;
-            self.add_to_columns(y, span.start, added)
+            self.dropped(self.graph.mul_mat(factor, t)?, dropout)
+        };
+        // Spans come in the order of columns: where they leave none out, what they add is added at once.
+        if spans.iter().map(|span| span.len).sum::<usize>() == y.ne()[0] {
+            let parts = spans.iter().map(expanded).collect::<Result<Vec<_>>>()?;
+            return self.add(y, self.stacked(parts)?);
+        }
+        spans.iter().try_fold(y, |y, span| {
+            self.add_to_columns(y, span.start, expanded(span)?)
         })
     }
 

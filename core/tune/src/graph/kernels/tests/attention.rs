@@ -364,3 +364,30 @@ fn units_part_the_tokens() {
     assert_eq!((offsets[0], offsets[attention.n_units()]), (0, 243 * 3));
     assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]));
 }
+
+#[test]
+fn what_a_query_sees_is_its_prefix_and_what_is_before_it_within_the_window() {
+    let segment = |tokens, prefix| Segment { tokens, prefix };
+    let segments = [
+        segment(0..3, 0..0),
+        segment(3..6, 0..3),
+        segment(6..8, 6..6),
+    ];
+    for window in [None, Some(1), Some(2), Some(4), Some(100)] {
+        let geometry = Geometry {
+            window,
+            ..Geometry::new(1, 1, 16)
+        };
+        let seen = geometry.attention(&segments, 32).seen();
+        assert_eq!(seen.len(), 8);
+        for (query, ranges) in seen.iter().enumerate() {
+            let Segment { tokens, prefix } =
+                segments.iter().find(|s| s.tokens.contains(&query)).unwrap();
+            let all = prefix.clone().chain(tokens.start..query + 1);
+            let nearest: Vec<usize> = all.rev().take(window.unwrap_or(usize::MAX)).collect();
+            let mut found: Vec<usize> = ranges.iter().cloned().flatten().collect();
+            found.reverse();
+            assert_eq!(found, nearest, "query {query}, window {window:?}");
+        }
+    }
+}
