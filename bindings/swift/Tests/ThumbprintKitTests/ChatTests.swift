@@ -1,0 +1,197 @@
+import Foundation
+import ThumbprintKit
+import XCTest
+
+/// Streaming, cancelling, and stored chats.
+final class ChatTests: XCTestCase {
+    func testStreamOrder() async throws {
+        let tp = try await open()
+        var pieces: [String] = []
+        var reply: Reply?
+        for try await event in tp.generate(Request("Why do cats purr?", options: medium)) {
+            XCTAssertNil(reply, "something came after the end")
+            switch event {
+            case .token(let text): pieces.append(text)
+            case .done(let done): reply = done
+            }
+        }
+        let complete = try XCTUnwrap(reply)
+        XCTAssertEqual(pieces.joined(), complete.text)
+        XCTAssertGreaterThan(pieces.count, 20)
+        XCTAssertFalse(pieces.contains(""))
+        XCTAssertGreaterThanOrEqual(complete.usage.completionTokens, pieces.count)
+        XCTAssertNil(complete.adapter)
+        // The same as snapshots of a session, each longer than the one before.
+        var snapshots: [ResponseStream.Snapshot] = []
+        let session = try await tp.session()
+        for try await snapshot in session.streamResponse(to: "Why do cats purr?", options: short) {
+            snapshots.append(snapshot)
+        }
+        XCTAssertTrue(zip(snapshots, snapshots.dropFirst()).allSatisfy { $1.content.hasPrefix($0.content) })
+        XCTAssertEqual(snapshots.last?.reply?.text, snapshots.last?.content)
+        XCTAssertEqual(snapshots.filter { $0.reply != nil }.count, 1)
+    }
+
+    func testCancelInPrefill() async throws {
+        let tp = try await open()
+        _ = try await tp.modelInfo()
+        // More than the engine reads at a time, so that cancelling has a piece of the prompt to stop at.
+        let list = (0..<150).map { "item \($0)" }.joined(separator: ", ")
+        let generation = tp.generate(Request("Tell me what this list is about: \(list)", options: long))
+        generation.cancel()
+        var events: [Generation.Event] = []
+        for try await event in generation {
+            events.append(event)
+        }
+        let reply = try await generation.reply()
+        XCTAssertEqual(events, [.done(reply)])
+        XCTAssertEqual(reply.stopReason, .cancelled)
+        XCTAssertEqual(reply.text, "")
+    }
+
+    func testACancelledTaskCancelsItsReply() async throws {
+        let tp = try await open()
+        let session = try await tp.session()
+        let began = expectation(description: "the reply began")
+        let stream = session.streamResponse(to: "Tell me a long story.", options: long)
+        let waiting = Task {
+            for try await _ in stream {
+                began.fulfill()
+                break
+            }
+        }
+        await fulfillment(of: [began], timeout: 120)
+        try await waiting.value
+        let cut = try await stream.collect()
+        XCTAssertEqual(cut.reply.stopReason, .cancelled)
+
+        let asking = Task { try await session.respond(to: "Tell me a long story.", options: long) }
+        try await Task.sleep(nanoseconds: 200_000_000)
+        asking.cancel()
+        let error = await thrown { try await asking.value }
+        XCTAssertTrue(error is CancellationError, "\(String(describing: error))")
+        // The engine is free again, long before that story would have ended.
+        let reply = try await tp.generate(Request("Hello", options: short)).reply()
+        XCTAssertFalse(reply.text.isEmpty)
+    }
+
+    func testWhatIsLetGoOfIsCancelledAndRecordedAsFarAsItCame() async throws {
+        let tp = try await open()
+        let session = try await tp.session()
+        var stream: ResponseStream? = session.streamResponse(to: "Tell me a long story.", options: long)
+        var snapshots = stream?.makeAsyncIterator()
+        _ = try await snapshots?.next()
+        snapshots = nil
+        stream = nil
+        XCTAssertNil(stream)
+        // The one after it in the queue.
+        _ = try await tp.generate(Request("Hello", options: short)).reply()
+        for _ in 0..<200 {
+            let turns = try await session.transcript()
+            if let last = turns.last, last.message.role == .assistant {
+                XCTAssertLessThan(last.message.content.split(separator: " ").count, 100)
+                return
+            }
+            try await Task.sleep(nanoseconds: 50_000_000)
+        }
+        XCTFail("not recorded")
+    }
+
+    func testFiftyConcurrentCalls() async throws {
+        let tp = try await open()
+        let options = GenerationOptions(sampling: .greedy, maximumResponseTokens: 4)
+        let lengths = try await withThrowingTaskGroup(of: Int.self) { group in
+            for n in 0..<50 {
+                group.addTask {
+                    let reply = try await tp.generate(Request("What is \(n) plus one?", options: options)).reply()
+                    try await tp.record(.up, on: reply.id)
+                    return reply.usage.completionTokens
+                }
+            }
+            return try await group.reduce(into: [Int]()) { $0.append($1) }
+        }
+        XCTAssertEqual(lengths.count, 50)
+        XCTAssertTrue(lengths.allSatisfy { $0 > 0 })
+        let readiness = try await tp.readiness()
+        XCTAssertEqual(readiness.have.events, 50)
+    }
+
+    func testAFinishedGenerationKeepsItsReply() async throws {
+        let tp = try await open()
+        let generation = tp.generate(Request("Hello", options: short))
+        let reply = try await generation.reply()
+        let again = try await generation.reply()
+        XCTAssertEqual(reply, again)
+        generation.cancel()
+        let still = try await generation.reply()
+        XCTAssertEqual(reply, still)
+    }
+
+    func testOptionsCrossAsTheyAre() async throws {
+        let tp = try await open()
+        let options = GenerationOptions(
+            maximumResponseTokens: 8, temperature: 0.5, topK: 7, topP: 0.5, minP: 0.25, repetitionPenalty: 1.5, repetitionWindow: 5,
+            seed: 1 << 40)
+        let sampling = try await tp.generate(Request("Hello", options: options)).reply().sampling
+        XCTAssertEqual([sampling.temperature, sampling.topP, sampling.minP, sampling.repetitionPenalty], [0.5, 0.5, 0.25, 1.5])
+        XCTAssertEqual([sampling.topK, sampling.repetitionWindow], [7, 5])
+        XCTAssertEqual(sampling.seed, 1 << 40)
+        XCTAssertEqual(GenerationOptions(sampling: .random(top: 5, seed: 3)).topK, 5)
+        XCTAssertEqual(GenerationOptions(sampling: .random(probabilityThreshold: 0.9)).topP, 0.9)
+    }
+
+    func testAStopStringEndsTheReplyBeforeIt() async throws {
+        let tp = try await open()
+        _ = try await tp.generate(Request("Count to ten.", options: short)).reply()
+        let whole = try await tp.generate(Request("Count to ten.", options: short)).reply().text
+        let stop = String(whole.dropFirst(10).prefix(4))
+        var options = short
+        options.stop = [stop]
+        let reply = try await tp.generate(Request("Count to ten.", options: options)).reply()
+        XCTAssertEqual(reply.stopReason, .stopString)
+        XCTAssertEqual(reply.text, whole.range(of: stop).map { String(whole[..<$0.lowerBound]) })
+    }
+
+    func testABatchAnswersInTheOrderOfItsRequests() async throws {
+        let tp = try await open()
+        let questions = ["What is the capital of France?", "What is the capital of Italy?"]
+        let replies = try await tp.generateBatch(questions.map { Request($0, options: short) }, maxParallel: 2)
+        var alone: [String] = []
+        for question in questions {
+            alone.append(try await tp.generate(Request(question, options: short)).reply().text)
+        }
+        // Products of several rows are rounded otherwise, so a later token may differ.
+        XCTAssertEqual(replies.map { $0.text.prefix(8) }, alone.map { $0.prefix(8) })
+    }
+
+    func testAStoredChatGoesOnAfterItIsOpenedAgain() async throws {
+        let folder = try temporaryFolder().appendingPathComponent("data")
+        var tp = try await open(folder)
+        var session = try await tp.session(instructions: "Answer in one sentence.")
+        let first = try await session.respond(to: "Why is the sky blue?", options: short)
+        try await session.rename("Sky")
+        let id = session.id
+        await tp.close()
+
+        tp = try await open(folder)
+        session = try await tp.session(id: id)
+        let title = try await session.info().title
+        XCTAssertEqual(title, "Sky")
+        let kept = try await session.prewarm(promptPrefix: "And")
+        let second = try await session.respond(to: "And at night?", options: short)
+        XCTAssertGreaterThan(second.reply.usage.reusedTokens, 0)
+        XCTAssertLessThanOrEqual(second.reply.usage.reusedTokens, kept)
+        let turns = try await session.transcript()
+        XCTAssertEqual(turns.map(\.message.role), [.system, .user, .assistant, .user, .assistant])
+        XCTAssertEqual(turns[2].reply, first.reply.id)
+        XCTAssertEqual(turns[2].message.content, first.content)
+        let all = try await tp.sessions()
+        XCTAssertEqual(all.map(\.id), [id])
+        let branch = try await session.branch(upto: turns[1].id, title: "another")
+        let shared = try await branch.transcript()
+        XCTAssertEqual(shared.map(\.id), turns.prefix(2).map(\.id))
+        try await session.delete()
+        let left = try await tp.sessions()
+        XCTAssertEqual(left.map(\.id), [branch.id])
+    }
+}

@@ -1,0 +1,74 @@
+import Foundation
+import ThumbprintKit
+import XCTest
+
+/// Feedback is recorded at once, without a model, and can be taken back or erased.
+final class FeedbackTests: XCTestCase {
+    func testFeedbackAndWithdrawal() async throws {
+        let tp = try await open()
+        let reply = try await tp.generate(Request("Hello", options: short)).reply()
+        let up = try await tp.record(.up, on: reply.id)
+        let down = try await tp.record(.down(reasons: ["too short"]), on: reply.id)
+        XCTAssertGreaterThan(down, up)
+        var said = try await tp.feedback(on: reply.id)
+        XCTAssertEqual(said.map(\.id), [down])
+        XCTAssertEqual(said.map(\.feedback), [.down(reasons: ["too short"])])
+        try await tp.withdraw(down)
+        // The one before it had been replaced for good.
+        said = try await tp.feedback(on: reply.id)
+        XCTAssertEqual(said, [])
+        let readiness = try await tp.readiness()
+        XCTAssertEqual(readiness.have.events, 0)
+        XCTAssertFalse(readiness.isReady)
+    }
+
+    func testRecordingNeverLoadsAModel() async throws {
+        let tp = try await Thumbprint(dataDirectory: temporaryFolder(), model: URL(fileURLWithPath: "/nowhere/model.gguf"))
+        for (n, feedback) in [Feedback.up, .down(), .down(reasons: ["too long", "wrong"]), .edit("Better.")].enumerated() {
+            try await tp.record(feedback, onExternal: "An answer.", to: [.user("About \(n)?")])
+        }
+        let readiness = try await tp.readiness()
+        XCTAssertEqual(readiness.have.events, 4)
+        await tp.close()
+    }
+
+    func testSentimentIssuesAndDesiredOutputAreRecordedAsThumbsAndEdits() async throws {
+        let tp = try await open()
+        let session = try await tp.session()
+        let first = try await session.respond(to: "Name a colour.", options: short).reply
+        var id = try await session.logFeedback(sentiment: .positive)
+        var said = try await tp.feedback(on: first.id)
+        XCTAssertEqual(said.map(\.feedback), [.up])
+        XCTAssertEqual(said.first?.id, id)
+
+        let issues = [Feedback.Issue(category: .tooVerbose), .init(category: .incorrect, explanation: "that is a number")]
+        id = try await tp.logFeedback(on: first.id, sentiment: .negative, issues: issues)
+        said = try await tp.feedback(on: first.id)
+        XCTAssertEqual(said.map(\.feedback), [.down(reasons: ["too verbose", "incorrect: that is a number"])])
+
+        id = try await session.logFeedback(sentiment: .negative, issues: issues, desiredOutput: "Blue.")
+        said = try await tp.feedback(on: first.id)
+        XCTAssertEqual(said.map(\.feedback), [.edit("Blue.")])
+        XCTAssertEqual(said.first?.id, id)
+        let turns = try await session.transcript()
+        XCTAssertEqual(turns.last?.message, .assistant("Blue."))
+
+        let nothing = try await tp.logFeedback(on: first.id, sentiment: .neutral)
+        XCTAssertNil(nothing)
+        let readiness = try await tp.readiness()
+        XCTAssertEqual(readiness.have.events, 1)
+    }
+
+    func testARetryAndAPick() async throws {
+        let tp = try await open()
+        let session = try await tp.session()
+        let first = try await session.respond(to: "Name a colour.", options: short).reply
+        let other = GenerationOptions(maximumResponseTokens: 12, temperature: 1.5, seed: 3)
+        let second = try await session.regenerateResponse(options: other).collect().reply
+        let retried = try await tp.feedback(on: first.id)
+        XCTAssertEqual(retried.map(\.feedback), [.retry])
+        try await tp.record(.prefer(over: first.id), on: second.id)
+        let picked = try await tp.feedback(on: second.id)
+        XCTAssertEqual(picked.map(\.feedback), [.prefer(over: first.id)])
+    }
+}
