@@ -141,6 +141,18 @@ public struct JobProgress: Hashable, Sendable {
     public let margin: Double?
     /// Seconds until the end, estimated; `nil` before there is anything to go by.
     public let etaSeconds: Double?
+
+    /// For previews and tests of an app's.
+    public init(
+        phase: Phase, step: Int, total: Int, loss: Double? = nil, margin: Double? = nil, etaSeconds: Double? = nil
+    ) {
+        self.phase = phase
+        self.step = step
+        self.total = total
+        self.loss = loss
+        self.margin = margin
+        self.etaSeconds = etaSeconds
+    }
 }
 
 /// One check with its numbers.

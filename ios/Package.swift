@@ -1,0 +1,33 @@
+// swift-tools-version: 6.0
+// What iOS asks of an app that learns in the background, over ThumbprintKit. What needs no iOS is compiled and tested elsewhere, too.
+
+import PackageDescription
+
+let package = Package(
+    name: "ThumbprintBackground",
+    platforms: [.iOS(.v17), .macOS(.v14)],
+    products: [
+        .library(name: "ThumbprintBackground", targets: ["ThumbprintBackground"]),
+        .library(name: "SampleModel", targets: ["SampleModel"]),
+    ],
+    dependencies: [
+        .package(name: "ThumbprintKit", path: "../bindings/swift")
+    ],
+    targets: [
+        .target(
+            name: "ThumbprintBackground",
+            dependencies: [.product(name: "ThumbprintKit", package: "ThumbprintKit")]
+        ),
+        // The sample app without its views.
+        .target(
+            name: "SampleModel",
+            dependencies: ["ThumbprintBackground", .product(name: "ThumbprintKit", package: "ThumbprintKit")],
+            path: "Sample/Model"
+        ),
+        .testTarget(
+            name: "ThumbprintBackgroundTests",
+            dependencies: ["ThumbprintBackground", "SampleModel"]
+        ),
+    ],
+    swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,60 @@
+#if os(iOS)
+    import ThumbprintKit
+    import UIKit
+
+    /// Releases the model and every lock when the app leaves the screen, so that iOS can suspend it. What runs then is cut off: a reply, and a job
+    /// that no background task carries.
+    @MainActor
+    public final class Lifecycle {
+        private let thumbprint: @Sendable () async -> Thumbprint?
+        private let carriesOn: @Sendable () async -> Bool
+        private var observers: [any NSObjectProtocol] = []
+
+        /// `thumbprint` gives what is open, if anything. `carriesOn` tells whether a background task is at work, in which case nothing is done:
+        /// it suspends at its own end.
+        public init(
+            carriesOn: @escaping @Sendable () async -> Bool = { false }, thumbprint: @escaping @Sendable () async -> Thumbprint?
+        ) {
+            self.thumbprint = thumbprint
+            self.carriesOn = carriesOn
+            let entered = NotificationCenter.default.addObserver(
+                forName: UIApplication.didEnterBackgroundNotification, object: nil, queue: .main
+            ) { [weak self] _ in
+                MainActor.assumeIsolated { self?.suspend() }
+            }
+            let warned = NotificationCenter.default.addObserver(
+                forName: UIApplication.didReceiveMemoryWarningNotification, object: nil, queue: .main
+            ) { [weak self] _ in
+                MainActor.assumeIsolated { self?.unload() }
+            }
+            observers = [entered, warned]
+        }
+
+        private func suspend() {
+            let application = UIApplication.shared
+            var assertion = UIBackgroundTaskIdentifier.invalid
+            let end = { @MainActor in
+                application.endBackgroundTask(assertion)
+                assertion = .invalid
+            }
+            assertion = application.beginBackgroundTask(withName: "thumbprint-suspend") {
+                MainActor.assumeIsolated { end() }
+            }
+            let (thumbprint, carriesOn) = (thumbprint, carriesOn)
+            Task { @MainActor in
+                if await !carriesOn(), let tp = await thumbprint() {
+                    try? await tp.suspend()
+                }
+                end()
+            }
+        }
+
+        /// The system ends the app next: the model is loaded again at the next use.
+        private func unload() {
+            let thumbprint = thumbprint
+            Task {
+                try? await thumbprint()?.unload()
+            }
+        }
+    }
+#endif
