@@ -286,7 +286,12 @@ public final class Thumbprint: Sendable {
 /// Asks the app's function, and keeps what it throws, which cannot pass through the library.
 private final class Loading: ThumbprintFFI.LoadListener, Sendable {
     private let onProgress: (@Sendable (Float) throws -> Bool)?
-    private let state = Locked((givenUp: false, thrown: (any Error)?.none))
+    private let state = Locked(State())
+
+    private struct State {
+        var givenUp = false
+        var thrown: (any Error)?
+    }
 
     init(_ onProgress: (@Sendable (Float) throws -> Bool)?) {
         self.onProgress = onProgress

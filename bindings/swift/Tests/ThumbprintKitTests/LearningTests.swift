@@ -124,7 +124,7 @@ final class LearningTests: XCTestCase {
         let state = try await tp.adapter(adapter).state
         XCTAssertEqual(state, .forgotten)
         let code = await code { try await tp.activate(adapter) }
-        XCTAssertEqual(code, "adapter_forgotten")
+        XCTAssertEqual(code, "adapter_state")
         let base = try await tp.generate(Request("Hello", options: short)).reply()
         XCTAssertNil(base.adapter)
     }
