@@ -417,7 +417,8 @@ extension Machine {
     init(_ machine: ThumbprintFFI.Machine) {
         self.init(
             version: machine.version, ggml: machine.ggml, devices: machine.devices.map(Device.init), cpuFeatures: machine.cpuFeatures,
-            processors: Int(clamping: machine.processors), trainableArchitectures: machine.trainableArchitectures,
+            processors: Int(clamping: machine.processors), encrypts: machine.encrypts,
+            trainableArchitectures: machine.trainableArchitectures,
             trainableTypes: machine.trainableTypes)
     }
 }

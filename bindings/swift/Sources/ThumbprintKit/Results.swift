@@ -473,6 +473,8 @@ public struct Machine: Hashable, Sendable {
     public let cpuFeatures: [String]
     /// Processors that this process may use.
     public let processors: Int
+    /// Whether databases can be encrypted.
+    public let encrypts: Bool
     /// `general.architecture` of models that can be trained.
     public let trainableArchitectures: [String]
     /// Types of matrices that can be trained on.

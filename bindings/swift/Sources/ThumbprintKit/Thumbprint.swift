@@ -10,10 +10,13 @@ public final class Thumbprint: Sendable {
     let inner: ThumbprintFFI.Thumbprint
 
     /// Opens a data folder, which is made if it is missing. `model` is loaded at first use, or by `load`.
-    public init(dataDirectory: URL, model: URL? = nil, engine: EngineOptions? = nil) async throws {
+    ///
+    /// Under a `key` of 32 random bytes the database is encrypted, in builds where `machine().encrypts`; once there is one, it opens under its
+    /// key alone.
+    public init(dataDirectory: URL, model: URL? = nil, engine: EngineOptions? = nil, key: Data? = nil) async throws {
         inner = try await blocking {
             let options = ThumbprintFFI.Options(
-                dataDir: dataDirectory.path, model: model?.path, engine: try engine?.boundary())
+                dataDir: dataDirectory.path, model: model?.path, engine: try engine?.boundary(), key: key)
             return try ThumbprintFFI.Thumbprint.open(options: options)
         }
     }
@@ -102,12 +105,29 @@ public final class Thumbprint: Sendable {
         Generation { [inner] in try inner.generate(request: request.boundary()) }
     }
 
-    /// Generates several replies together, which must agree in `by`, and records them, in the order given.
+    /// Generates several replies together, which must agree in `by`, and records them, in the order given. A cancelled task cancels them.
     public func generateBatch(_ requests: [Request], maxParallel: Int = 8) async throws -> [Reply] {
-        try await blocking { [inner] in
-            let requests = try requests.map { try $0.boundary() }
-            return try inner.generateBatch(requests: requests, maxParallel: narrowed(maxParallel, "maxParallel")).map(Reply.init)
-        }
+        let started = Locked((batch: ThumbprintFFI.Batch?.none, isCancelled: false))
+        return try await blocking(
+            { [inner] in
+                let requests = try requests.map { try $0.boundary() }
+                let batch = try inner.startBatch(requests: requests, maxParallel: narrowed(maxParallel, "maxParallel"))
+                let isCancelled = started.with { started in
+                    started.batch = batch
+                    return started.isCancelled
+                }
+                if isCancelled {
+                    batch.cancel()
+                }
+                return try batch.waitForReplies().map(Reply.init)
+            },
+            cancelled: {
+                let batch = started.with { started in
+                    started.isCancelled = true
+                    return started.batch
+                }
+                batch?.cancel()
+            })
     }
 
     // MARK: Feedback

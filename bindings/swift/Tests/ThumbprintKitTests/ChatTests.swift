@@ -164,6 +164,17 @@ final class ChatTests: XCTestCase {
         XCTAssertEqual(replies.map { $0.text.prefix(8) }, alone.map { $0.prefix(8) })
     }
 
+    func testACancelledTaskCancelsItsBatch() async throws {
+        let tp = try await open()
+        let asking = Task { try await tp.generateBatch((0..<4).map { Request("Tell me \($0) long stories.", options: long) }) }
+        try await Task.sleep(nanoseconds: 300_000_000)
+        asking.cancel()
+        let error = await thrown { try await asking.value }
+        XCTAssertTrue(error is CancellationError, "\(String(describing: error))")
+        let reply = try await tp.generate(Request("Hello", options: short)).reply()
+        XCTAssertFalse(reply.text.isEmpty)
+    }
+
     func testAStoredChatGoesOnAfterItIsOpenedAgain() async throws {
         let folder = try temporaryFolder().appendingPathComponent("data")
         var tp = try await open(folder)

@@ -90,8 +90,10 @@ final class ClosingTests: XCTestCase {
         XCTAssertEqual(try elsewhere(folder), "folder_in_use \(pid)")
         await app.close()
         XCTAssertEqual(try elsewhere(folder), "free")
+    }
 
-        // The other way round: another process has it.
+    func testAnotherProcessHasTheFolder() async throws {
+        let folder = try temporaryFolder().appendingPathComponent("data")
         let other = try Child("hold", folder.path)
         XCTAssertEqual(other.line(), "open")
         let error = await thrown { try await Thumbprint(dataDirectory: folder) }

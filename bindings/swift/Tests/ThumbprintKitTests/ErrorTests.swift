@@ -55,6 +55,47 @@ final class ErrorTests: XCTestCase {
         XCTAssertFalse(context.reason.contains("secret"))
     }
 
+    func testNoErrorQuotesWhatAPersonWrote() async throws {
+        let tp = try await open()
+        let secret = "my-secret-words"
+        let reply = try await tp.generate(Request("Hello", options: short)).reply()
+        let other = try await tp.generate(Request(secret, options: short)).reply()
+        let attempts: [() async throws -> Any] = [
+            { try await tp.generate(Request(String(repeating: "\(secret) ", count: 2000))).reply() },
+            { try await tp.record(.prefer(over: other.id), on: reply.id) },
+            { try await tp.record(.edit(" "), on: reply.id) },
+        ]
+        for attempt in attempts {
+            let error = await thrown { try await attempt() }
+            let ours = try XCTUnwrap(error as? ThumbprintError)
+            XCTAssertFalse("\(ours)".contains(secret))
+        }
+    }
+
+    func testUnderAKeyNothingCanBeReadWithoutItOrTheBuildSaysThatItCannotEncrypt() async throws {
+        let folder = try temporaryFolder().appendingPathComponent("data")
+        let key = Data((0..<32).map { _ in UInt8.random(in: 0...255) })
+        let wrongLength = await code { try await Thumbprint(dataDirectory: folder, key: key.dropLast()) }
+        XCTAssertEqual(wrongLength, "key_length")
+        guard Thumbprint.machine().encrypts else {
+            let refused = await code { try await Thumbprint(dataDirectory: folder, key: key) }
+            XCTAssertEqual(refused, "cannot_encrypt")
+            return
+        }
+        let tp = try await Thumbprint(dataDirectory: folder, key: key)
+        try await tp.record(.up, onExternal: "xylophone-quartz", to: [.user("What?")])
+        await tp.close()
+        XCTAssertEqual(try files(of: folder, holding: "xylophone-quartz"), [])
+        let without = await code { try await Thumbprint(dataDirectory: folder) }
+        XCTAssertEqual(without, "key_needed")
+        let wrong = await code { try await Thumbprint(dataDirectory: folder, key: Data(repeating: 7, count: 32)) }
+        XCTAssertEqual(wrong, "wrong_key")
+        let again = try await Thumbprint(dataDirectory: folder, key: key)
+        let readiness = try await again.readiness()
+        XCTAssertEqual(readiness.have.events, 1)
+        await again.close()
+    }
+
     func testALineThatCannotBeUsedIsNamedAndNothingIsTakenIn() async throws {
         let tp = try await open()
         let file = try temporaryFolder().appendingPathComponent("in.jsonl")

@@ -59,6 +59,23 @@ final class FeedbackTests: XCTestCase {
         XCTAssertEqual(readiness.have.events, 1)
     }
 
+    func testWhatIsForgottenIsInNoFile() async throws {
+        let secret = "xylophone-quartz"
+        let folder = try temporaryFolder().appendingPathComponent("data")
+        let tp = try await open(folder)
+        let kept = try await tp.generate(Request("Hello", options: short)).reply()
+        let reply = try await tp.generate(Request("What is a \(secret)?", options: short)).reply()
+        let feedback = try await tp.record(.edit("A \(secret) is nothing."), on: reply.id)
+        let forgotten = try await tp.forget(.feedback(feedback))
+        XCTAssertEqual(forgotten.feedback, [feedback])
+        XCTAssertEqual(forgotten.replies, [reply.id])
+        let gone = await code { try await tp.record(.up, on: reply.id) }
+        XCTAssertEqual(gone, "unknown_reply")
+        try await tp.record(.up, on: kept.id)
+        await tp.close()
+        XCTAssertEqual(try files(of: folder, holding: secret), [])
+    }
+
     func testARetryAndAPick() async throws {
         let tp = try await open()
         let session = try await tp.session()

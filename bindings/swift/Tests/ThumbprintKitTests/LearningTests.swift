@@ -99,6 +99,8 @@ final class LearningTests: XCTestCase {
 
     func testRollback() async throws {
         let (tp, adapter) = try await learnedCopy()
+        try await tp.deactivate()
+        try await tp.activate(adapter)
         let before = try await tp.rollback()
         XCTAssertNil(before)
         let details = try await tp.adapter(adapter)
@@ -154,7 +156,8 @@ final class LearningTests: XCTestCase {
         XCTAssertEqual(cancelled, .cancelled)
     }
 
-    func testLeavingTheLoopLeavesTheJobAlone() async throws {
+    func testALoopOverAJobThatIsLeftOrThrowsLeavesTheJobAlone() async throws {
+        struct Oops: Error, Equatable {}
         let tp = try await open()
         try await Learned.teach(tp)
         let job = try await tp.personalize()
@@ -162,6 +165,10 @@ final class LearningTests: XCTestCase {
             XCTAssertGreaterThanOrEqual(progress.total, 0)
             break
         }
+        let oops = await thrown {
+            for await _ in job { throw Oops() }
+        }
+        XCTAssertEqual(oops as? Oops, Oops())
         XCTAssertFalse(job.isFinished)
         let waiting = Task { try await job.outcome() }
         waiting.cancel()

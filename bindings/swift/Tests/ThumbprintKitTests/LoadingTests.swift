@@ -53,16 +53,23 @@ final class LoadingTests: XCTestCase {
         let error = await thrown { try await tp.load(model) { _ in throw Oops(number: 7) } }
         XCTAssertEqual(error as? Oops, Oops(number: 7))
         try await tp.load(model)
-        // In the loop over a reply, too: it is cancelled by that.
+    }
+
+    func testCallbackThrowsWhileAReplyStreams() async throws {
+        struct Oops: Error, Equatable {
+            let number: Int
+        }
+        let tp = try await open()
         let generation = tp.generate(Request("Tell me a long story.", options: long))
-        let inLoop = await thrown {
+        let error = await thrown {
             for try await _ in generation {
                 throw Oops(number: 8)
             }
         }
-        XCTAssertEqual(inLoop as? Oops, Oops(number: 8))
+        XCTAssertEqual(error as? Oops, Oops(number: 8))
         let reply = try await generation.reply()
         XCTAssertEqual(reply.stopReason, .cancelled)
+        XCTAssertLessThan(reply.usage.completionTokens, 100)
     }
 
     func testACancelledTaskCancelsLoading() async throws {

@@ -31,6 +31,15 @@ extension XCTestCase {
     }
 }
 
+/// Files of a folder that hold a text.
+func files(of folder: URL, holding text: String) throws -> [String] {
+    let names = try FileManager.default.subpathsOfDirectory(atPath: folder.path)
+    return names.filter { name in
+        let content = FileManager.default.contents(atPath: folder.appendingPathComponent(name).path)
+        return content?.range(of: Data(text.utf8)) != nil
+    }
+}
+
 /// Runs something that must throw, and gives what it threw.
 func thrown<T>(
     file: StaticString = #filePath, line: UInt = #line, by body: () async throws -> T
