@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test test-python wheel test-kotlin jar test-encryption interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -10,6 +10,7 @@ THUMBPRINT = "$(TARGET)/release/thumbprint"
 cargo = . "$$THUMBPRINT_TOOLS/env.sh" && cargo
 # In CI a Cargo.lock that does not match is an error, not an edit.
 locked := $(if $(CI),--locked)
+library = libthumbprint_ffi.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 # What only other languages need is built and tested by targets of its own.
 ours := --workspace --exclude thumbprint-ffi
 
@@ -17,15 +18,21 @@ ours := --workspace --exclude thumbprint-ffi
 demo: build model
 	$(THUMBPRINT) demo $(ARGS)
 
-## test: every test, on release code and the real model
+## test: every test, on release code and the real model; then other languages' whose toolchain is here, in 30 minutes (without ARGS)
+test: export THUMBPRINT_TEST_STARTED := $(shell date +%s)
 test: setup model
 	python3 -B scripts/test_scripts.py
 	$(cargo) test --release $(ours) $(locked) $(ARGS)
+	$(if $(ARGS),,scripts/test-others)
 
 ## test-python: builds the wheel, and tests it in a clean venv (ARGS="-k closing" for pytest)
 test-python: setup model
 	$(cargo) test --release $(locked) -p thumbprint-ffi
 	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python $(ARGS)
+
+## test-python-example: the wheel's example, which is a whole loop (minutes)
+test-python-example: setup model
+	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python -m example
 
 ## wheel: the Python wheel, for this machine's instruction set; prints its path
 wheel: setup
@@ -42,6 +49,25 @@ jar: setup
 ## test-encryption: the store under a key, with SQLCipher over an OpenSSL of its own (minutes, once; needs perl)
 test-encryption: setup
 	$(cargo) test --release $(locked) -p thumbprint --features sqlcipher-vendored --lib $(ARGS) store::
+
+## test-swift: checks the Swift package and what iOS needs over it, and tests both where there is a Swift (ARGS="--filter ChatTests")
+test-swift: setup model
+	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-swift $(ARGS)
+
+## check-library: size and alignment of the shared library that apps ship
+check-library: setup
+	$(cargo) build --release $(locked) -p thumbprint-ffi
+	scripts/check-library "$(TARGET)/release/$(library)"
+
+## record-size: records its size in ffi/size.txt
+record-size: setup
+	$(cargo) build --release $(locked) -p thumbprint-ffi
+	scripts/check-library --record "$(TARGET)/release/$(library)"
+
+## check-targets: type-checks the library for Android and iOS, which nothing here could link
+check-targets: setup
+	$(cargo) build --release $(locked) -p thumbprint-ffi
+	scripts/check-targets $(ARGS)
 
 ## interface: records the interface for other languages in ffi/interface.txt, under a new number
 interface: setup
@@ -102,7 +128,7 @@ clean: setup
 
 ## distclean: everything built or installed inside this folder
 distclean:
-	rm -rf target target-dist .venv .venv-python
+	rm -rf target target-dist .venv .venv-python .venv-swift .venv-swift-check
 
 setup:
 	@scripts/setup

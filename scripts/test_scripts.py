@@ -345,6 +345,120 @@ class CheckElf(InTemporaryFolder):
         self.assertIn("no ELF", self.problem(path))
 
 
+class CheckLibrary(unittest.TestCase):
+    TARGET = "x86_64-unknown-linux-gnu"
+
+    def setUp(self):
+        self.check = load("check-library")
+        self.sizes = {("1.0.0", self.TARGET): 1000}
+
+    def judge(self, size, version="1.0.0", target=TARGET):
+        return self.check.judge(self.sizes, version, target, size)
+
+    def test_a_library_may_grow_by_a_twentieth_and_no_more(self):
+        self.assertTrue(self.judge(1050)[0])
+        self.assertTrue(self.judge(10)[0])
+        fine, sentence = self.judge(1051)
+        self.assertFalse(fine)
+        self.assertIn("make record-size", sentence)
+
+    def test_a_new_version_wants_a_record_of_its_own_and_another_target_does_not(self):
+        self.assertFalse(self.judge(1000, version="1.1.0")[0])
+        fine, sentence = self.judge(1000, target="aarch64-apple-darwin")
+        self.assertTrue(fine)
+        self.assertIn("no size is recorded", sentence)
+
+    def test_a_record_is_changed_in_place_or_added_and_read_again(self):
+        text = self.check.with_record("", "1.0.0", self.TARGET, 1000)
+        text = self.check.with_record(text, "1.1.0", self.TARGET, 1100)
+        text = self.check.with_record(text, "1.0.0", self.TARGET, 900)
+        self.assertEqual(self.check.recorded(text), {("1.0.0", self.TARGET): 900, ("1.1.0", self.TARGET): 1100})
+        self.assertTrue(text.startswith("#"))
+
+    def test_this_version_has_a_record(self):
+        version, target = self.check.version_and_target()
+        sizes = self.check.recorded(self.check.RECORD.read_text())
+        self.assertTrue(any(known == version for known, _ in sizes))
+        if target == self.TARGET:
+            self.assertIn((version, target), sizes)
+
+
+class TestOthers(unittest.TestCase):
+    def setUp(self):
+        self.others = load("test-others")
+        self.others.SUITES = {
+            "here": (lambda: None, "test-here", 5),
+            "long": (lambda: None, "test-long", 20),
+            "absent": (lambda: "no such compiler", "test-absent", 1),
+        }
+        self.made = []
+
+    def run_all(self, names, minutes=30, passes=True):
+        def make(target):
+            self.made.append(target)
+            return passes
+
+        return self.others.run_all(names, lambda: minutes, make)
+
+    def test_what_is_here_is_run_and_what_is_not_is_named_with_the_reason(self):
+        lines, fine = self.run_all(["absent", "here"])
+        self.assertTrue(fine)
+        self.assertEqual(self.made, ["test-here"])
+        self.assertEqual(lines[0], "left out: test-absent: no such compiler")
+        self.assertRegex(lines[1], r"^passed: test-here, [0-9.]+ min$")
+
+    def test_what_would_take_longer_than_is_left_is_not_begun(self):
+        lines, fine = self.run_all(["long", "here"], minutes=7.4)
+        self.assertTrue(fine)
+        self.assertEqual(lines[0], "left out: test-long: it takes about 20 min, and 7 min are left")
+        self.assertEqual(self.made, ["test-here"])
+
+    def test_one_that_fails_is_told_and_the_rest_is_run_all_the_same(self):
+        lines, fine = self.run_all(["here", "long"], passes=False)
+        self.assertFalse(fine)
+        self.assertEqual(self.made, ["test-here", "test-long"])
+        self.assertTrue(all(line.startswith("FAILED: ") for line in lines))
+
+    def test_an_unknown_name_is_refused_with_those_there_are(self):
+        result = subprocess.run([sys.executable, "-B", SCRIPTS / "test-others", "cobol"], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("library, python, kotlin, swift, targets, arm", result.stderr)
+
+    def test_its_suites_are_make_targets(self):
+        makefile = (SCRIPTS.parent / "Makefile").read_text()
+        for _, target, minutes in load("test-others").SUITES.values():
+            self.assertRegex(makefile, rf"(?m)^{target}:")
+            self.assertGreater(minutes, 0)
+
+
+class Swift(InTemporaryFolder):
+    def run_swift(self, *arguments, **changes):
+        environment = {**os.environ, "THUMBPRINT_TOOLS": str(self.folder / "tools"), **changes}
+        return subprocess.run(["/bin/sh", SCRIPTS / "swift", *arguments], env=environment, capture_output=True, text=True)
+
+    def pretend_swift(self, version):
+        programs = self.folder / "bin"
+        programs.mkdir(exist_ok=True)
+        swift = programs / "swift"
+        swift.write_text(f"#!/bin/sh\necho 'Swift version {version} (swift)'\necho \"$@\"\n")
+        swift.chmod(0o755)
+        return f"{programs}:{os.environ['PATH']}"
+
+    def test_the_one_on_the_path_is_taken_if_it_is_new_enough(self):
+        found = self.run_swift("--present", PATH=self.pretend_swift("6.1"))
+        self.assertEqual((found.returncode, found.stdout), (0, "Swift version 6.1\n"))
+        run = self.run_swift("swift", "build", PATH=self.pretend_swift("6.1"))
+        self.assertIn("build", run.stdout)
+
+    def test_an_older_one_is_not_and_nothing_is_fetched_to_look(self):
+        found = self.run_swift("--present", PATH=self.pretend_swift("5.10"))
+        self.assertEqual(found.returncode, 3)
+        self.assertRegex(found.stderr, r"\Aswift: no Swift 6.0 or newer on PATH, .+\n\Z")
+        self.assertEqual(list(self.folder.glob("tools*")), [])
+        found = self.run_swift("--find", PATH=self.pretend_swift("5.10"), THUMBPRINT_SWIFT="path")
+        self.assertEqual((found.returncode, found.stdout), (3, ""))
+
+
 class KotlinSnippets(InTemporaryFolder):
     def test_blocks_become_one_function_and_imports_go_to_the_top(self):
         manual = self.folder / "manual.md"

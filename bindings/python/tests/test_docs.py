@@ -29,6 +29,7 @@ def test_the_manuals_snippets_run_one_after_the_other(
         exec(compile("\n" * before + snippet[1], str(MANUAL), "exec"), names)
 
 
+@pytest.mark.example
 def test_the_example_asks_learns_and_tells(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = runpy.run_path(str(PACKAGE / "examples" / "loop.py"))
     example["main"](str(model), str(tmp_path / "data"), example["ASKED"][:11], ENGINE)

@@ -50,7 +50,7 @@ final class SampleModelTests: XCTestCase {
 
     @MainActor
     private static func stop(_ tp: Thumbprint) async throws {
-        let chat = ChatModel(thumbprint: tp, options: GenerationOptions(maximumResponseTokens: 400, temperature: 0))
+        let chat = ChatModel(thumbprint: tp, options: GenerationOptions(temperature: 0, maximumResponseTokens: 400))
         await chat.start()
         let sending = Task { await chat.send("Tell me a long story.") }
         while (chat.turns.last?.text ?? "").isEmpty || chat.turns.last?.role == .user {

@@ -6,7 +6,7 @@ import XCTest
 /// SmolLM2-135M-Instruct, Q4_1.
 let model = URL(fileURLWithPath: ProcessInfo.processInfo.environment["THUMBPRINT_TEST_MODEL"] ?? "/set/THUMBPRINT_TEST_MODEL")
 let engine = EngineOptions(nCtx: 1024, nThreads: 1)
-let short = GenerationOptions(maximumResponseTokens: 12, temperature: 0, seed: 1)
+let short = GenerationOptions(temperature: 0, maximumResponseTokens: 12, seed: 1)
 
 extension XCTestCase {
     /// A folder that is gone after the test.

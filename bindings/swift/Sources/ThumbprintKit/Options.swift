@@ -82,10 +82,10 @@ public struct EngineOptions: Hashable, Sendable {
 
 /// Length, sampling and stop conditions of a reply. `nil` takes the library's default.
 public struct GenerationOptions: Hashable, Sendable {
-    /// Tokens to generate at most, 1 or more.
-    public var maximumResponseTokens: Int?
     /// Divides the logits; 0 takes the likeliest token.
     public var temperature: Double?
+    /// Tokens to generate at most, 1 or more.
+    public var maximumResponseTokens: Int?
     /// Draw from the k likeliest tokens; 0: from all.
     public var topK: Int?
     /// Draw from the smallest set of tokens with this much probability, in (0, 1].
@@ -103,47 +103,41 @@ public struct GenerationOptions: Hashable, Sendable {
     /// What to do when the conversation is longer than the context.
     public var overflow: Overflow?
 
+    /// `sampling` is FoundationModels' form of `topK`, `topP` and `seed`, over which these win, or of a temperature of 0, which wins.
     public init(
-        maximumResponseTokens: Int? = nil, temperature: Double? = nil, topK: Int? = nil, topP: Double? = nil, minP: Double? = nil,
-        repetitionPenalty: Double? = nil, repetitionWindow: Int? = nil, seed: UInt64? = nil, stop: [String] = [],
-        overflow: Overflow? = nil
+        sampling: SamplingMode? = nil, temperature: Double? = nil, maximumResponseTokens: Int? = nil, topK: Int? = nil,
+        topP: Double? = nil, minP: Double? = nil, repetitionPenalty: Double? = nil, repetitionWindow: Int? = nil, seed: UInt64? = nil,
+        stop: [String] = [], overflow: Overflow? = nil
     ) {
+        self.temperature = sampling == .greedy ? 0 : temperature
         self.maximumResponseTokens = maximumResponseTokens
-        self.temperature = temperature
-        self.topK = topK
-        self.topP = topP
+        self.topK = topK ?? sampling?.topK
+        self.topP = topP ?? sampling?.topP
         self.minP = minP
         self.repetitionPenalty = repetitionPenalty
         self.repetitionWindow = repetitionWindow
-        self.seed = seed
+        self.seed = seed ?? sampling?.seed
         self.stop = stop
         self.overflow = overflow
     }
 
-    /// The form that FoundationModels has.
-    public init(sampling: SamplingMode, temperature: Double? = nil, maximumResponseTokens: Int? = nil) {
-        self.init(maximumResponseTokens: maximumResponseTokens, temperature: temperature)
-        switch sampling {
-        case .greedy:
-            self.temperature = 0
-        case .random(let top, let seed):
-            (self.topK, self.seed) = (top, seed)
-        case .randomWithin(let probabilityThreshold, let seed):
-            (self.topP, self.seed) = (probabilityThreshold, seed)
-        }
-    }
-
     /// How tokens are drawn.
-    public enum SamplingMode: Hashable, Sendable {
-        /// The likeliest token.
-        case greedy
-        /// From the `top` likeliest tokens.
-        case random(top: Int, seed: UInt64? = nil)
-        case randomWithin(probabilityThreshold: Double, seed: UInt64?)
+    public struct SamplingMode: Hashable, Sendable {
+        fileprivate var topK: Int?
+        fileprivate var topP: Double?
+        fileprivate var seed: UInt64?
 
-        /// From the smallest set of tokens with this much probability.
+        /// The likeliest token.
+        public static let greedy = SamplingMode()
+
+        /// From the `top` likeliest tokens.
+        public static func random(top: Int, seed: UInt64? = nil) -> SamplingMode {
+            SamplingMode(topK: top, seed: seed)
+        }
+
+        /// From the smallest set of tokens with this much probability, in (0, 1].
         public static func random(probabilityThreshold: Double, seed: UInt64? = nil) -> SamplingMode {
-            .randomWithin(probabilityThreshold: probabilityThreshold, seed: seed)
+            SamplingMode(topP: probabilityThreshold, seed: seed)
         }
     }
 

@@ -130,7 +130,7 @@ final class ChatTests: XCTestCase {
     func testOptionsCrossAsTheyAre() async throws {
         let tp = try await open()
         let options = GenerationOptions(
-            maximumResponseTokens: 8, temperature: 0.5, topK: 7, topP: 0.5, minP: 0.25, repetitionPenalty: 1.5, repetitionWindow: 5,
+            temperature: 0.5, maximumResponseTokens: 8, topK: 7, topP: 0.5, minP: 0.25, repetitionPenalty: 1.5, repetitionWindow: 5,
             seed: 1 << 40)
         let sampling = try await tp.generate(Request("Hello", options: options)).reply().sampling
         XCTAssertEqual([sampling.temperature, sampling.topP, sampling.minP, sampling.repetitionPenalty], [0.5, 0.5, 0.25, 1.5])

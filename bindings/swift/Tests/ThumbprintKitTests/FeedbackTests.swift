@@ -80,7 +80,7 @@ final class FeedbackTests: XCTestCase {
         let tp = try await open()
         let session = try await tp.session()
         let first = try await session.respond(to: "Name a colour.", options: short).reply
-        let other = GenerationOptions(maximumResponseTokens: 12, temperature: 1.5, seed: 3)
+        let other = GenerationOptions(temperature: 1.5, maximumResponseTokens: 12, seed: 3)
         let second = try await session.regenerateResponse(options: other).collect().reply
         let retried = try await tp.feedback(on: first.id)
         XCTAssertEqual(retried.map(\.feedback), [.retry])

@@ -9,9 +9,9 @@ let model = URL(fileURLWithPath: ProcessInfo.processInfo.environment["THUMBPRINT
 
 // One thread: two that wait for one another are slow on a machine that has other things to do.
 let engine = EngineOptions(nCtx: 1024, nThreads: 1)
-let short = GenerationOptions(maximumResponseTokens: 12, temperature: 0, seed: 1)
-let medium = GenerationOptions(maximumResponseTokens: 96, temperature: 0, seed: 1)
-let long = GenerationOptions(maximumResponseTokens: 400, temperature: 0, seed: 1)
+let short = GenerationOptions(temperature: 0, maximumResponseTokens: 12, seed: 1)
+let medium = GenerationOptions(temperature: 0, maximumResponseTokens: 96, seed: 1)
+let long = GenerationOptions(temperature: 0, maximumResponseTokens: 400, seed: 1)
 
 extension XCTestCase {
     /// A folder that is gone after the test.
