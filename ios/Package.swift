@@ -3,6 +3,14 @@
 
 import PackageDescription
 
+// Elsewhere, what is used of Apple's frameworks is declared for the compiler and for tests.
+#if os(Linux)
+    let declared = ["BackgroundTasks", "Security", "UIKit"]
+#else
+    let declared: [String] = []
+#endif
+let frameworks = declared.map { Target.Dependency.target(name: $0) }
+
 let package = Package(
     name: "ThumbprintBackground",
     platforms: [.iOS(.v17), .macOS(.v14)],
@@ -16,7 +24,7 @@ let package = Package(
     targets: [
         .target(
             name: "ThumbprintBackground",
-            dependencies: [.product(name: "ThumbprintKit", package: "ThumbprintKit")]
+            dependencies: [.product(name: "ThumbprintKit", package: "ThumbprintKit")] + frameworks
         ),
         // The sample app without its views.
         .target(
@@ -26,8 +34,8 @@ let package = Package(
         ),
         .testTarget(
             name: "ThumbprintBackgroundTests",
-            dependencies: ["ThumbprintBackground", "SampleModel"]
+            dependencies: ["ThumbprintBackground", "SampleModel"] + frameworks
         ),
-    ],
+    ] + declared.map { .target(name: $0, path: "Tests/Declarations/\($0)") },
     swiftLanguageModes: [.v6]
 )

@@ -50,14 +50,16 @@ struct AdaptersView: View {
 
     /// As a task that goes on after the person leaves the app, where the system has such.
     private func learn() {
-        if #available(iOS 26.0, *) {
-            do {
-                try Opened.scheduler.personalizeNow(title: "Learning from your thumbs", subtitle: "On this device")
-                return
-            } catch {
-                // The system is busy: on the screen, then.
+        #if compiler(>=6.2)
+            if #available(iOS 26.0, *) {
+                do {
+                    try Opened.scheduler.personalizeNow(title: "Learning from your thumbs", subtitle: "On this device")
+                    return
+                } catch {
+                    // The system is busy: on the screen, then.
+                }
             }
-        }
+        #endif
         Task { await model.personalize() }
     }
 }

@@ -18,7 +18,9 @@ struct ChatView: View {
                 }
                 .listStyle(.plain)
                 .onChange(of: model.turns.last?.text) {
-                    scroll.scrollTo(model.turns.last?.id, anchor: .bottom)
+                    if let last = model.turns.last {
+                        scroll.scrollTo(last.id, anchor: .bottom)
+                    }
                 }
             }
             .safeAreaInset(edge: .bottom) { input }

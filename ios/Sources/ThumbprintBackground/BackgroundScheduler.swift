@@ -1,4 +1,4 @@
-#if os(iOS)
+#if os(iOS) || os(Linux)  // where Tests/Declarations stand for the framework
     import BackgroundTasks
     import Foundation
     import ThumbprintKit
@@ -50,32 +50,34 @@
             BGTaskScheduler.shared.cancel(taskRequestWithIdentifier: nightly)
         }
 
-        /// Learns now, with a progress that the system shows, also after the person leaves the app. To be called from the person's tap.
-        @available(iOS 26.0, *)
-        public func personalizeNow(title: String, subtitle: String) throws {
-            guard let now else {
-                throw ThumbprintBackgroundError.noIdentifier
-            }
-            let identifier = "\(now).\(UUID().uuidString)"
-            BGTaskScheduler.shared.register(forTaskWithIdentifier: identifier, using: nil) { task in
-                guard let task = task as? BGContinuedProcessingTask else {
-                    return task.setTaskCompleted(success: false)
+        #if compiler(>=6.2) || os(Linux)  // Xcode 26, whose SDK has it
+            /// Learns now, with a progress that the system shows, also after the person leaves the app. To be called from the person's tap.
+            @available(iOS 26.0, *)
+            public func personalizeNow(title: String, subtitle: String) throws {
+                guard let now else {
+                    throw ThumbprintBackgroundError.noIdentifier
                 }
-                let shown = Shown(task, title: title)
-                let handed = SystemTask(task)
-                Task {
-                    let ending = await self.training.run(handed) { shown.show($0) }
-                    if ending.wantsMore {
-                        // The person pressed stop, or the system did: it goes on at night.
-                        try? self.schedule()
+                let identifier = "\(now).\(UUID().uuidString)"
+                BGTaskScheduler.shared.register(forTaskWithIdentifier: identifier, using: nil) { task in
+                    guard let task = task as? BGContinuedProcessingTask else {
+                        return task.setTaskCompleted(success: false)
+                    }
+                    let shown = Shown(task, title: title)
+                    let handed = SystemTask(task)
+                    Task {
+                        let ending = await self.training.run(handed) { shown.show($0) }
+                        if ending.wantsMore {
+                            // The person pressed stop, or the system did: it goes on at night.
+                            try? self.schedule()
+                        }
                     }
                 }
+                let request = BGContinuedProcessingTaskRequest(identifier: identifier, title: title, subtitle: subtitle)
+                // Training is on the CPU: no resources are asked for.
+                request.strategy = .fail
+                try BGTaskScheduler.shared.submit(request)
             }
-            let request = BGContinuedProcessingTaskRequest(identifier: identifier, title: title, subtitle: subtitle)
-            // Training is on the CPU: no resources are asked for.
-            request.strategy = .fail
-            try BGTaskScheduler.shared.submit(request)
-        }
+        #endif
     }
 
     /// A `BGTask` as this package takes it. The system's object may be used from any thread.
@@ -95,22 +97,24 @@
         }
     }
 
-    /// The progress that the system shows for a task that the person started.
-    @available(iOS 26.0, *)
-    private final class Shown: @unchecked Sendable {
-        private let task: BGContinuedProcessingTask
-        private let title: String
-        private var estimate = ProgressEstimate()
+    #if compiler(>=6.2) || os(Linux)
+        /// The progress that the system shows for a task that the person started.
+        @available(iOS 26.0, *)
+        private final class Shown: @unchecked Sendable {
+            private let task: BGContinuedProcessingTask
+            private let title: String
+            private var estimate = ProgressEstimate()
 
-        init(_ task: BGContinuedProcessingTask, title: String) {
-            self.task = task
-            self.title = title
-            task.progress.totalUnitCount = 1000
-        }
+            init(_ task: BGContinuedProcessingTask, title: String) {
+                self.task = task
+                self.title = title
+                task.progress.totalUnitCount = 1000
+            }
 
-        func show(_ progress: JobProgress) {
-            task.progress.completedUnitCount = Int64(1000 * estimate.fraction(at: progress))
-            task.updateTitle(title, subtitle: "\(progress.phase.rawValue): \(progress.step) / \(progress.total)")
+            func show(_ progress: JobProgress) {
+                task.progress.completedUnitCount = Int64(1000 * estimate.fraction(at: progress))
+                task.updateTitle(title, subtitle: "\(progress.phase.rawValue): \(progress.step) / \(progress.total)")
+            }
         }
-    }
+    #endif
 #endif

@@ -30,7 +30,7 @@ public enum DataFolder {
     ) throws -> URL {
         let parent = try parent ?? FileManager.default.url(
             for: .applicationSupportDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
-        var folder = parent.appendingPathComponent(name, isDirectory: true)
+        let folder = parent.appendingPathComponent(name, isDirectory: true)
         if folder.pathComponents.contains("AppGroup") {
             throw ThumbprintBackgroundError.inAppGroup
         }
@@ -39,7 +39,8 @@ public enum DataFolder {
         #if canImport(Darwin)
             var values = URLResourceValues()
             values.isExcludedFromBackup = !isBackedUp
-            try folder.setResourceValues(values)
+            var marked = folder
+            try marked.setResourceValues(values)
         #endif
         return folder
     }

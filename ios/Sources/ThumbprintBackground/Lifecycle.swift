@@ -1,4 +1,5 @@
-#if os(iOS)
+#if os(iOS) || os(Linux)  // where Tests/Declarations stand for the framework
+    import Foundation
     import ThumbprintKit
     import UIKit
 
@@ -9,6 +10,7 @@
         private let thumbprint: @Sendable () async -> Thumbprint?
         private let carriesOn: @Sendable () async -> Bool
         private var observers: [any NSObjectProtocol] = []
+        private var assertion = UIBackgroundTaskIdentifier.invalid
 
         /// `thumbprint` gives what is open, if anything. `carriesOn` tells whether a background task is at work, in which case nothing is done:
         /// it suspends at its own end.
@@ -31,22 +33,20 @@
         }
 
         private func suspend() {
-            let application = UIApplication.shared
-            var assertion = UIBackgroundTaskIdentifier.invalid
-            let end = { @MainActor in
-                application.endBackgroundTask(assertion)
-                assertion = .invalid
+            assertion = UIApplication.shared.beginBackgroundTask(withName: "thumbprint-suspend") { [weak self] in
+                MainActor.assumeIsolated { self?.end() }
             }
-            assertion = application.beginBackgroundTask(withName: "thumbprint-suspend") {
-                MainActor.assumeIsolated { end() }
-            }
-            let (thumbprint, carriesOn) = (thumbprint, carriesOn)
-            Task { @MainActor in
+            Task {
                 if await !carriesOn(), let tp = await thumbprint() {
                     try? await tp.suspend()
                 }
                 end()
             }
+        }
+
+        private func end() {
+            UIApplication.shared.endBackgroundTask(assertion)
+            assertion = .invalid
         }
 
         /// The system ends the app next: the model is loaded again at the next use.
