@@ -10,7 +10,9 @@ let hasFramework = FileManager.default.fileExists(atPath: here + "/CThumbprint.x
 
 #if os(Linux)
     let library: Target = .systemLibrary(name: "CThumbprint", path: "Sources/CThumbprint")
+    let (resources, excluded): ([Resource], [String]) = ([], ["PrivacyInfo.xcprivacy"])
 #else
+    let (resources, excluded): ([Resource], [String]) = ([.process("PrivacyInfo.xcprivacy")], [])
     let library: Target =
         hasFramework
         ? .binaryTarget(name: "CThumbprint", path: "CThumbprint.xcframework")
@@ -33,9 +35,10 @@ let package = Package(
                 .linkedFramework("Accelerate", .when(platforms: [.iOS, .macOS])),
                 .linkedFramework("Foundation", .when(platforms: [.iOS, .macOS])),
                 .linkedFramework("Metal", .when(platforms: [.iOS, .macOS])),
+                .linkedFramework("Security", .when(platforms: [.iOS, .macOS])),
             ]
         ),
-        .target(name: "ThumbprintKit", dependencies: ["ThumbprintFFI"]),
+        .target(name: "ThumbprintKit", dependencies: ["ThumbprintFFI"], exclude: excluded, resources: resources),
         // Is killed in the middle of a job, and opens a folder from another process.
         .executableTarget(name: "thumbprint-test-child", dependencies: ["ThumbprintKit"], path: "Tests/Child"),
         .testTarget(name: "ThumbprintKitTests", dependencies: ["ThumbprintKit", "thumbprint-test-child"]),
