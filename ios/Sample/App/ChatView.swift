@@ -73,7 +73,8 @@ private struct TurnView: View {
         VStack(alignment: turn.role == .user ? .trailing : .leading) {
             Text(turn.text)
                 .padding(10)
-                .background(turn.role == .user ? Color.accentColor.opacity(0.2) : Color.secondary.opacity(0.15), in: .rect(cornerRadius: 12))
+                .background(
+                    turn.role == .user ? Color.accentColor.opacity(0.2) : Color.secondary.opacity(0.15), in: .rect(cornerRadius: 12))
             if turn.reply != nil {
                 HStack {
                     thumb(.up, "hand.thumbsup")

@@ -28,8 +28,10 @@ public enum DataFolder {
     public static func prepare(
         name: String = "Thumbprint", in parent: URL? = nil, isBackedUp: Bool = false
     ) throws -> URL {
-        let parent = try parent ?? FileManager.default.url(
-            for: .applicationSupportDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
+        let parent =
+            try parent
+            ?? FileManager.default.url(
+                for: .applicationSupportDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
         let folder = parent.appendingPathComponent(name, isDirectory: true)
         if folder.pathComponents.contains("AppGroup") {
             throw ThumbprintBackgroundError.inAppGroup

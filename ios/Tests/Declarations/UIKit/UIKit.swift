@@ -11,7 +11,8 @@ public struct UIBackgroundTaskIdentifier: Hashable, Sendable {
 public final class UIApplication {
     public static let shared = UIApplication()
     public nonisolated static let didEnterBackgroundNotification = Notification.Name("UIApplicationDidEnterBackgroundNotification")
-    public nonisolated static let didReceiveMemoryWarningNotification = Notification.Name("UIApplicationDidReceiveMemoryWarningNotification")
+    public nonisolated static let didReceiveMemoryWarningNotification = Notification.Name(
+        "UIApplicationDidReceiveMemoryWarningNotification")
 
     /// Tasks that were begun and not ended.
     public private(set) var backgroundTasks: Set<UIBackgroundTaskIdentifier> = []
