@@ -1,6 +1,6 @@
 internal import ThumbprintFFI
 
-/// A stored chat.
+/// A stored chat. Say one thing at a time: what is said while a reply is still being written has no certain place in it.
 ///
 /// The names are those of FoundationModels' `LanguageModelSession`, so that code written for one reads the same for the other.
 public final class Session: Sendable, Identifiable {
