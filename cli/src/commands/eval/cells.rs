@@ -21,6 +21,8 @@ use super::scores::Answer;
 use crate::error::{CliError, Result};
 use crate::files::{forget_peak_memory, resident_memory_mib};
 use crate::interrupt::Interrupt;
+use crate::kernels::kernels;
+use crate::options::Precision;
 use crate::output::Output;
 use crate::simulation::{Measured, PARALLEL, learn, measured, request};
 use crate::watch::Watch;
@@ -138,6 +140,11 @@ impl<'a> Bench<'a> {
             "what the base replies while it is taught",
             drawn::teaching(self.size, self.population),
         )?;
+        // Cells are copies: all of them train with the same number formats.
+        let thumbprint = self.open(&format!("{TEACHING}-{}", &self.draws[..12]))?;
+        let formats = kernels(Precision::Fast, self.n_threads)?;
+        thumbprint.store().set_setting("kernels", &formats)?;
+        drop(thumbprint);
         let mut by_prompt: Vec<Vec<Drawn>> = vec![Vec::new(); self.training().len()];
         let mut drawn = teaching.into_iter();
         for (at, replies) in by_prompt.iter_mut().enumerate() {

@@ -156,9 +156,14 @@ fn axes<'a, 'b>(
         .y_label_area_size(labels.y_width)
         .build_cartesian_2d(x, y)?;
     let small = (FONT, 12).into_font().color(&INK);
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
+    let mut mesh = chart.configure_mesh();
+    if labels.x_is_names {
+        mesh.disable_x_mesh();
+    }
+    if labels.y_is_names {
+        mesh.disable_y_mesh();
+    }
+    mesh.light_line_style(WHITE)
         .bold_line_style(FAINT)
         .axis_style(MIDDLE)
         .label_style(small.clone())
@@ -181,6 +186,9 @@ struct Labels<'a> {
     y_width: u32,
     x_name: &'a dyn Fn(&f64) -> String,
     y_name: &'a dyn Fn(&f64) -> String,
+    /// Places on the axis have names, and there is nothing between them.
+    x_is_names: bool,
+    y_is_names: bool,
 }
 
 fn percent(share: &f64) -> String {
@@ -237,6 +245,8 @@ fn win_rates(results: &Results) -> Drawing<Option<String>> {
             y_width: 52,
             x_name: &name,
             y_name: &percent,
+            x_is_names: true,
+            y_is_names: false,
         };
         let mut chart = axes(area, user, x.clone(), 0.0..1.0, labels)?;
         dashed(&mut chart, [(x.start, 0.5), (x.end, 0.5)], MIDDLE)?;
@@ -301,6 +311,8 @@ fn lying(
         y_width: 110,
         x_name: &number,
         y_name: &name,
+        x_is_names: false,
+        y_is_names: true,
     };
     let y = -0.5..items.len() as f64 - 0.5;
     let mut chart = axes(area, title, 0.0..1.08 * most, y.clone(), labels)?;
@@ -364,6 +376,8 @@ fn divergences(results: &Results) -> Drawing<Option<String>> {
             y_width: 52,
             x_name: &number,
             y_name: &percent,
+            x_is_names: false,
+            y_is_names: false,
         };
         let mut chart = axes(area, title, 0.0..most, 0.0..1.0, labels)?;
         dashed(&mut chart, [(0.0, 0.5), (most, 0.5)], MIDDLE)?;
@@ -397,7 +411,7 @@ fn costs(results: &Results) -> Drawing<Option<String>> {
                 low: values.iter().copied().fold(f64::MAX, f64::min),
                 high: values.iter().copied().fold(f64::MIN, f64::max),
             };
-            (format!("{arm}, {n}"), estimate, colour(&colours, arm))
+            (format!("{arm}, n = {n}"), estimate, colour(&colours, arm))
         };
         kinds.into_iter().map(spread).collect()
     };
@@ -439,7 +453,7 @@ mod tests {
                 "mean tokens of an answer",
             ],
             ["all users", "KL(base || adapter), nats per token", "sft"],
-            ["default, 20", "peak memory, MiB", "sft, 50"],
+            ["default, n = 20", "peak memory, MiB", "sft, n = 50"],
         ]) {
             assert!(plot.svg.starts_with("<svg ") && plot.svg.trim_end().ends_with("</svg>"));
             for word in words {
@@ -456,17 +470,5 @@ mod tests {
         let plots = plots(&results).unwrap();
         let files: Vec<_> = plots.iter().map(|plot| plot.file).collect();
         assert_eq!(files, ["length.svg"]);
-    }
-
-    /// To be looked at: THUMBPRINT_PLOTS names a folder to write the charts of the synthetic results to.
-    #[test]
-    fn charts_can_be_written_to_be_looked_at() {
-        let Some(folder) = std::env::var_os("THUMBPRINT_PLOTS") else {
-            return;
-        };
-        for plot in plots(&results()).unwrap() {
-            let path = std::path::Path::new(&folder).join(plot.file);
-            std::fs::write(path, plot.svg).unwrap();
-        }
     }
 }
