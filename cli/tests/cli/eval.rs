@@ -248,6 +248,6 @@ fn what_cannot_be_run_is_refused_with_its_place() {
     command
         .args(["eval", "personalize", "--size", "week", "--out"])
         .arg(&out);
-    Run::of(&mut command).failed(2, &["there is no `week`", "ci, hour, night"]);
+    Run::of(&mut command).failed(2, &["there is no `week`", "ci, hour, night, second"]);
     assert!(!out.exists(), "nothing was begun");
 }
