@@ -15,6 +15,7 @@ mod synthetic;
 mod verdicts;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use thumbprint_simulated_user::Population;
@@ -39,7 +40,7 @@ pub struct Options {
 enum What {
     /// Teaches with thumbs and edits, and compares with simpler ways to please the same person
     ///
-    /// Writes results.json, report.md and charts into the folder, anew after each cell. Run again, it goes on where it was.
+    /// Writes results.json, report.md and charts into the folder, again and again on the way. Run again, it goes on where it was.
     Personalize(Personalize),
 }
 
@@ -132,26 +133,45 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
         })
     };
     let mut records: Vec<Record> = Vec::new();
+    let mut written = Written::default();
     for (at, cell) in cells.iter().enumerate() {
         interrupt.check()?;
         let known = bench.known(cell)?;
-        let record = match known {
+        let is_new = known.is_none();
+        records.push(match known {
             Some(record) => record,
             None => {
                 out.note(&format!("cell {} of {}: {cell}", at + 1, cells.len()));
-                let record = bench.run(cell, &shared)?;
-                records.push(record.clone());
-                write(&folder, &source(&records)?, &plans)?;
-                records.pop();
-                record
+                bench.run(cell, &shared)?
             }
-        };
-        records.push(record);
+        });
+        if is_new && written.is_worth_it() {
+            written.time(|| write(&folder, &source(&records)?, &plans))?;
+        }
         bench.tidy_after(&cells, at)?;
     }
     let results = source(&records)?;
     write(&folder, &results, &plans)?;
     show(out, &results, &folder)
+}
+
+/// When the report was last written on the way, and how long that took: with many cells, longer than some of them.
+#[derive(Default)]
+struct Written(Option<(Instant, Duration)>);
+
+impl Written {
+    /// At most a twentieth of the time goes into it.
+    fn is_worth_it(&self) -> bool {
+        self.0
+            .is_none_or(|(ended, took)| ended.elapsed() > 20 * took)
+    }
+
+    fn time(&mut self, write: impl FnOnce() -> Result<()>) -> Result<()> {
+        let began = Instant::now();
+        write()?;
+        self.0 = Some((Instant::now(), began.elapsed()));
+        Ok(())
+    }
 }
 
 fn population(options: &Personalize, size: &Size) -> Result<(Population, String)> {
