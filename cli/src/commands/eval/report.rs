@@ -441,6 +441,15 @@ mod tests {
     }
 
     #[test]
+    fn a_report_can_be_made_again_from_its_results_file() {
+        let results = results();
+        let file = serde_json::to_string_pretty(&results).unwrap();
+        let read: Results = serde_json::from_str(&file).unwrap();
+        assert_eq!(read, results);
+        assert_eq!(report(&read), report(&results));
+    }
+
+    #[test]
     fn every_table_has_as_many_cells_in_a_row_as_in_its_head() {
         let text = report(&results());
         let mut columns = None;
