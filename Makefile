@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -17,6 +17,10 @@ ours := --workspace --exclude thumbprint-ffi
 ## demo: build, fetch the model, and watch it learn a person's taste (ARGS="--json --seed 2" for options)
 demo: build model
 	$(THUMBPRINT) demo $(ARGS)
+
+## eval: build, fetch the model, and run the benchmark into bench-ci (ARGS="--size night --out DIR" for more)
+eval: build model
+	$(THUMBPRINT) eval personalize $(or $(ARGS),--size ci --out bench-ci)
 
 ## test: every test, on release code and the real model; then other languages' whose toolchain is here, in 30 minutes (without ARGS)
 test: export THUMBPRINT_TEST_STARTED := $(shell date +%s)

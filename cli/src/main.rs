@@ -12,6 +12,8 @@ mod output;
 mod pairs;
 mod paths;
 mod session;
+mod simulation;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod demo;
 mod doctor;
+mod eval;
 mod exchange;
 mod feedback;
 mod forget;
@@ -39,6 +40,8 @@ pub enum Command {
     Forget(forget::Options),
     /// A simulated person teaches the demo model a taste with thumbs, and votes on the result
     Demo(demo::Options),
+    /// A benchmark: simulated people teach a model, and say what they make of it
+    Eval(eval::Options),
     /// Devices, CPU features, facts of the model, what would run where, memory estimates
     Doctor(doctor::Options),
     /// Speed and memory, as ratios to llama.cpp in the same run
@@ -64,6 +67,7 @@ impl Command {
             Command::Export(options) => exchange::export(options, out),
             Command::Forget(options) => forget::run(options, out),
             Command::Demo(options) => demo::run(options, out),
+            Command::Eval(options) => eval::run(options, out),
             Command::Doctor(options) => doctor::run(options, out),
             Command::Bench(options) => bench::run(options, out),
             Command::Train(options) => train::run(options, out),

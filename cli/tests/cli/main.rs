@@ -5,6 +5,7 @@ mod app;
 mod bad_input;
 mod bench;
 mod doctor;
+mod eval;
 mod harness;
 mod output;
 mod score;

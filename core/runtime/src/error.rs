@@ -84,6 +84,9 @@ pub enum Error {
     /// There is no reply to be corrected.
     #[error("the conversation has no reply to correct")]
     NothingToEdit,
+    /// A way of learning that makes no sense.
+    #[error("the recipe cannot be used: {0}")]
+    Recipe(String),
     /// A job's thread ended without an outcome.
     #[error("the job failed: {0}")]
     Job(String),

@@ -17,7 +17,7 @@ use crate::curation::{self, Readiness, curate};
 use crate::engine::{Demand, Engine, EngineOptions, ModelSource, With};
 use crate::error::{Error, Result};
 use crate::generation::{Batch, By, Generation, Recorder, Reply, Request};
-use crate::personalize::{Budget, Job};
+use crate::personalize::{Budget, Job, Recipe};
 use crate::store::{DatabaseKey, Forgotten, OpenReport, Prompt, Store, Target};
 use crate::types::{ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
@@ -408,12 +408,21 @@ impl Thumbprint {
     /// # Errors
     /// What keeps it from starting; later failures come from [`Job::wait`].
     pub fn personalize(&self, budget: Budget) -> Result<Job> {
+        self.personalize_with(budget, Recipe::default())
+    }
+
+    /// The same in another way than the product's: for comparing with it. A job that runs already keeps its own recipe.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for one that makes no sense; else as [`personalize`](Self::personalize).
+    pub fn personalize_with(&self, budget: Budget, recipe: Recipe) -> Result<Job> {
+        recipe.validate()?;
         let mut slot = lock(&self.0.job);
         if let Some(job) = slot.as_ref().filter(|job| !job.is_finished()) {
-            job.resume_with(budget)?;
+            job.resume_with(budget, recipe)?;
             return Ok(job.clone());
         }
-        let job = Job::start(self, budget)?;
+        let job = Job::start(self, budget, recipe)?;
         *slot = Some(job.clone());
         Ok(job)
     }

@@ -66,6 +66,7 @@ impl Error {
             Self::NoActiveAdapter => (InvalidState, "no_active_adapter"),
             Self::NothingToRegenerate => (InvalidState, "nothing_to_regenerate"),
             Self::NothingToEdit => (InvalidState, "nothing_to_edit"),
+            Self::Recipe(_) => (InvalidInput, "recipe"),
             Self::Job(_) => (Training, "job"),
         }
     }

@@ -41,7 +41,7 @@ pub use generation::{Batch, By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
 pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
-pub use personalize::{Budget, Job, Outcome, Phase, Progress};
+pub use personalize::{Budget, Job, Outcome, Phase, Progress, Recipe};
 pub use store::{DatabaseKey, Target};
 pub use types::{
     AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason,

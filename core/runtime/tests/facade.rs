@@ -4,11 +4,12 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use serde_json::json;
 use tempfile::TempDir;
 use thumbprint::gate::{AdapterState, Decision};
 use thumbprint::store::{NewAdapter, NewVote, Outcome as Vote};
 use thumbprint::{
-    AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Request, Target,
+    AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Recipe, Request, Target,
     Thumbprint,
 };
 use thumbprint_fixtures::TinyModel;
@@ -286,6 +287,42 @@ fn cancelling_a_run_that_works_or_rests_cleans_up() {
             0
         );
     }
+    assert!(tp.adapters().unwrap().is_empty());
+}
+
+#[test]
+fn another_recipe_learns_another_adapter_and_the_default_one_the_same_bytes() {
+    let whole = learn(&Folder::new().taught());
+    let with = |recipe: serde_json::Value| {
+        let folder = Folder::new();
+        let tp = folder.taught();
+        let recipe: Recipe = serde_json::from_value(recipe).unwrap();
+        let job = tp.personalize_with(budget(), recipe.clone()).unwrap();
+        let id = adapter_of(job.wait().unwrap());
+        let row = tp.adapter(id).unwrap().row;
+        assert_eq!(row.config["recipe"], serde_json::to_value(&recipe).unwrap());
+        (bytes(&tp, id), row.config)
+    };
+    assert_eq!(with(json!({})).0, whole);
+    let (liked, config) = with(json!({
+        "learn_from": "liked", "anchors": false, "train": {"max_steps": 4}
+    }));
+    assert_ne!(liked, whole);
+    assert_eq!(config["anchors"], 0);
+    assert_eq!(config["train"]["max_steps"], 4);
+    let (kto, config) = with(json!({
+        "learn_from": "thumbs", "folds": false, "train": {"unpaired": {"loss_type": "kto"}, "max_steps": 4}
+    }));
+    assert_ne!(kto, whole);
+    assert_eq!(config["train"]["unpaired"]["loss_type"], "kto");
+
+    let tp = Folder::new().taught();
+    let nonsense = Recipe {
+        train: json!({"beta": 1}),
+        ..Recipe::default()
+    };
+    let refused = tp.personalize_with(budget(), nonsense).err().unwrap();
+    assert_eq!(refused.code(), "recipe");
     assert!(tp.adapters().unwrap().is_empty());
 }
 

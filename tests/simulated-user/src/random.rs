@@ -1,18 +1,33 @@
 //! SplitMix64 (Steele, Lea and Flood 2014): the same seed gives the same person on every machine.
 
+/// A stream of random numbers.
 #[derive(Clone, Debug)]
-pub(crate) struct Random {
+pub struct Random {
     state: u64,
 }
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The stream of a seed.
+    pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
     /// True with probability `p`.
-    pub(crate) fn chance(&mut self, p: f64) -> bool {
+    pub fn chance(&mut self, p: f64) -> bool {
         self.uniform() < p
+    }
+
+    /// One of `0..n`; 0 for an `n` of 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        // Less than one part in 2^50 from even for any n that fits memory.
+        (self.uniform() * n as f64) as usize
+    }
+
+    /// Puts items in an order of its own (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
     }
 
     /// Uniform in [0, 1).
@@ -51,5 +66,22 @@ mod tests {
         let hits = (0..100_000).filter(|_| random.chance(0.2)).count();
         // Four standard errors are 0.005.
         assert!((hits as f64 / 1e5 - 0.2).abs() < 0.005, "{hits}");
+    }
+
+    #[test]
+    fn every_order_of_three_comes_up_about_as_often() {
+        let mut random = Random::new(4);
+        let mut times = std::collections::BTreeMap::new();
+        for _ in 0..60_000 {
+            let mut items = [0, 1, 2];
+            random.shuffle(&mut items);
+            *times.entry(items).or_insert(0_i32) += 1;
+        }
+        assert_eq!(times.len(), 6);
+        // Four standard errors are 365.
+        assert!(
+            times.values().all(|n| (n - 10_000).abs() < 400),
+            "{times:?}"
+        );
     }
 }

@@ -84,6 +84,89 @@ impl Searchable {
             }
         })
     }
+
+    /// How often whole words occur in a row.
+    pub(crate) fn count(&self, words: &str) -> usize {
+        let wanted: Vec<&str> = words.split(' ').collect();
+        let there: Vec<&str> = self.spaced.split_whitespace().collect();
+        there
+            .windows(wanted.len())
+            .filter(|window| *window == wanted.as_slice())
+            .count()
+    }
+}
+
+/// The lines of a list, without what marks them as such: `-`, `*`, `•`, `1.` or `1)` and a space.
+pub(crate) fn list_items(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(list_item)
+}
+
+fn list_item(line: &str) -> Option<&str> {
+    let line = line.trim();
+    let signs = line.strip_prefix(['-', '*', '\u{2022}']);
+    let numbers = || {
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        (rest.len() < line.len() && line.len() - rest.len() <= 2)
+            .then(|| rest.strip_prefix(['.', ')']))
+            .flatten()
+    };
+    let item = signs.or_else(numbers)?;
+    let said = item.trim_start();
+    (said.len() < item.len() && !said.is_empty()).then_some(said)
+}
+
+/// The sentences of a text, list marks taken off: what ends with `.`, `!` or `?` before white space, or with its line.
+pub(crate) fn sentences(text: &str) -> Vec<&str> {
+    let mut sentences = Vec::new();
+    for line in text.lines() {
+        let mut rest = list_item(line).unwrap_or(line).trim();
+        while let Some(end) = sentence_end(rest) {
+            sentences.push(rest[..end].trim());
+            rest = rest[end..].trim_start();
+        }
+        if !rest.is_empty() {
+            sentences.push(rest);
+        }
+    }
+    sentences.retain(|sentence| !words(sentence).is_empty());
+    sentences
+}
+
+/// Whether the sentence was brought to its end.
+pub(crate) fn is_whole(sentence: &str) -> bool {
+    sentence
+        .trim_end_matches(['"', '\u{201d}', ')', '*'])
+        .ends_with(['.', '!', '?', ':'])
+}
+
+fn sentence_end(text: &str) -> Option<usize> {
+    let mut ended = false;
+    for (at, c) in text.char_indices() {
+        match c {
+            '.' | '!' | '?' => ended = true,
+            '"' | '\u{201d}' | ')' if ended => {}
+            c if c.is_whitespace() && ended => return Some(at),
+            _ => ended = false,
+        }
+    }
+    ended.then_some(text.len())
+}
+
+/// Pictographs, and the characters that only ever belong to one.
+pub(crate) fn is_emoji(c: char) -> bool {
+    matches!(c, '\u{1f000}'..='\u{1faff}' | '\u{2600}'..='\u{27bf}' | '\u{2b50}' | '\u{2b55}')
+}
+
+/// Whether a lower-case word with plain apostrophes is a contraction; a genitive is none.
+pub(crate) fn is_contraction(word: &str) -> bool {
+    const WHOLE: &[&str] = &[
+        "he's", "here's", "how's", "it's", "let's", "she's", "that's", "there's", "what's",
+        "where's", "who's",
+    ];
+    ["n't", "'re", "'ve", "'ll", "'d", "'m"]
+        .iter()
+        .any(|end| word.ends_with(end))
+        || WHOLE.contains(&word)
 }
 
 /// Whether some run of four words occurs three times or more.
@@ -162,6 +245,51 @@ mod tests {
         assert!(!text.holds("=198"));
         assert!(text.holds("[::-1]") && text.holds("<!--") && text.holds("-->"));
         assert!(!text.holds("[::-2]"));
+    }
+
+    #[test]
+    fn phrases_are_counted_in_whole_words() {
+        let text = Searchable::new("Maybe. It may, or it may not; in general it depends.");
+        assert_eq!(text.count("may"), 2);
+        assert_eq!(text.count("in general"), 1);
+        assert_eq!(text.count("depend"), 0);
+    }
+
+    #[test]
+    fn sentences_end_at_their_marks_and_lines_and_lose_the_marks_of_lists() {
+        let text = "It costs 3.50 euros. \"Really?\" Yes!\n\n- One thing\n2. Another. And cut off";
+        assert_eq!(
+            sentences(text),
+            [
+                "It costs 3.50 euros.",
+                "\"Really?\"",
+                "Yes!",
+                "One thing",
+                "Another.",
+                "And cut off"
+            ]
+        );
+        assert_eq!(sentences(" \n -- \n"), Vec::<&str>::new());
+        assert!(is_whole("(It is.)") && is_whole("\"Why?\"") && !is_whole("And cut off"));
+    }
+
+    #[test]
+    fn only_marks_with_a_space_make_a_list() {
+        let items: Vec<&str> = list_items(
+            "- one\n  * two\n\u{2022} three\n10) four\n-5 degrees\n1945. A year\n**bold**\n- ",
+        )
+        .collect();
+        assert_eq!(items, ["one", "two", "three", "four"]);
+    }
+
+    #[test]
+    fn contractions_are_told_from_genitives() {
+        assert!(
+            ["don't", "it's", "we'll", "i'd"]
+                .iter()
+                .all(|w| is_contraction(w))
+        );
+        assert!(!["cat's", "its", "d"].iter().any(|w| is_contraction(w)));
     }
 
     #[test]

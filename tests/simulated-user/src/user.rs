@@ -1,15 +1,12 @@
 //! The person: a taste, a threshold, and a hand that is not quite steady.
 
-use crate::prompts::Prompt;
+use crate::edits::{Edit, rewrite};
+use crate::population::{Prompt, User};
 use crate::random::Random;
-use crate::taste::{NEAR_TIE, utility};
+use crate::taste::{NEAR_TIE, Taste};
 
-/// How often this person gives the same reply the same thumb twice, before flips.
+/// How often a person gives the same reply the same thumb twice, before flips.
 pub const SELF_AGREEMENT: f64 = 0.85;
-
-/// Share of what is usual that this person likes: a 👍 is for the clearly good. The model's length limit is the reason not to
-/// take the half: most of its replies end there, so a threshold in their midst would tell keywords apart, not lengths.
-pub const LIKED: f64 = 0.25;
 
 /// A thumb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,9 +28,34 @@ pub enum Choice {
     Tie,
 }
 
-/// A person who likes short, direct answers.
+impl Choice {
+    /// The noiseless choice, by the utility of the left reply minus that of the right one.
+    pub fn by(difference: f64) -> Self {
+        match difference {
+            _ if difference.abs() < NEAR_TIE => Self::Tie,
+            _ if difference > 0.0 => Self::Left,
+            _ => Self::Right,
+        }
+    }
+}
+
+/// How likely a blind vote falls each way. They add up to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chances {
+    /// For the left reply.
+    pub left: f64,
+    /// For neither.
+    pub tie: f64,
+    /// For the right reply.
+    pub right: f64,
+}
+
+/// A person who judges replies, and perhaps rewrites them.
 #[derive(Clone, Debug)]
 pub struct SimulatedUser {
+    taste: Taste,
+    edits: Vec<Edit>,
+    liked: f64,
     random: Random,
     flip: f64,
     threshold: f64,
@@ -41,30 +63,41 @@ pub struct SimulatedUser {
 }
 
 impl SimulatedUser {
-    /// A person whose answers come from `seed` and are reversed with probability `flip`, in [0, 1].
+    /// A person who has seen what is usual for the model: replies to training prompts. From them come the constants that the
+    /// taste lacks ([`Taste::fitted`]), the threshold, which the best [`User::liked`] of them pass, and the temperature, at
+    /// which the person agrees with itself on [`SELF_AGREEMENT`] of them ([`self_agreement`], solved by bisection). Where replies
+    /// are so alike that no temperature gives 85 %, the nearest in [1e-3, 1e3] is taken.
     ///
-    /// Until [`Self::calibrate`], what is usual is a utility of 0, and the temperature 0.223: 85 % self-agreement where
+    /// Without any usual replies the threshold is a utility of 0, and the temperature 0.223: 85 % self-agreement where
     /// utilities are normal with a standard deviation of 1.12, which independent features of the weights 1 and 0.5 have.
-    pub fn new(seed: u64, flip: f64) -> Self {
-        Self {
+    ///
+    /// Answers come from `seed` and are reversed with probability `flip`, in [0, 1].
+    pub fn new(user: &User, usual: &[(&Prompt, &str)], seed: u64, flip: f64) -> Self {
+        let taste = Taste::fitted(&user.utility, usual);
+        let utilities: Vec<f64> = usual
+            .iter()
+            .map(|(prompt, reply)| taste.utility(prompt, reply))
+            .collect();
+        let mut person = Self {
+            taste,
+            edits: user.edits.clone(),
+            liked: user.liked,
             random: Random::new(seed),
             flip,
             threshold: 0.0,
             temperature: 0.223,
-        }
+        };
+        person.calibrate(&utilities);
+        person
     }
 
-    /// Learns what is usual from a first round of replies, by their [`utility`]: the threshold becomes the one that the best
-    /// [`LIKED`] of them pass, and the temperature the one at which this person agrees with itself on [`SELF_AGREEMENT`] of these replies
-    /// ([`self_agreement`], solved by bisection). Changes nothing over an empty slice; where the replies are so alike
-    /// that no temperature gives 85 %, the nearest in [1e-3, 1e3] is taken.
-    pub fn calibrate(&mut self, utilities: &[f64]) {
+    fn calibrate(&mut self, utilities: &[f64]) {
         let mut sorted = utilities.to_vec();
         sorted.sort_by(f64::total_cmp);
         let Some(last) = sorted.len().checked_sub(1) else {
             return;
         };
-        let at = (1.0 - LIKED) * last as f64;
+        let at = (1.0 - self.liked) * last as f64;
         let (lower, upper) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
         self.threshold = lower + at.fract() * (upper - lower);
         let (mut low, mut high) = (1e-3_f64, 1e3_f64);
@@ -76,6 +109,11 @@ impl SimulatedUser {
             }
         }
         self.temperature = (low * high).sqrt();
+    }
+
+    /// What this person likes.
+    pub fn taste(&self) -> &Taste {
+        &self.taste
     }
 
     /// The utility above which a reply more likely gets a 👍.
@@ -91,22 +129,48 @@ impl SimulatedUser {
     /// Judges one reply: 👍 with probability `sigma((U - threshold) / temperature)`, then flipped with probability
     /// `flip`.
     pub fn thumb(&mut self, prompt: &Prompt, reply: &str) -> Thumb {
-        let liked = self.likes(utility(prompt, reply) - self.threshold);
+        let liked = self.likes(self.taste.utility(prompt, reply) - self.threshold);
         if liked { Thumb::Up } else { Thumb::Down }
+    }
+
+    /// The reply as this person would have it; `None` for one who never rewrites, or who finds nothing to change.
+    pub fn edited(&self, prompt: &Prompt, reply: &str) -> Option<String> {
+        // The same words whenever the same question is asked.
+        let choice = prompt.text.bytes().map(usize::from).sum();
+        rewrite(reply, &self.edits, choice)
     }
 
     /// Chooses between two replies without knowing whose they are: left with probability
     /// `sigma((U_left - U_right) / temperature)`, then flipped with probability `flip`; a tie within
     /// [`NEAR_TIE`]. Whoever shows the replies randomises the sides.
     pub fn vote_blind(&mut self, prompt: &Prompt, left: &str, right: &str) -> Choice {
-        let difference = utility(prompt, left) - utility(prompt, right);
-        if difference.abs() < NEAR_TIE {
+        let utility = |reply| self.taste.utility(prompt, reply);
+        let difference = utility(left) - utility(right);
+        if Choice::by(difference) == Choice::Tie {
             return Choice::Tie;
         }
         if self.likes(difference) {
             Choice::Left
         } else {
             Choice::Right
+        }
+    }
+
+    /// How [`vote_blind`](Self::vote_blind) falls, by the utility of the left reply minus that of the right one.
+    pub fn vote_chances(&self, difference: f64) -> Chances {
+        if Choice::by(difference) == Choice::Tie {
+            return Chances {
+                left: 0.0,
+                tie: 1.0,
+                right: 0.0,
+            };
+        }
+        let steady = like(difference, self.temperature);
+        let left = steady * (1.0 - self.flip) + (1.0 - steady) * self.flip;
+        Chances {
+            left,
+            tie: 0.0,
+            right: 1.0 - left,
         }
     }
 
@@ -134,7 +198,7 @@ fn like(margin: f64, temperature: f64) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::prompts;
+    use crate::population::{Population, demo};
 
     const SHORT: &str = "Cats purr when they are content, and a purr calms and soothes them too: the muscles of the \
         throat move fast, and the breath makes them sound.";
@@ -148,13 +212,17 @@ mod tests {
     }
 
     fn purr() -> &'static Prompt {
-        prompts::find("Why do cats purr?").unwrap()
+        Population::development().find("Why do cats purr?").unwrap()
+    }
+
+    fn person(seed: u64, flip: f64) -> SimulatedUser {
+        SimulatedUser::new(demo(), &[], seed, flip)
     }
 
     #[test]
     fn the_same_seed_is_the_same_person() {
         let thumbs = |seed| {
-            let mut user = SimulatedUser::new(seed, 0.3);
+            let mut user = person(seed, 0.3);
             (0..64)
                 .map(|_| user.thumb(purr(), SHORT))
                 .collect::<Vec<_>>()
@@ -169,7 +237,7 @@ mod tests {
             (0.0, Thumb::Up, Choice::Left),
             (1.0, Thumb::Down, Choice::Right),
         ] {
-            let mut user = SimulatedUser::new(1, flip);
+            let mut user = person(1, flip);
             for _ in 0..50 {
                 assert_eq!(user.thumb(purr(), SHORT), short);
                 assert_eq!(user.vote_blind(purr(), SHORT, &long()), left);
@@ -180,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_flip_of_a_fifth_reverses_a_fifth() {
-        let mut user = SimulatedUser::new(9, 0.2);
+        let mut user = person(9, 0.2);
         let down = (0..20_000)
             .filter(|_| user.thumb(purr(), SHORT) == Thumb::Down)
             .count();
@@ -189,13 +257,36 @@ mod tests {
     }
 
     #[test]
-    fn calibration_takes_the_best_quarter_and_the_temperature_of_85_percent() {
+    fn votes_fall_as_often_as_their_chances_say() {
+        let mut user = person(2, 0.1);
+        let replies = [SHORT, "Cats purr when they are content, it seems."];
+        let taste = user.taste().clone();
+        let difference = taste.utility(purr(), replies[0]) - taste.utility(purr(), replies[1]);
+        let chances = user.vote_chances(difference);
+        let left = (0..20_000)
+            .filter(|_| user.vote_blind(purr(), replies[0], replies[1]) == Choice::Left)
+            .count() as f64;
+        // Four standard errors are at most 0.015.
+        assert!(
+            (left / 2e4 - chances.left).abs() < 0.015,
+            "{left} {chances:?}"
+        );
+        let sum = chances.left + chances.tie + chances.right;
+        assert!((sum - 1.0).abs() < 1e-12);
+        assert_eq!(user.vote_chances(0.05).tie, 1.0);
+    }
+
+    #[test]
+    fn calibration_takes_the_best_share_and_the_temperature_of_85_percent() {
         let utilities: Vec<f64> = (0..101).map(|i| 3.0 + f64::from(i) / 50.0).collect();
-        let mut user = SimulatedUser::new(0, 0.0);
-        user.calibrate(&utilities);
-        assert_eq!(user.threshold(), 4.5);
-        let agreement = self_agreement(&utilities, user.threshold(), user.temperature());
-        assert!((agreement - SELF_AGREEMENT).abs() < 1e-9, "{agreement}");
+        for (liked, threshold) in [(0.25, 4.5), (0.5, 4.0)] {
+            let mut user = person(0, 0.0);
+            user.liked = liked;
+            user.calibrate(&utilities);
+            assert_eq!(user.threshold(), threshold);
+            let agreement = self_agreement(&utilities, user.threshold(), user.temperature());
+            assert!((agreement - SELF_AGREEMENT).abs() < 1e-9, "{agreement}");
+        }
     }
 
     #[test]
@@ -206,8 +297,7 @@ mod tests {
         let (mut weighted, mut total) = (0.0, 0.0);
         for z in grid {
             let weight = (-z * z / 2.0).exp();
-            weighted +=
-                weight * self_agreement(&[z * sd], 0.0, SimulatedUser::new(0, 0.0).temperature());
+            weighted += weight * self_agreement(&[z * sd], 0.0, person(0, 0.0).temperature());
             total += weight;
         }
         // Observed 0.8500.
@@ -219,9 +309,8 @@ mod tests {
     }
 
     #[test]
-    fn calibrating_on_nothing_or_on_equals_leaves_a_usable_person() {
-        let mut user = SimulatedUser::new(0, 0.0);
-        user.calibrate(&[]);
+    fn calibrating_on_equals_leaves_a_usable_person() {
+        let mut user = person(0, 0.0);
         assert_eq!((user.threshold(), user.temperature()), (0.0, 0.223));
         user.calibrate(&[1.0; 5]);
         assert!(user.temperature().is_finite() && user.temperature() > 0.0);

@@ -4,11 +4,21 @@
 
 use std::path::Path;
 
-use thumbprint_simulated_user::taste::{LOSES, OPENING_WORDS};
 use thumbprint_simulated_user::{
-    Choice, LIKED, Prompt, SELF_AGREEMENT, SimulatedUser, Thumb, keyword_recall, opening,
-    preference, prompts, utility,
+    Choice, LOSES, Population, Prompt, SELF_AGREEMENT, SimulatedUser, Taste, Thumb, demo,
+    keyword_recall, opening,
 };
+
+/// Words in which the demo's user wants the point made.
+const OPENING_WORDS: usize = 45;
+
+fn taste() -> Taste {
+    Taste::fitted(&demo().utility, &[])
+}
+
+fn utility(prompt: &Prompt, reply: &str) -> f64 {
+    taste().utility(prompt, reply)
+}
 
 struct Recorded {
     prompt: &'static Prompt,
@@ -27,7 +37,7 @@ fn recorded() -> Vec<Recorded> {
             let pair: serde_json::Value = serde_json::from_str(line).unwrap();
             let content = |side: &str| pair[side][0]["content"].as_str().unwrap().to_owned();
             // A few questions in other languages are nobody's.
-            let prompt = prompts::find(&content("prompt"))?;
+            let prompt = Population::development().find(&content("prompt"))?;
             Some(Recorded {
                 prompt,
                 by_a_person: content("chosen"),
@@ -62,7 +72,7 @@ fn the_model_as_it_comes_is_about_zero_and_hardly_ever_no_answer() {
 fn short_answers_by_people_are_preferred_nearly_always() {
     let choices: Vec<Choice> = recorded()
         .iter()
-        .map(|r| preference(r.prompt, &r.by_a_person, &r.by_the_model))
+        .map(|r| taste().preference(r.prompt, &r.by_a_person, &r.by_the_model))
         .collect();
     let wins = choices
         .iter()
@@ -101,12 +111,11 @@ fn short_answers_by_people_recall_more_than_the_model_does_at_any_length() {
 #[test]
 fn after_calibration_the_person_agrees_with_itself_85_percent_of_the_time() {
     let recorded = recorded();
-    let utilities: Vec<f64> = recorded
+    let usual: Vec<(&Prompt, &str)> = recorded
         .iter()
-        .map(|r| utility(r.prompt, &r.by_the_model))
+        .map(|r| (r.prompt, r.by_the_model.as_str()))
         .collect();
-    let mut user = SimulatedUser::new(11, 0.0);
-    user.calibrate(&utilities);
+    let mut user = SimulatedUser::new(demo(), &usual, 11, 0.0);
     let (mut same, mut up, mut total) = (0, 0, 0);
     for _ in 0..200 {
         for r in &recorded {
@@ -121,7 +130,7 @@ fn after_calibration_the_person_agrees_with_itself_85_percent_of_the_time() {
     // Three standard errors over 18 000 judgements are 0.008.
     assert!((agreement - SELF_AGREEMENT).abs() < 0.008, "{agreement}");
     assert!(
-        (liked - LIKED).abs() < 0.06,
+        (liked - demo().liked).abs() < 0.06,
         "about a quarter of what is usual is liked: {liked}"
     );
 }

@@ -5,22 +5,21 @@
 
 mod person;
 mod report;
-mod watch;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use thumbprint::gate::AdapterState;
-use thumbprint::{Budget, By, Options as Folder, Outcome, Phase, Thumbprint};
-use thumbprint_simulated_user::{SimulatedUser, prompts};
+use thumbprint::{Budget, By, Options as Folder, Outcome, Recipe, Thumbprint};
+use thumbprint_simulated_user::{Population, demo};
 
 use crate::error::{CliError, Result};
 use crate::options::{ModelOption, SeedOption, ThreadsOption};
 use crate::output::Output;
+use crate::simulation::{TemporaryFolder, learn};
 use person::{Arm, Session};
 use report::{Facts, Report};
-use watch::Watch;
 
 /// Questions that the person asks while teaching.
 const QUESTIONS: usize = 40;
@@ -52,7 +51,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let (folder, temporary) = match &options.data_dir {
         Some(folder) => (folder.clone(), None),
         None => {
-            let temporary = TemporaryFolder::new()?;
+            let temporary = TemporaryFolder::new("demo")?;
             (temporary.0.clone(), Some(temporary))
         }
     };
@@ -75,14 +74,19 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         "Model: {description}. A simulated person likes short, direct answers, and never says so.\n"
     ))?;
     let seed = options.seed.seed;
-    let user = SimulatedUser::new(seed, options.flips);
-    let mut session = Session {
-        thumbprint: &thumbprint,
-        user,
-        seed,
-        out,
-    };
-    let thumbs = session.teach(&prompts::training()[..QUESTIONS], RETRIES)?;
+    let population = Population::development();
+    let (mut session, thumbs) = Session::teach(
+        person::Scene {
+            thumbprint: &thumbprint,
+            user: demo(),
+            max_tokens: population.max_tokens,
+            flips: options.flips,
+            seed,
+            out,
+        },
+        &population.training[..QUESTIONS],
+        RETRIES,
+    )?;
     say(&format!(
         "The person asked {QUESTIONS} questions, pressed retry {} times, and gave {} 👍 and {} 👎.",
         QUESTIONS * RETRIES,
@@ -91,7 +95,19 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     ))?;
 
     let training = Instant::now();
-    let outcome = personalize(&thumbprint, out, n_threads, seed)?;
+    let budget = Budget {
+        n_threads: Some(n_threads),
+        seed,
+        ..Budget::default()
+    };
+    let outcome = learn(
+        &thumbprint,
+        budget,
+        Recipe::default(),
+        out,
+        None,
+        &mut || {},
+    )?;
     let train_seconds = training.elapsed().as_secs_f64();
     let (adapter, explanation) = match &outcome {
         Outcome::Trial(id, report) | Outcome::Rejected(id, report) => (*id, report.explain()),
@@ -115,7 +131,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     } else {
         By::Adapter(adapter)
     };
-    let held_out = prompts::held_out();
+    let held_out = &population.held_out;
     let base = session.answer(held_out, Arm::Plain(By::Base), "base answers")?;
     let tuned = session.answer(held_out, Arm::Plain(served), "adapter answers")?;
     let told = session.answer(held_out, Arm::SystemPrompt, "system prompt answers")?;
@@ -127,6 +143,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         description,
         thumbs,
         prompts: held_out,
+        taste: session.user.taste(),
         base: &base,
         tuned: &tuned,
         told: &told,
@@ -148,65 +165,4 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn personalize(
-    thumbprint: &Thumbprint,
-    out: &Output,
-    n_threads: usize,
-    seed: u64,
-) -> Result<Outcome> {
-    let budget = Budget {
-        n_threads: Some(n_threads),
-        seed,
-        ..Budget::default()
-    };
-    let job = thumbprint.personalize(budget)?;
-    let mut watch = None;
-    let outcome = job.wait_with(&mut |progress| {
-        let what = match progress.phase {
-            Phase::Curate => "reading the log",
-            Phase::Replay => "replaying the base",
-            Phase::Reference => "scoring the reference",
-            Phase::Fold => "training on halves",
-            Phase::Train => "training",
-            Phase::Gate => "checking for harm",
-            Phase::Done => "done",
-        };
-        if watch
-            .as_ref()
-            .is_none_or(|(phase, _)| *phase != progress.phase)
-        {
-            watch = Some((
-                progress.phase,
-                Watch::new(out, progress.total as usize, what),
-            ));
-        }
-        if let Some((_, watch)) = &watch {
-            watch.set(progress.step, progress.total);
-        }
-    })?;
-    Ok(outcome)
-}
-
-/// A folder that is removed when this goes.
-struct TemporaryFolder(PathBuf);
-
-impl TemporaryFolder {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("thumbprint-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|source| CliError::File {
-            doing: "create",
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for TemporaryFolder {
-    fn drop(&mut self) {
-        // What cannot be removed is the system's to clean.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -1,23 +1,13 @@
 //! What the simulated person does with an app: asks, retries, thumbs, votes.
 
 use thumbprint::store::{NewVote, Outcome};
-use thumbprint::{
-    AdapterId, By, Feedback, GenerateOptions, Message, Overflow, Reply, Request, Sampling,
-    Thumbprint,
-};
-use thumbprint_simulated_user::{Choice, Prompt, SimulatedUser, Thumb, utility};
+use thumbprint::{AdapterId, By, Feedback, Reply, Thumbprint};
+use thumbprint_simulated_user::{Choice, Prompt, SimulatedUser, Thumb, User};
 
 use crate::error::Result;
 use crate::output::Output;
-
-use super::watch::Watch;
-
-/// Tokens of a reply at most.
-const MAX_TOKENS: u32 = 192;
-/// Replies generated side by side.
-const PARALLEL: usize = 32;
-/// What one would write instead of teaching.
-pub const SYSTEM_PROMPT: &str = "Answer in one or two short sentences.";
+use crate::simulation::{PARALLEL, answer, plain, request};
+use crate::watch::Watch;
 
 /// Who answers held-out questions, and told what.
 #[derive(Clone, Copy)]
@@ -37,51 +27,56 @@ pub struct Thumbs {
     pub down: usize,
 }
 
-/// The person at the app.
-pub struct Session<'a> {
+/// Who teaches whom, and how.
+pub struct Scene<'a> {
     pub thumbprint: &'a Thumbprint,
-    pub user: SimulatedUser,
+    pub user: &'a User,
+    pub max_tokens: u32,
+    /// Share of thumbs that go the wrong way.
+    pub flips: f64,
     pub seed: u64,
     pub out: &'a Output,
 }
 
-impl Session<'_> {
+/// The person at the app.
+pub struct Session<'a> {
+    scene: Scene<'a>,
+    pub user: SimulatedUser,
+}
+
+impl<'a> Session<'a> {
     /// Asks every question, presses retry `retries` times, and thumbs each reply.
-    pub fn teach(&mut self, prompts: &[Prompt], retries: usize) -> Result<Thumbs> {
+    pub fn teach(scene: Scene<'a>, prompts: &[Prompt], retries: usize) -> Result<(Self, Thumbs)> {
         // All at once: what the person would wait for one after another.
-        let seed = self.seed.wrapping_mul(1_000_003);
+        let seed = scene.seed.wrapping_mul(1_000_003);
         let requests = (0..=retries).flat_map(|round| {
+            let max_tokens = scene.max_tokens;
             prompts.iter().enumerate().map(move |(i, prompt)| {
                 let draw = (round * prompts.len() + i) as u64;
-                let seed = seed.wrapping_add(draw);
-                let mut request = Request::new(vec![Message::user(prompt.text)]);
-                request.options = options(Sampling {
-                    seed,
-                    ..Sampling::plain()
-                });
-                request
+                let sampling = plain(seed.wrapping_add(draw));
+                request(&prompt.text, None, By::Active, max_tokens, sampling)
             })
         });
         let requests: Vec<_> = requests.collect();
-        let watch = Watch::new(self.out, requests.len(), "asking and retrying");
-        let replies = self
+        let watch = Watch::new(scene.out, requests.len(), "asking and retrying");
+        let replies = scene
             .thumbprint
             .generate_batch(requests, PARALLEL, &mut |_| watch.step())?;
         let rounds: Vec<&[Reply]> = replies.chunks(prompts.len()).collect();
         for reply in rounds.iter().take(retries).copied().flatten() {
-            self.thumbprint.record(reply.id, &Feedback::Retry)?;
+            scene.thumbprint.record(reply.id, &Feedback::Retry)?;
         }
         // What is usual for this model is known from the first answers.
-        let first: Vec<f64> = prompts
+        let first: Vec<(&Prompt, &str)> = prompts
             .iter()
             .zip(rounds[0])
-            .map(|(p, r)| utility(p, &r.text))
+            .map(|(prompt, reply)| (prompt, reply.text.as_str()))
             .collect();
-        self.user.calibrate(&first);
+        let mut user = SimulatedUser::new(scene.user, &first, scene.seed, scene.flips);
         let mut thumbs = Thumbs::default();
         for replies in &rounds {
             for (prompt, reply) in prompts.iter().zip(*replies) {
-                let feedback = match self.user.thumb(prompt, &reply.text) {
+                let feedback = match user.thumb(prompt, &reply.text) {
                     Thumb::Up => {
                         thumbs.up += 1;
                         Feedback::Up
@@ -93,40 +88,26 @@ impl Session<'_> {
                         }
                     }
                 };
-                self.thumbprint.record(reply.id, &feedback)?;
+                scene.thumbprint.record(reply.id, &feedback)?;
             }
         }
-        Ok(thumbs)
+        Ok((Self { scene, user }, thumbs))
     }
 
     /// Answers to held-out questions.
     pub fn answer(&self, prompts: &[Prompt], arm: Arm, what: &'static str) -> Result<Vec<Reply>> {
+        let scene = &self.scene;
+        let (by, told) = match arm {
+            Arm::Plain(by) => (by, None),
+            Arm::SystemPrompt => (By::Base, Some(scene.user.system_prompt.as_str())),
+        };
         let requests = prompts.iter().enumerate().map(|(i, prompt)| {
-            let mut messages = vec![Message::user(prompt.text)];
-            let by = match arm {
-                Arm::Plain(by) => by,
-                Arm::SystemPrompt => {
-                    messages.insert(0, Message::system(SYSTEM_PROMPT));
-                    By::Base
-                }
-            };
-            let seed = self
-                .seed
-                .wrapping_mul(7_919)
-                .wrapping_add(500_000 + i as u64);
-            let options = options(Sampling {
-                temperature: 0.7,
-                seed,
-                ..Sampling::plain()
-            });
-            Request {
-                options,
-                by,
-                ..Request::new(messages)
-            }
+            let seed = scene.seed.wrapping_mul(7_919);
+            let sampling = answer(seed.wrapping_add(500_000 + i as u64));
+            request(&prompt.text, told, by, scene.max_tokens, sampling)
         });
-        let watch = Watch::new(self.out, prompts.len(), what);
-        Ok(self
+        let watch = Watch::new(scene.out, prompts.len(), what);
+        Ok(scene
             .thumbprint
             .generate_batch(requests.collect(), PARALLEL, &mut |_| watch.step())?)
     }
@@ -140,7 +121,7 @@ impl Session<'_> {
         base: &[Reply],
     ) -> Result<()> {
         for (i, ((prompt, tuned), base)) in prompts.iter().zip(tuned).zip(base).enumerate() {
-            let candidate_first = coin(self.seed, i as u64);
+            let candidate_first = coin(self.scene.seed, i as u64);
             let (left, right) = if candidate_first {
                 (tuned, base)
             } else {
@@ -152,7 +133,7 @@ impl Session<'_> {
                 (Choice::Left, true) | (Choice::Right, false) => Outcome::Win,
                 _ => Outcome::Loss,
             };
-            self.thumbprint.record_vote(&NewVote {
+            self.scene.thumbprint.record_vote(&NewVote {
                 adapter,
                 candidate_reply: Some(tuned.id),
                 baseline_reply: Some(base.id),
@@ -161,15 +142,6 @@ impl Session<'_> {
             })?;
         }
         Ok(())
-    }
-}
-
-fn options(sampling: Sampling) -> GenerateOptions {
-    GenerateOptions {
-        max_tokens: MAX_TOKENS,
-        sampling,
-        stop: Vec::new(),
-        overflow: Overflow::Error,
     }
 }
 

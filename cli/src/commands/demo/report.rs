@@ -4,13 +4,16 @@ use serde::Serialize;
 use serde_json::Value;
 use thumbprint::gate::stats::wilson;
 use thumbprint::{AdapterDetails, Reply, StopReason};
-use thumbprint_simulated_user::taste::OPENING_WORDS;
-use thumbprint_simulated_user::{Choice, Prompt, keyword_recall, opening, preference};
+use thumbprint_simulated_user::{Choice, Prompt, Taste, demo, keyword_recall, opening};
 
-use super::person::{SYSTEM_PROMPT, Thumbs};
+use super::person::Thumbs;
 use crate::error::Result;
+use crate::files::resident_memory_mib;
 use crate::output::{Output, columns};
+use crate::simulation::{gate_numbers, mean_tokens, measured};
 
+/// Words in which this person wants the point made.
+const OPENING_WORDS: usize = 45;
 /// Side-by-side samples shown.
 const SAMPLES: usize = 4;
 
@@ -19,6 +22,7 @@ pub struct Facts<'a> {
     pub description: String,
     pub thumbs: Thumbs,
     pub prompts: &'a [Prompt],
+    pub taste: &'a Taste,
     pub base: &'a [Reply],
     pub tuned: &'a [Reply],
     pub told: &'a [Reply],
@@ -82,13 +86,13 @@ impl Report {
                 .iter()
                 .zip(replies)
                 .zip(facts.base)
-                .map(
-                    |((prompt, reply), base)| match preference(prompt, &reply.text, &base.text) {
+                .map(|((prompt, reply), base)| {
+                    match facts.taste.preference(prompt, &reply.text, &base.text) {
                         Choice::Left => 2,
                         Choice::Tie => 1,
                         Choice::Right => 0,
-                    },
-                )
+                    }
+                })
                 .sum();
             f64::from(halves) / 2.0 / n as f64
         };
@@ -113,17 +117,7 @@ impl Report {
             shares.sum::<f64>() / n as f64
         };
         let numbers = gate_numbers(facts.details);
-        let scale = numbers.as_ref().and_then(|numbers| {
-            let scales = numbers["measured"]["scales"].as_array()?;
-            scales
-                .iter()
-                .find(|s| s["scale"].as_f64() == Some(f64::from(facts.details.row.scale)))
-                .or(scales.last())
-        });
-        let at_scale = |key: &str| scale.and_then(|s| s[key].as_f64());
-        let base_ppl = numbers
-            .as_ref()
-            .and_then(|n| n["measured"]["base"]["neutral_perplexity"].as_f64());
+        let measured = measured(facts.details);
         let shifts = &facts.details.row.manifest["logp_shifts"];
         let heldout_win_rate = win_rate(facts.tuned);
         let system_prompt_win_rate = win_rate(facts.told);
@@ -147,11 +141,9 @@ impl Report {
             mean_tokens_system_prompt: mean_tokens(facts.told),
             finished_before: finished(facts.base),
             finished_after: finished(facts.tuned),
-            neutral_ppl_ratio: at_scale("neutral_perplexity")
-                .zip(base_ppl)
-                .map(|(after, before)| after / before),
-            kl_feedback: at_scale("kl_feedback"),
-            kl_own_samples: at_scale("kl_own_samples"),
+            neutral_ppl_ratio: measured.ppl_ratio,
+            kl_feedback: measured.kl_feedback,
+            kl_own_samples: measured.kl_own_samples,
             delta_logp_chosen: shifts["chosen"].as_f64(),
             delta_logp_rejected: shifts["rejected"].as_f64(),
             held_out: numbers.as_ref().map(|n| n["measured"]["folds"].clone()),
@@ -164,7 +156,7 @@ impl Report {
             state: facts.details.row.state.as_str().to_owned(),
             train_seconds: facts.train_seconds,
             total_seconds: facts.total_seconds,
-            peak_rss_mib: peak_rss_mib(),
+            peak_rss_mib: resident_memory_mib().map(|(peak, _)| peak),
         }
     }
 
@@ -178,7 +170,7 @@ impl Report {
     ) -> Result<()> {
         let step = prompts.len() / SAMPLES;
         for i in (0..SAMPLES).map(|i| i * step + step / 2) {
-            out.line(out.bold(prompts[i].text))?;
+            out.line(out.bold(&prompts[i].text))?;
             out.line(format!("  before: {}", one_line(&base[i].text)))?;
             out.line(format!(
                 "  after:  {}\n",
@@ -250,7 +242,7 @@ impl Report {
         for line in columns(&table) {
             out.line(line)?;
         }
-        out.line(format!("(system prompt: \"{SYSTEM_PROMPT}\")\n"))?;
+        out.line(format!("(system prompt: \"{}\")\n", demo().system_prompt))?;
         let facts = [
             row(&[
                 "log-probability of chosen / rejected replies, nats",
@@ -289,23 +281,6 @@ impl Report {
     }
 }
 
-/// The numbers of the offline decision.
-fn gate_numbers(details: &AdapterDetails) -> Option<Value> {
-    let decision = details
-        .decisions
-        .iter()
-        .find(|d| d.decision.kind.starts_with("offline"))?;
-    Some(decision.decision.numbers.clone())
-}
-
-fn mean_tokens(replies: &[Reply]) -> f64 {
-    replies
-        .iter()
-        .map(|r| r.usage.completion_tokens as f64)
-        .sum::<f64>()
-        / replies.len() as f64
-}
-
 fn finished(replies: &[Reply]) -> f64 {
     replies
         .iter()
@@ -316,15 +291,4 @@ fn finished(replies: &[Reply]) -> f64 {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Peak resident memory of this process, where the system tells.
-fn peak_rss_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace()
-        .nth(1)?
-        .parse::<f64>()
-        .ok()
-        .map(|kib| kib / 1024.0)
 }

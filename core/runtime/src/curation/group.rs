@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Completion, Example, Kind, Options, similarity};
+use super::{Completion, Example, Kind, LearnFrom, Options, similarity};
 use crate::types::{Feedback, FeedbackId, LoggedFeedback, LoggedReply, Message, ReplyId};
 
 /// Weight and label smoothing of a pair by where it comes from.
@@ -27,7 +27,12 @@ pub(super) fn examples_of<'a>(
     options: &Options,
 ) -> Outcome<'a> {
     let group = Group::new(prompt_key, events, options);
-    if let Some(examples) = group.demonstration() {
+    let alone = match options.learn_from {
+        LearnFrom::Everything => group.demonstration(),
+        LearnFrom::Pairs => group.edit_over_original(true).map(|pair| vec![pair]),
+        LearnFrom::Thumbs | LearnFrom::Liked => Some(group.verdicts_by_themselves()),
+    };
+    if let Some(examples) = alone {
         return Outcome {
             examples,
             identical: BTreeSet::new(),
@@ -36,7 +41,7 @@ pub(super) fn examples_of<'a>(
     let mut candidates = Candidates::default();
     group.collect_pairs(&mut candidates);
     let mut examples = candidates.best(&group);
-    if examples.is_empty() {
+    if examples.is_empty() && options.learn_from == LearnFrom::Everything {
         examples.extend(group.unpaired(&candidates.identical));
     }
     for (example, _) in &mut examples {
@@ -107,40 +112,102 @@ impl<'a, 'o> Group<'a, 'o> {
 
     /// The latest edit, if there is one.
     fn demonstration(&self) -> Option<Vec<Made<'a>>> {
-        let (edit, text) = self
-            .events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.feedback {
-                Feedback::Edit(text) => Some((event, text)),
-                _ => None,
-            })?;
-        let completion = Completion::of_edit(text);
-        let mut examples: Vec<Made<'a>> = vec![(
-            self.example(
-                Kind::Demonstration {
-                    completion: completion.clone(),
-                    weight: 1.0,
-                },
-                vec![edit.id],
-            ),
-            vec![None],
-        )];
-        if self.options.edit_pairs && !edit.reply.text.trim().is_empty() {
-            let kind = Kind::Pair {
-                chosen: completion,
-                rejected: Completion::of_reply(&edit.reply, self.options),
-                weight: EXPLICIT.0 * self.discount(similarity(text, &edit.reply.text)),
-                label_smoothing: EXPLICIT.1,
-                // The demonstration beside it raises the likelihood already.
-                nll: false,
-            };
-            examples.push((
-                self.example(kind, vec![edit.id]),
-                vec![None, Some(&*edit.reply)],
-            ));
+        let (edit, text) = self.latest_edit()?;
+        let kind = Kind::Demonstration {
+            completion: Completion::of_edit(text),
+            weight: 1.0,
+        };
+        let mut examples: Vec<Made<'a>> = vec![(self.example(kind, vec![edit.id]), vec![None])];
+        if self.options.edit_pairs {
+            // The demonstration beside it raises the likelihood already.
+            examples.extend(self.edit_over_original(false));
         }
         Some(examples)
+    }
+
+    fn latest_edit(&self) -> Option<(&'a LoggedFeedback, &'a str)> {
+        let mut events = self.events.iter().rev().copied();
+        events.find_map(|event| match &event.feedback {
+            Feedback::Edit(text) => Some((event, text.as_str())),
+            _ => None,
+        })
+    }
+
+    /// The latest edit over what was edited.
+    fn edit_over_original(&self, nll: bool) -> Option<Made<'a>> {
+        let (edit, text) = self
+            .latest_edit()
+            .filter(|(edit, _)| !edit.reply.text.trim().is_empty())?;
+        let kind = Kind::Pair {
+            chosen: Completion::of_edit(text),
+            rejected: Completion::of_reply(&edit.reply, self.options),
+            weight: EXPLICIT.0 * self.discount(similarity(text, &edit.reply.text)),
+            label_smoothing: EXPLICIT.1,
+            nll,
+        };
+        Some((
+            self.example(kind, vec![edit.id]),
+            vec![None, Some(&*edit.reply)],
+        ))
+    }
+
+    /// Every text that was judged, by itself; one that was judged alike several times counts once.
+    fn verdicts_by_themselves(&self) -> Vec<Made<'a>> {
+        let silent = self
+            .events
+            .iter()
+            .all(|event| event.feedback == Feedback::Retry);
+        let mut made: BTreeMap<[u8; 32], Made<'a>> = BTreeMap::new();
+        for event in self.events.iter().copied() {
+            let this = (
+                Some(&*event.reply),
+                Completion::of_reply(&event.reply, self.options),
+            );
+            let judged = match &event.feedback {
+                Feedback::Up => vec![(this, true, 1.0)],
+                Feedback::Down { .. } => vec![(this, false, 1.0)],
+                Feedback::Edit(text) => {
+                    vec![
+                        ((None, Completion::of_edit(text)), true, 1.0),
+                        (this, false, 1.0),
+                    ]
+                }
+                Feedback::Prefer { .. } => {
+                    let other = event.other.as_deref();
+                    let other = other.map(|other| {
+                        (
+                            (Some(other), Completion::of_reply(other, self.options)),
+                            false,
+                            1.0,
+                        )
+                    });
+                    [(this, true, 1.0)].into_iter().chain(other).collect()
+                }
+                Feedback::Retry if silent => vec![(this, false, RETRY_ALONE)],
+                Feedback::Retry => Vec::new(),
+            };
+            for ((source, completion), desirable, weight) in judged {
+                let demonstrates = self.options.learn_from == LearnFrom::Liked;
+                if completion.text.trim().is_empty() || (demonstrates && !desirable) {
+                    continue;
+                }
+                let kind = match demonstrates {
+                    true => Kind::Demonstration { completion, weight },
+                    false => Kind::Unpaired {
+                        completion,
+                        desirable,
+                        weight,
+                    },
+                };
+                let example = self.example(kind, vec![event.id]);
+                let (known, _) = made
+                    .entry(example.key)
+                    .or_insert_with(|| (example, vec![source]));
+                known.items.push(event.id);
+                known.items.dedup();
+            }
+        }
+        made.into_values().collect()
     }
 
     fn collect_pairs(&self, candidates: &mut Candidates<'a>) {

@@ -43,9 +43,27 @@ use effect::{Act, Event, in_effect};
 pub use example::{Completion, Example, Kind};
 pub use similarity::similarity;
 
+/// What of a log becomes examples. Everything but the default is for comparisons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnFrom {
+    /// All that was said, by the module's table.
+    #[default]
+    Everything,
+    /// Pairs alone: those of the table and, for an edit, the edit over what was edited. What has no other side teaches nothing.
+    Pairs,
+    /// Each verdict by itself, [`Kind::Unpaired`]: an edit is desirable and what was edited is not, and so is a pick; a retry
+    /// that nothing else was said of is undesirable.
+    Thumbs,
+    /// What was liked, as demonstrations: every reply with a 👍, every pick and every edit.
+    Liked,
+}
+
 /// Choices of the person who builds on this; the defaults are the product's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// What becomes examples.
+    pub learn_from: LearnFrom,
     /// Hash of the model at hand. Stored tokens of other models are not used; their text is.
     pub model: Option<String>,
     /// Pairs made from one prompt, at least 1. Candidates are ordered by weight before the discount
@@ -68,6 +86,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            learn_from: LearnFrom::Everything,
             model: None,
             pairs_per_prompt: 1,
             edit_pairs: false,

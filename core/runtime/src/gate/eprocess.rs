@@ -165,6 +165,55 @@ pub fn decide(state: AdapterState, votes: &[Vote], k: usize, days: f64) -> Verdi
     }
 }
 
+/// How likely a trial has ended each way.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fate {
+    /// Promoted.
+    pub promoted: f64,
+    /// Rolled back.
+    pub rolled_back: f64,
+}
+
+/// The fate of the `k`-th candidate ever tested within its first `votes` votes, each won with probability `win`, lost with `loss`
+/// and else a tie: exact, by following the distribution of wins and losses among the undecided.
+pub fn fate(win: f64, loss: f64, votes: usize, k: usize) -> Fate {
+    let promote_at = promotion_threshold(k);
+    let tie = (1.0 - win - loss).max(0.0);
+    let mut fate = Fate {
+        promoted: 0.0,
+        rolled_back: 0.0,
+    };
+    // Indexed by wins, then by losses.
+    let mut undecided = vec![vec![1.0_f64]];
+    for cast in 1..=votes {
+        let mut next = vec![vec![0.0_f64; cast + 1]; cast + 1];
+        for (wins, row) in undecided.iter().enumerate() {
+            for (losses, probability) in row.iter().enumerate().filter(|(_, p)| **p > 0.0) {
+                next[wins + 1][losses] += probability * win;
+                next[wins][losses + 1] += probability * loss;
+                next[wins][losses] += probability * tie;
+            }
+        }
+        for (wins, row) in next.iter_mut().enumerate() {
+            for (losses, probability) in row.iter_mut().enumerate().filter(|(_, p)| **p > 0.0) {
+                let process = EProcess {
+                    wins,
+                    losses,
+                    ties: cast - wins - losses,
+                };
+                match step(AdapterState::Trial, &process, promote_at) {
+                    Decision::Stay => continue,
+                    Decision::Promote => fate.promoted += *probability,
+                    Decision::RollBack => fate.rolled_back += *probability,
+                }
+                *probability = 0.0;
+            }
+        }
+        undecided = next;
+    }
+    fate
+}
+
 impl Verdict {
     /// The decision in plain sentences.
     pub fn explain(&self) -> String {
@@ -345,6 +394,46 @@ mod tests {
         );
         assert!((rolled_back - programme.1).abs() < 1e-12);
         assert!(promoted > 0.9);
+    }
+
+    #[test]
+    fn a_fate_without_ties_is_that_of_the_one_dimensional_programme() {
+        for (p, k) in [(0.5, 1), (0.7, 1), (0.6, 3)] {
+            let rule = |process: &EProcess| step(Trial, process, promotion_threshold(k));
+            let (promoted, rolled_back) = exact(p, 60, rule)[60];
+            let fate = fate(p, 1.0 - p, 60, k);
+            assert!((fate.promoted - promoted).abs() < 1e-12, "{fate:?}");
+            assert!((fate.rolled_back - rolled_back).abs() < 1e-12, "{fate:?}");
+        }
+    }
+
+    #[test]
+    fn a_fate_with_ties_equals_enumerating_every_sequence_through_decide() {
+        const VOTES: usize = 9;
+        let chances = [(Win, 0.2), (Loss, 0.7), (Tie, 0.1)];
+        let mut rolled_back = 0.0;
+        let mut frontier = vec![(Vec::with_capacity(VOTES), 1.0)];
+        while let Some((votes, probability)) = frontier.pop() {
+            match decide(Trial, &votes, 1, 0.0).decision {
+                Decision::RollBack => rolled_back += probability,
+                _ if votes.len() < VOTES => {
+                    for (vote, chance) in chances {
+                        let mut longer = votes.clone();
+                        longer.push(vote);
+                        frontier.push((longer, probability * chance));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let fate = fate(0.2, 0.7, VOTES, 1);
+        assert!((fate.rolled_back - rolled_back).abs() < 1e-12);
+        assert!(rolled_back > 0.05 && fate.promoted == 0.0);
+        // Nothing but ties decides nothing; nothing but wins promotes at the twentieth.
+        let none = super::fate(0.0, 0.0, 50, 1);
+        assert_eq!((none.promoted, none.rolled_back), (0.0, 0.0));
+        assert_eq!(super::fate(1.0, 0.0, 19, 1).promoted, 0.0);
+        assert_eq!(super::fate(1.0, 0.0, 20, 1).promoted, 1.0);
     }
 
     #[test]

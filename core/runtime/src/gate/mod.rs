@@ -26,8 +26,9 @@ mod strength;
 pub mod text;
 
 pub use eprocess::{
-    BLIND_SHARE, Decision, EProcess, FAMILY_ALPHA, MIN_VOTES_TO_PROMOTE, ROLL_BACK_AT, TRIAL_DAYS,
-    TRIAL_VOTES, Verdict, Vote, decide, promotion_threshold, trial_may_be_replaced,
+    BLIND_SHARE, Decision, EProcess, FAMILY_ALPHA, Fate, MIN_VOTES_TO_PROMOTE, ROLL_BACK_AT,
+    TRIAL_DAYS, TRIAL_VOTES, Verdict, Vote, decide, fate, promotion_threshold,
+    trial_may_be_replaced,
 };
 pub use folds::{DECIDING_ITEMS, FoldResults, Judged, TELLING_ITEMS, held_out};
 pub use guards::{Bounds, Guard, GuardResult, Limits, guards, length_bounds};

@@ -17,6 +17,8 @@ use crate::facade::{Thumbprint, WeakThumbprint, lock};
 use crate::gate::OfflineReport;
 use crate::types::AdapterId;
 
+pub use recipe::Recipe;
+
 /// What a job may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -138,6 +140,7 @@ pub(crate) struct Shared {
 struct State {
     progress: Progress,
     budget: Budget,
+    recipe: Recipe,
     wish: Wish,
     /// How often it was asked to go on.
     resumed: u64,
@@ -155,11 +158,12 @@ pub(crate) enum Wish {
 }
 
 impl Job {
-    pub(crate) fn start(thumbprint: &Thumbprint, budget: Budget) -> Result<Self> {
+    pub(crate) fn start(thumbprint: &Thumbprint, budget: Budget, recipe: Recipe) -> Result<Self> {
         let job = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 progress: Progress::default(),
                 budget,
+                recipe,
                 wish: Wish::Run,
                 resumed: 0,
                 running: false,
@@ -192,11 +196,11 @@ impl Job {
         let shared = Arc::clone(&self.0);
         let body = move || {
             loop {
-                let (budget, resumed) = {
+                let (budget, recipe, resumed) = {
                     let state = lock(&shared.state);
-                    (state.budget, state.resumed)
+                    (state.budget, state.recipe.clone(), state.resumed)
                 };
-                let run = || run::run(&thumbprint, &shared, budget);
+                let run = || run::run(&thumbprint, &shared, budget, &recipe);
                 let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 let bug = || Err(Error::Job("a bug: its thread panicked".to_owned()));
                 if shared.finish(ended.unwrap_or_else(|_| bug()), resumed) {
@@ -233,10 +237,11 @@ impl Job {
         if self.rests() { self.spawn() } else { Ok(()) }
     }
 
-    /// The same under another budget, if it rests; a running one keeps its own.
-    pub(crate) fn resume_with(&self, budget: Budget) -> Result<()> {
+    /// The same under another budget and recipe, if it rests; a running one keeps its own.
+    pub(crate) fn resume_with(&self, budget: Budget, recipe: Recipe) -> Result<()> {
         if self.rests() {
-            lock(&self.0.state).budget = budget;
+            let mut state = lock(&self.0.state);
+            (state.budget, state.recipe) = (budget, recipe);
         }
         self.resume()
     }

@@ -1,11 +1,18 @@
-//! The product's way of learning, as settings of the trainer.
+//! The product's way of learning, as settings of the trainer, and what can be changed about it.
 
 use std::collections::HashSet;
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::Example;
 use thumbprint_tune::objective::{LossType, PairObjective, UnpairedLossType, UnpairedObjective};
 use thumbprint_tune::schedule::Shape;
+
+use crate::curation::{self, LearnFrom};
+use crate::error::{Error, Result};
+use crate::gate::Limits;
 
 /// Examples of one optimizer step.
 pub const BATCH: usize = 4;
@@ -20,6 +27,122 @@ const PAIR_NLL: f64 = 2.0;
 
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
 pub const ANCHOR_WEIGHT: f64 = 20.0;
+
+/// A way of learning. The default is the product's; anything else is for comparing with it, see
+/// [`personalize_with`](crate::Thumbprint::personalize_with).
+///
+/// In JSON, what is left out is the product's: `{"learn_from": "thumbs", "train": {"unpaired": {"loss_type": "kto"}}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// What of the log becomes examples.
+    pub learn_from: LearnFrom,
+    /// Pairs made from one prompt.
+    pub pairs_per_prompt: usize,
+    /// Also a pair (edit over original) beside each edit.
+    pub edit_pairs: bool,
+    /// Similarity, in [0, 1], above which a pair is weighed down; 1 weighs none down.
+    pub similar_from: f64,
+    /// Settings of the trainer ([`TrainConfig`]) that replace those that would be chosen: a JSON merge patch (RFC 7386).
+    pub train: Value,
+    /// Whether the base's predictions are kept on plain prose (ADR 10).
+    pub anchors: bool,
+    /// Whether every candidate is brought to one distance from the base (ADR 12).
+    pub strength: bool,
+    /// Whether the held-out ranking may reject, for which two more trainings are done.
+    pub folds: bool,
+    /// Limits of the gate ([`gate::Limits`](crate::gate::Limits)) that replace the product's: a merge patch too.
+    pub limits: Value,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            learn_from: LearnFrom::Everything,
+            pairs_per_prompt: PAIRS_PER_PROMPT,
+            edit_pairs: false,
+            similar_from: curation::Options::default().similar_from,
+            train: Value::Object(serde_json::Map::new()),
+            anchors: true,
+            strength: true,
+            folds: true,
+            limits: Value::Object(serde_json::Map::new()),
+        }
+    }
+}
+
+impl Recipe {
+    /// Checks it before anything is read or trained.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names what is wrong.
+    pub fn validate(&self) -> Result<()> {
+        self.trained_with(TrainConfig::default())?
+            .validate()
+            .map_err(|error| Error::Recipe(format!("train: {error}")))?;
+        self.limits()?;
+        if self.pairs_per_prompt == 0 {
+            return Err(Error::Recipe(
+                "pairs_per_prompt must be at least 1".to_owned(),
+            ));
+        }
+        match (0.0..=1.0).contains(&self.similar_from) {
+            true => Ok(()),
+            false => Err(Error::Recipe("similar_from must be in [0, 1]".to_owned())),
+        }
+    }
+
+    /// How the log is curated for a model.
+    pub(super) fn curation(&self, model: String) -> curation::Options {
+        curation::Options {
+            learn_from: self.learn_from,
+            model: Some(model),
+            pairs_per_prompt: self.pairs_per_prompt,
+            edit_pairs: self.edit_pairs,
+            similar_from: self.similar_from,
+            ..curation::Options::default()
+        }
+    }
+
+    /// The trainer's settings with what the recipe replaces.
+    pub(super) fn trained_with(&self, chosen: TrainConfig) -> Result<TrainConfig> {
+        patched("train", chosen, &self.train)
+    }
+
+    /// The gate's limits.
+    pub(super) fn limits(&self) -> Result<Limits> {
+        patched("limits", Limits::default(), &self.limits)
+    }
+}
+
+fn patched<T: Serialize + DeserializeOwned>(what: &str, value: T, patch: &Value) -> Result<T> {
+    if !patch.is_object() {
+        return Err(Error::Recipe(format!(
+            "{what} must be an object of settings to replace"
+        )));
+    }
+    let failed = |error: serde_json::Error| Error::Recipe(format!("{what}: {error}"));
+    let mut value = serde_json::to_value(value).map_err(failed)?;
+    merge(what, &mut value, patch)?;
+    serde_json::from_value(value).map_err(failed)
+}
+
+/// RFC 7386, but what is not there cannot be replaced: a misspelt name would change nothing.
+fn merge(what: &str, value: &mut Value, patch: &Value) -> Result<()> {
+    match (value, patch) {
+        (Value::Object(value), Value::Object(patch)) => {
+            for (name, replacement) in patch {
+                let what = format!("{what}.{name}");
+                let old = value.get_mut(name);
+                let old =
+                    old.ok_or_else(|| Error::Recipe(format!("there is no setting {what}")))?;
+                merge(&what, old, replacement)?;
+            }
+        }
+        (value, patch) => *value = patch.clone(),
+    }
+    Ok(())
+}
 
 /// What a run learns from, counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +255,9 @@ pub fn fold_steps(max_steps: u64, n_some: usize, n_all: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use serde_json::json;
     use thumbprint_tune::example::Kind;
     use thumbprint_tune::objective::PairWeights;
 
@@ -187,5 +312,59 @@ mod tests {
             train_config(amount, never, 135_000_000, 0).learning_rate,
             config.learning_rate / 2.0
         );
+    }
+
+    fn recipe(json: Value) -> Recipe {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_recipe_replaces_what_it_names_and_nothing_else() {
+        assert_eq!(recipe(json!({})), Recipe::default());
+        let amount = Amount::of(&[]).and(50);
+        let chosen = || train_config(amount, Classes::default(), 135_000_000, 7);
+        let kept = Recipe::default().trained_with(chosen()).unwrap();
+        assert_eq!(kept, chosen());
+        let kto = recipe(json!({
+            "learn_from": "thumbs",
+            "train": {"unpaired": {"loss_type": "kto"}, "max_kl": null},
+            "limits": {"kl_neutral": 9.0}
+        }));
+        kto.validate().unwrap();
+        let expected = {
+            let mut config = chosen();
+            config.unpaired.loss_type = UnpairedLossType::Kto;
+            config.max_kl = None;
+            config
+        };
+        assert_eq!(kto.trained_with(chosen()).unwrap(), expected);
+        let limits = Limits {
+            kl_neutral: 9.0,
+            ..Limits::default()
+        };
+        assert_eq!(kto.limits().unwrap(), limits);
+    }
+
+    #[test]
+    fn a_recipe_that_makes_no_sense_is_refused_by_name() {
+        for (json, expected) in [
+            (
+                json!({"train": {"pair": {"betta": 1}}}),
+                "there is no setting train.pair.betta",
+            ),
+            (json!({"train": {"pair": {"beta": -1.0}}}), "train: beta"),
+            (json!({"train": {"learning_rate": "fast"}}), "train: "),
+            (json!({"train": 3}), "train must be an object"),
+            (
+                json!({"limits": {"kl": 1}}),
+                "there is no setting limits.kl",
+            ),
+            (json!({"pairs_per_prompt": 0}), "pairs_per_prompt must be"),
+            (json!({"similar_from": 2.0}), "similar_from must be"),
+        ] {
+            let error = recipe(json).validate().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error} lacks {expected}");
+        }
+        assert!(serde_json::from_value::<Recipe>(json!({"anchor": false})).is_err());
     }
 }

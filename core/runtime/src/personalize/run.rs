@@ -31,11 +31,9 @@ use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
-use super::recipe::{
-    ANCHOR_WEIGHT, Amount, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
-};
+use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
 use super::{Budget, Outcome, Phase, Shared, Wish};
-use crate::curation::{self, Curated, curate};
+use crate::curation::{Curated, curate};
 use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
@@ -68,7 +66,12 @@ impl<E: Into<Error>> From<E> for Stop {
 type Step<T> = std::result::Result<T, Stop>;
 
 /// Runs until the end, a pause, or a failure. In the last case the run is given up; the adapter in use stays.
-pub fn run(thumbprint: &Thumbprint, shared: &Shared, budget: Budget) -> Result<Outcome> {
+pub fn run(
+    thumbprint: &Thumbprint,
+    shared: &Shared,
+    budget: Budget,
+    recipe: &Recipe,
+) -> Result<Outcome> {
     let started = Instant::now();
     if shared.wish() == Wish::Pause {
         return Ok(Outcome::Paused);
@@ -78,6 +81,7 @@ pub fn run(thumbprint: &Thumbprint, shared: &Shared, budget: Budget) -> Result<O
         thumbprint,
         shared,
         budget,
+        recipe,
         loaded,
         started,
         run: None,
@@ -122,6 +126,7 @@ struct Context<'a> {
     thumbprint: &'a Thumbprint,
     shared: &'a Shared,
     budget: Budget,
+    recipe: &'a Recipe,
     loaded: Arc<Loaded>,
     started: Instant,
     run: Option<(RunId, PathBuf)>,
@@ -135,6 +140,8 @@ struct Resolved {
     replay: usize,
     anchors: usize,
     folds: u32,
+    #[serde(default)]
+    recipe: Recipe,
     /// The last event that is learned from.
     until: Option<FeedbackId>,
 }
@@ -262,12 +269,7 @@ impl Context<'_> {
     fn curate(&self, until: Option<FeedbackId>) -> Step<Material> {
         let mut log = self.thumbprint.store().effective_feedback()?;
         log.retain(|event| until.is_none_or(|until| event.id <= until));
-        let options = curation::Options {
-            model: Some(self.loaded.sha256.clone()),
-            pairs_per_prompt: PAIRS_PER_PROMPT,
-            ..curation::Options::default()
-        };
-        let curated = curate(&log, &options);
+        let curated = curate(&log, &self.recipe.curation(self.loaded.sha256.clone()));
         let chat = self.loaded.engine.chat();
         let tokenized = tokenize(&curated.examples, chat, self.budget.max_example_tokens)?;
         Ok(Material {
@@ -285,11 +287,12 @@ impl Context<'_> {
         let model = Model::open(&self.loaded.path)?;
         // Where logits are capped, a distribution is not known by its mean embedding.
         let anchors = match model.spec.logit_cap {
-            None => replay::PASSAGES.len(),
-            Some(_) => 0,
+            None if self.recipe.anchors => replay::PASSAGES.len(),
+            _ => 0,
         };
         let amount = Amount::of(examples).and(replay + anchors);
         let train = train_config(amount, classes, n_params, self.budget.seed);
+        let train = self.recipe.trained_with(train)?;
         let rank = train.lora.rank;
         let n_lora = lora_shapes(&model)
             .iter()
@@ -299,7 +302,8 @@ impl Context<'_> {
         let n_threads = self.budget.n_threads.unwrap_or_else(threads);
         let kernels = self.kernels(n_threads)?;
         let memory_mib = self.budget.memory_mib;
-        let budget = plan::Budget::for_examples(examples, BATCH, n_threads, kernels, memory_mib);
+        let budget =
+            plan::Budget::for_examples(examples, train.batch_size, n_threads, kernels, memory_mib);
         let mut plan = Plan::resolve(&model, n_lora, &budget)?;
         if self.budget.gpu {
             plan = plan
@@ -311,7 +315,8 @@ impl Context<'_> {
             plan,
             replay,
             anchors,
-            folds: FOLDS,
+            folds: if self.recipe.folds { FOLDS } else { 0 },
+            recipe: self.recipe.clone(),
             until: material.curated.items().last().copied(),
         })
     }

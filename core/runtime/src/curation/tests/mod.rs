@@ -99,6 +99,67 @@ fn reasons(curated: &Curated) -> Vec<(i64, Reason)> {
 }
 
 #[test]
+fn the_same_log_can_be_learned_from_as_pairs_as_thumbs_or_as_what_was_liked() {
+    let [good, bad, alone, draft] = [
+        (1, "p", "good one"),
+        (2, "p", "bad thing"),
+        (3, "q", "alone"),
+        (4, "r", "draft text"),
+    ]
+    .map(|(id, prompt, text)| reply(id, prompt, text));
+    let twin = reply(5, "p", "good one");
+    let log = [
+        said(1, &good, Feedback::Up),
+        said(2, &bad, down()),
+        said(3, &alone, down()),
+        said(4, &draft, Feedback::Edit("clean words".into())),
+        said(5, &twin, Feedback::Up),
+    ];
+    let of = |learn_from| {
+        let options = Options {
+            learn_from,
+            ..options()
+        };
+        let curated = curate(&log, &options);
+        assert_eq!(
+            curated.readiness.have.events, 5,
+            "all was said, whatever is made of it"
+        );
+        summary(&curated)
+    };
+    assert_eq!(
+        of(LearnFrom::Everything),
+        [
+            "! clean words w=1",
+            "- alone w=1",
+            "good one > bad thing w=1 e=0.1 nll=true"
+        ]
+    );
+    assert_eq!(
+        of(LearnFrom::Pairs),
+        [
+            "clean words > draft text w=1 e=0.1 nll=true",
+            "good one > bad thing w=1 e=0.1 nll=true"
+        ]
+    );
+    // Three undesirable against two desirable ones, whose weights are raised to match.
+    assert_eq!(
+        of(LearnFrom::Thumbs),
+        [
+            "+ clean words w=1.5",
+            "+ good one w=1.5",
+            "- alone w=1",
+            "- bad thing w=1",
+            "- draft text w=1"
+        ]
+    );
+    assert_eq!(
+        of(LearnFrom::Liked),
+        ["! clean words w=1", "! good one w=1"]
+    );
+}
+
+#[test]
 fn each_row_of_the_table_gives_its_example() {
     let old = reply(1, "p", "alpha beta gamma");
     let new = reply(2, "p", "one two three four");

@@ -11,7 +11,7 @@ use super::ranking::{Ranking, fold_results, length_taste};
 use super::{Context, Material, Step, Stop};
 use crate::engine::{EngineError, ScoreText};
 use crate::error::Error;
-use crate::gate::{self, AdapterState, Event, Limits, Measurements, Offline};
+use crate::gate::{self, AdapterState, Event, Measurements, Offline};
 use crate::store::{AdapterRow, NewDecision};
 use crate::types::Message;
 
@@ -44,8 +44,8 @@ impl Context<'_> {
             length_taste: length_taste(&material.tokenized.examples),
             folds: fold_results(rankings),
         };
-        let limits = Limits::default();
-        if gate::next_scale(&measured, &limits).is_some() {
+        let limits = self.recipe.limits()?;
+        if self.recipe.strength && gate::next_scale(&measured, &limits).is_some() {
             let full = self.thumbprint.load_adapter(&self.loaded, &row, 1.0)?;
             let kl = self.kept(dir, "gate-kl.json", |this| {
                 this.engine_work(|| measure::feedback_kl(&bench, &full))

@@ -138,7 +138,12 @@ impl Context<'_> {
         let (held_out, rest): (Vec<usize>, Vec<usize>) =
             (0..material.tokenized.examples.len()).partition(inside);
         let mut ranking = Ranking::default();
-        if rest.is_empty() || held_out.is_empty() {
+        let ranked = |index: &usize| {
+            let kind = &material.tokenized.examples[*index].kind;
+            matches!(kind, Kind::Pair { .. } | Kind::Unpaired { .. })
+        };
+        // Demonstrations rank nothing.
+        if rest.is_empty() || !held_out.iter().any(ranked) {
             return Ok(ranking);
         }
         let name = format!("fold-{fold}");
