@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-vulkan against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-arm-quick test-vulkan against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -92,6 +92,10 @@ model: setup
 ## test-arm: the trainer and what lies below it, built for aarch64 and run under qemu (minutes; ARGS to cargo test)
 test-arm: setup
 	scripts/test-arm $(ARGS)
+
+## test-arm-quick: the same without its longest part, the comparisons of whole training steps on tiny models
+test-arm-quick: setup
+	scripts/test-arm -p thumbprint-ggml -p thumbprint-tune --lib --test graph --test ops --test gguf_adapters --test gguf_damaged --test gguf_malformed --test gguf_writing --test anchors
 
 ## test-vulkan: the trainer on a Vulkan device, which may be a software one (minutes; needs Vulkan's headers and glslc)
 test-vulkan: setup
