@@ -1,8 +1,8 @@
 //! Stored chats: a thin layer over [`Thumbprint::generate`](crate::Thumbprint::generate).
 
-use crate::engine::{EngineError, GenerateOptions};
+use crate::engine::{Canceller, EngineError, GenerateOptions};
 use crate::error::{Error, Result};
-use crate::facade::Thumbprint;
+use crate::facade::{Contest, Match, Thumbprint};
 use crate::generation::{By, Generation, Request};
 use crate::store::{self, Prompt, StoredMessage};
 use crate::types::{ConversationId, Feedback, FeedbackId, Message, MessageId, ReplyId, Role};
@@ -47,18 +47,7 @@ impl Conversation {
     /// [`EngineError::EmptyPrompt`] for blank text; of the engine, or of the store. What was said is stored even then, except
     /// when it is blank.
     pub fn send(&self, text: &str, options: GenerateOptions) -> Result<Generation> {
-        if text.trim().is_empty() {
-            return Err(EngineError::EmptyPrompt.into());
-        }
-        let messages = self.messages()?;
-        if let Some(unanswered) = messages
-            .last()
-            .filter(|last| last.message.role == Role::User)
-        {
-            self.store()
-                .rewind_conversation(self.id, unanswered.parent)?;
-        }
-        let parent = self.append(&Message::user(text))?;
+        let parent = self.say(text)?;
         self.reply_to(parent, None, options)
     }
 
@@ -79,6 +68,28 @@ impl Conversation {
         self.thumbprint.record(old, &Feedback::Retry)?;
         self.store().rewind_conversation(self.id, Some(parent))?;
         self.reply_to(parent, Some(old), options)
+    }
+
+    /// Says something, and two contestants answer side by side ([`Thumbprint::side_by_side`]). The left reply is the last turn until a
+    /// vote for the right one ([`Thumbprint::vote`]).
+    ///
+    /// # Errors
+    /// [`EngineError::EmptyPrompt`] for blank text; else as [`Thumbprint::side_by_side`]. What was said is stored even then, except when
+    /// it is blank.
+    pub fn side_by_side(
+        &self,
+        text: &str,
+        contest: &Contest,
+        canceller: &Canceller,
+    ) -> Result<Match> {
+        let parent = self.say(text)?;
+        let messages = self.messages()?.into_iter().map(|m| m.message).collect();
+        let prompt = Prompt::Turn {
+            conversation: self.id,
+            parent,
+        };
+        self.thumbprint
+            .side_by_side_for(messages, prompt, contest, canceller)
     }
 
     /// Records what the person wants instead of the last reply, and goes on from that.
@@ -122,6 +133,22 @@ impl Conversation {
     /// Of the store.
     pub fn delete(self) -> Result<()> {
         Ok(self.store().delete_conversation(self.id)?)
+    }
+
+    /// Adds the person's turn, leaving out one that was never answered.
+    fn say(&self, text: &str) -> Result<MessageId> {
+        if text.trim().is_empty() {
+            return Err(EngineError::EmptyPrompt.into());
+        }
+        let messages = self.messages()?;
+        if let Some(unanswered) = messages
+            .last()
+            .filter(|last| last.message.role == Role::User)
+        {
+            self.store()
+                .rewind_conversation(self.id, unanswered.parent)?;
+        }
+        self.append(&Message::user(text))
     }
 
     fn reply_to(

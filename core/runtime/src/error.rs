@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::curation::Readiness;
 use crate::engine::EngineError;
 use crate::gate::IllegalTransition;
+use crate::reward::Unfit;
 use crate::store::StoreError;
 use crate::types::AdapterId;
 
@@ -78,6 +80,28 @@ pub enum Error {
     /// There is nothing to be compared with or taken back.
     #[error("no adapter is active")]
     NoActiveAdapter,
+    /// There is no head to judge by.
+    #[error(
+        "no reward head was fitted for this model: call `fit_head` (`thumbprint score --fit-head`)"
+    )]
+    NoHead,
+    /// A head was fitted on the hidden states of another model.
+    #[error("the reward head was fitted for another model or template: fit it again")]
+    HeadOfAnotherModel,
+    /// No head can be fitted on what there is.
+    #[error("no reward head can be fitted: {0}")]
+    Head(Unfit),
+    /// The log does not say enough yet.
+    #[error(
+        "not enough feedback yet: {} of {} events, {} of {} for a reply, {} of {} against one",
+        .0.have.events, .0.need.events, .0.have.liked, .0.need.liked, .0.have.disliked, .0.need.disliked
+    )]
+    TooLittleFeedback(Readiness),
+    /// Nobody can be compared with themselves.
+    #[error(
+        "both sides are the same contestant: compare an adapter with another one, or with the base"
+    )]
+    SameContestant,
     /// There is nothing to be answered again.
     #[error("the conversation has no reply to take back")]
     NothingToRegenerate,

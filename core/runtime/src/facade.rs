@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::best_of::Candidates;
 use crate::conversation::Conversation;
 use crate::curation::{self, Readiness, curate};
 use crate::engine::{Demand, Engine, EngineOptions, ModelSource, With};
@@ -22,9 +23,13 @@ use crate::store::{DatabaseKey, Forgotten, OpenReport, Prompt, Store, Target};
 use crate::types::{ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
 mod adapters;
+mod arena;
 mod files;
+mod reward;
 
 pub use adapters::AdapterDetails;
+pub use arena::{Contest, Match, Side, Voted};
+pub(crate) use reward::Scorer;
 
 /// Folder of adapters within the data folder.
 pub(crate) const ADAPTERS: &str = "adapters";
@@ -273,22 +278,30 @@ impl Thumbprint {
 
     // ---- talking ----
 
-    /// Starts a reply, with the active adapter.
+    /// Starts a reply, with the active adapter. Of several ([`GenerateOptions::best_of`](crate::GenerateOptions::best_of)) the best one
+    /// is recorded, and comes in one piece.
     ///
     /// # Errors
-    /// Of the engine: an empty prompt, one longer than the context, a sampling parameter out of range.
+    /// Of the engine: an empty prompt, one longer than the context, a sampling parameter out of range. For several:
+    /// [`Error::NoActiveAdapter`] or [`Error::NoHead`] where there is nothing to judge them by.
     pub fn generate(&self, request: Request) -> Result<Generation> {
         let prompt = Prompt::Messages(request.messages.clone());
         self.generate_for(request, prompt)
     }
 
     pub(crate) fn generate_for(&self, request: Request, prompt: Prompt) -> Result<Generation> {
+        Candidates::check(&request)?;
         let loaded = self.loaded()?;
-        let inner = loaded
-            .engine
-            .generate(&request.engine_request(self.with(&loaded, request.by)?))?;
+        let with = self.with(&loaded, request.by)?;
+        if request.options.best_of == 1 {
+            let inner = loaded.engine.generate(&request.engine_request(with))?;
+            let recorder = self.recorder(loaded, &request, prompt);
+            return Ok(Generation::new(inner, recorder));
+        }
+        let scorer = self.scorer(&loaded, request.options.judge)?;
+        let candidates = Candidates::start(&loaded, &request, with, scorer)?;
         let recorder = self.recorder(loaded, &request, prompt);
-        Ok(Generation::new(inner, recorder))
+        Ok(Generation::best_of(candidates, recorder))
     }
 
     /// Generates several replies together, `max_parallel` at a time, and records them, in the order of the requests. `on_reply` is

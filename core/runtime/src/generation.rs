@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::best_of::{BestOf, Candidates};
 use crate::engine::{self, Canceller, Completed, GenerateOptions, With};
 use crate::error::Result;
 use crate::facade::Loaded;
@@ -72,6 +73,8 @@ pub struct Reply {
     pub adapter: Option<AdapterId>,
     /// Messages that did not fit the context and were left out.
     pub dropped_messages: usize,
+    /// How it was chosen, if several were drawn.
+    pub best_of: Option<BestOf>,
 }
 
 /// What a running generation says.
@@ -86,13 +89,32 @@ pub enum Event {
 /// A reply that is being generated. Dropping it cancels it; what was not complete is not recorded.
 #[derive(Debug)]
 pub struct Generation {
-    inner: engine::Generation,
+    drawing: Drawing,
     record: Recorder,
+}
+
+#[derive(Debug)]
+enum Drawing {
+    One(engine::Generation),
+    Several(Box<Candidates>),
+    /// The best of several, which is told next.
+    Chosen(Canceller, Box<Reply>),
+    Over(Canceller),
 }
 
 impl Generation {
     pub(crate) fn new(inner: engine::Generation, record: Recorder) -> Self {
-        Self { inner, record }
+        Self {
+            drawing: Drawing::One(inner),
+            record,
+        }
+    }
+
+    pub(crate) fn best_of(candidates: Candidates, record: Recorder) -> Self {
+        Self {
+            drawing: Drawing::Several(Box::new(candidates)),
+            record,
+        }
     }
 
     /// Waits for the next event; `None` after [`Event::Done`].
@@ -101,13 +123,35 @@ impl Generation {
     /// What stopped the generation, or kept its reply from being recorded.
     #[allow(clippy::should_implement_trait)] // as the engine's
     pub fn next(&mut self) -> Result<Option<Event>> {
-        Ok(match self.inner.next()? {
-            None => None,
-            Some(engine::Event::Token { text }) => Some(Event::Token(text)),
-            Some(engine::Event::Done(completed)) => {
-                Some(Event::Done(self.record.record(completed)?))
+        let canceller = self.canceller();
+        match &mut self.drawing {
+            Drawing::One(inner) => Ok(match inner.next()? {
+                None => None,
+                Some(engine::Event::Token { text }) => Some(Event::Token(text)),
+                Some(engine::Event::Done(completed)) => {
+                    Some(Event::Done(self.record.record(completed)?))
+                }
+            }),
+            Drawing::Several(candidates) => {
+                let best = candidates.best();
+                self.drawing = Drawing::Over(canceller.clone());
+                let (completed, best) = best?;
+                let mut reply = self.record.record(completed)?;
+                reply.best_of = Some(best);
+                let text = reply.text.clone();
+                self.drawing = Drawing::Chosen(canceller, Box::new(reply));
+                match text.is_empty() {
+                    true => self.next(),
+                    false => Ok(Some(Event::Token(text))),
+                }
             }
-        })
+            Drawing::Chosen(_, reply) => {
+                let reply = Reply::clone(reply);
+                self.drawing = Drawing::Over(canceller);
+                Ok(Some(Event::Done(reply)))
+            }
+            Drawing::Over(_) => Ok(None),
+        }
     }
 
     /// Waits for the complete reply.
@@ -126,12 +170,16 @@ impl Generation {
 
     /// Stops within one token. [`Event::Done`] still comes, with what there is.
     pub fn cancel(&self) {
-        self.inner.cancel();
+        self.canceller().cancel();
     }
 
     /// A handle that cancels from elsewhere, while this thread waits for the next event.
     pub fn canceller(&self) -> Canceller {
-        self.inner.canceller()
+        match &self.drawing {
+            Drawing::One(inner) => inner.canceller(),
+            Drawing::Several(candidates) => candidates.canceller(),
+            Drawing::Chosen(canceller, _) | Drawing::Over(canceller) => canceller.clone(),
+        }
     }
 }
 
@@ -188,22 +236,9 @@ impl Recorder {
             .adapter
             .as_deref()
             .and_then(|version| version.parse().ok());
-        let id = self.store.record_reply(NewReply {
-            prompt: self.prompt.clone(),
-            text: completed.text.clone(),
-            replaces: self.replaces,
-            generation: Some(store::Generation {
-                model: self.loaded.sha256.clone(),
-                template_hash: completed.template_hash,
-                adapter,
-                prompt_offset: 0,
-                prompt_tokens: completed.prompt_tokens,
-                completion_tokens: completed.tokens,
-                sampling: completed.sampling,
-                stop_reason: completed.stop_reason,
-                usage: completed.usage,
-            }),
-        })?;
+        let id = self
+            .store
+            .record_reply(self.new_reply(&completed, adapter))?;
         Ok(Reply {
             id,
             text: completed.text,
@@ -213,6 +248,27 @@ impl Recorder {
             sampling: completed.sampling,
             adapter,
             dropped_messages: completed.dropped_messages,
+            best_of: None,
         })
+    }
+
+    /// What is recorded of a reply.
+    pub fn new_reply(&self, completed: &Completed, adapter: Option<AdapterId>) -> NewReply {
+        NewReply {
+            prompt: self.prompt.clone(),
+            text: completed.text.clone(),
+            replaces: self.replaces,
+            generation: Some(store::Generation {
+                model: self.loaded.sha256.clone(),
+                template_hash: completed.template_hash.clone(),
+                adapter,
+                prompt_offset: 0,
+                prompt_tokens: completed.prompt_tokens.clone(),
+                completion_tokens: completed.tokens.clone(),
+                sampling: completed.sampling,
+                stop_reason: completed.stop_reason,
+                usage: completed.usage,
+            }),
+        }
     }
 }

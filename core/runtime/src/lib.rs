@@ -18,6 +18,8 @@
 //!
 //! The library has no network, and no text of the user's is in its errors or logs.
 
+pub mod arena;
+mod best_of;
 mod conversation;
 pub mod curation;
 pub mod engine;
@@ -30,13 +32,17 @@ mod kind;
 mod machine;
 mod memory;
 pub mod personalize;
+pub mod reward;
 pub mod store;
 pub mod types;
 
+pub use best_of::BestOf;
 pub use conversation::Conversation;
 pub use engine::{EngineOptions, FlashAttention, GenerateOptions, KvType, Overflow};
 pub use error::{Error, Result};
-pub use facade::{AdapterDetails, Options, Thumbprint, hash_file, verify_model};
+pub use facade::{
+    AdapterDetails, Contest, Match, Options, Side, Thumbprint, Voted, hash_file, verify_model,
+};
 pub use generation::{Batch, By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
@@ -44,6 +50,6 @@ pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memor
 pub use personalize::{Budget, Job, Outcome, Phase, Progress, Recipe};
 pub use store::{DatabaseKey, Target};
 pub use types::{
-    AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason,
-    Usage,
+    AdapterId, ConversationId, Feedback, FeedbackId, Judge, MatchId, Message, ReplyId, Role,
+    Sampling, StopReason, Usage,
 };

@@ -61,6 +61,10 @@ id!(
     VoteId
 );
 id!(
+    /// One blind side-by-side of two replies.
+    MatchId
+);
+id!(
     /// One recorded decision of the gate, the e-process or a person.
     DecisionId
 );
@@ -201,6 +205,19 @@ impl Default for Sampling {
             seed: 0,
         }
     }
+}
+
+/// Who tells how good a reply is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judge {
+    /// The active adapter: its own reward over the base ([`crate::reward::Score::implicit`]).
+    #[default]
+    Active,
+    /// The same of another adapter, at the scale that it is served at.
+    Adapter(AdapterId),
+    /// The head that was fitted on the person's feedback ([`crate::reward::Head`]).
+    Head,
 }
 
 /// What one generation consumed.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use llama_cpp_sys_2 as sys;
 
 use super::products::{self, WORTH_PACKING};
-use super::{Adapter, Batch, LlamaError, Model, Result, backend};
+use super::{Adapter, Batch, LlamaError, Model, Result, Token, backend};
 use crate::ggml::cpu::ThreadPool;
 use crate::ggml::packed::Packing;
 
@@ -173,6 +173,8 @@ impl Context {
         // Each sequence attends to its own cells only, instead of to a mask over everyone's.
         raw_params.kv_unified = false;
         raw_params.no_perf = true;
+        // States of single tokens, also where the file asks for a mean over them.
+        raw_params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
         raw_params.abort_callback = Some(on_abort);
         raw_params.abort_callback_data = Arc::as_ptr(&cancel).cast_mut().cast();
         raw_params.cb_eval = on_eval;
@@ -298,6 +300,40 @@ impl Context {
                 return Err(LlamaError::NoLogits { index });
             }
             Ok(std::slice::from_raw_parts(logits, self.model.n_vocab()))
+        }
+    }
+
+    /// Computes one more token of `sequence` and adds it to the cache, as [`Context::decode`]; returns its hidden state after the
+    /// last norm, `[n_embd]`: what the output matrix is multiplied with.
+    ///
+    /// # Errors
+    /// As [`Context::decode`].
+    pub fn decode_hidden(
+        &mut self,
+        token: Token,
+        position: i32,
+        sequence: i32,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Vec<f32>> {
+        let mut batch = Batch::new();
+        let index = batch.push(token, position, sequence, true);
+        // With states asked for, llama.cpp computes logits for every token of a batch: here there is one.
+        // SAFETY: sets a switch of a live context.
+        unsafe { sys::llama_set_embeddings(self.raw.as_ptr(), true) };
+        let decoded = self.decode(&batch, cancel);
+        // SAFETY: as above.
+        unsafe { sys::llama_set_embeddings(self.raw.as_ptr(), false) };
+        decoded?;
+        let row = self.output_row(index)?;
+        // SAFETY: the entry has an output of the last decode, which was made with states, so that the pointer is null or to
+        // `n_embd_out` floats of the context's output buffer; they are copied before anything else is called.
+        unsafe {
+            let n = sys::llama_model_n_embd_out(self.model.as_ptr()).max(0) as usize;
+            let state = sys::llama_get_embeddings_ith(self.raw.as_ptr(), row);
+            if state.is_null() {
+                return Err(LlamaError::NoLogits { index });
+            }
+            Ok(std::slice::from_raw_parts(state, n).to_vec())
         }
     }
 

@@ -9,6 +9,7 @@ use thumbprint_ggml::llama::{
     Batch, Context, ContextParams, FlashAttention, LlamaError, Products, Token, gpu_devices,
 };
 
+use super::queue::DemandGuard;
 use super::reply::Reply;
 use super::worker::{Worker, common_prefix};
 use super::{Canceller, Completed, LoadedAdapter, Result, With};
@@ -23,6 +24,8 @@ pub(super) struct BatchJob {
     pub(super) with: With,
     pub(super) canceller: Canceller,
     pub(super) events: Sender<Result<(usize, Completed)>>,
+    /// Held while a person waits.
+    pub(super) demand: Option<DemandGuard>,
 }
 
 impl Worker {
@@ -34,6 +37,7 @@ impl Worker {
             with,
             canceller,
             events,
+            demand,
         } = job;
         let adapter = self.adapter(&with);
         let ended = queue.cancellable(&canceller, || {
@@ -45,6 +49,7 @@ impl Worker {
                 &events,
             )
         });
+        drop(demand);
         if let Err(error) = ended {
             let _ = events.send(Err(error));
         }

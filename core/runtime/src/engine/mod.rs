@@ -7,6 +7,7 @@
 mod adapter;
 mod batch;
 mod chat;
+mod embed;
 mod error;
 mod load;
 mod queue;
@@ -23,23 +24,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use thumbprint_ggml::llama::{Adapter, Context, LlamaError};
+use thumbprint_ggml::llama::{Adapter, Context, LlamaError, Token};
 
 pub use adapter::{AdapterSource, LoadedAdapter};
 pub use chat::Chat;
 pub use error::{EngineError, Result};
 pub use load::{EngineOptions, ModelSource};
-pub use queue::Demand;
+pub use queue::{Demand, Priority};
 pub use request::{
     Batch, Canceller, Completed, Event, GenerateOptions, Generation, Overflow, Prompt, Request,
-    With,
+    With, fresh_seed,
 };
 pub use score::{Comparison, ScoreText};
 pub use template::ChatTemplate;
 pub use thumbprint_ggml::llama::{FlashAttention, KvType};
 
 use batch::BatchJob;
-use queue::{Priority, Queue};
+use embed::EmbedJob;
+use queue::Queue;
 use reply::Reply;
 use score::{CompareJob, ScoreJob};
 use worker::{Command, GenerateJob, Worker};
@@ -169,9 +171,17 @@ impl Engine {
     /// [`EngineError::InvalidOption`], [`EngineError::Template`], [`EngineError::Llama`] for a
     /// sampling parameter, [`EngineError::Stopped`].
     pub fn generate(&self, request: &Request) -> Result<Generation> {
+        self.generate_with(request, Canceller::default())
+    }
+
+    /// The same, cancelled by somebody else's canceller.
+    pub(crate) fn generate_with(
+        &self,
+        request: &Request,
+        canceller: Canceller,
+    ) -> Result<Generation> {
         let reply = Reply::new(&self.0.chat, request, self.0.info.n_ctx)?;
         let (events, receiver) = channel();
-        let canceller = Canceller::default();
         let job = GenerateJob {
             reply,
             with: request.with.clone(),
@@ -198,6 +208,19 @@ impl Engine {
     /// As [`Engine::generate`], for any of the requests; [`EngineError::InvalidOption`] when
     /// adapters differ.
     pub fn generate_batch(&self, requests: &[Request], max_parallel: usize) -> Result<Batch> {
+        self.generate_batch_at(Priority::Background, requests, max_parallel)
+    }
+
+    /// The same for somebody who waits, or for nobody.
+    ///
+    /// # Errors
+    /// As [`Engine::generate_batch`].
+    pub fn generate_batch_at(
+        &self,
+        priority: Priority,
+        requests: &[Request],
+        max_parallel: usize,
+    ) -> Result<Batch> {
         let (events, receiver) = channel();
         let canceller = Canceller::default();
         let batch = Batch {
@@ -234,10 +257,9 @@ impl Engine {
             with: first.with.clone(),
             canceller,
             events,
+            demand: self.0.demand.begin_at(priority),
         };
-        self.0
-            .queue
-            .push(Priority::Background, Command::Batch(job))?;
+        self.0.queue.push(priority, Command::Batch(job))?;
         Ok(batch)
     }
 
@@ -253,14 +275,55 @@ impl Engine {
         with: With,
         canceller: &Canceller,
     ) -> Result<Vec<Vec<f64>>> {
+        self.score_at(Priority::Background, texts, with, canceller)
+    }
+
+    /// The same for somebody who waits, or for nobody.
+    ///
+    /// # Errors
+    /// As [`Engine::score`].
+    pub fn score_at(
+        &self,
+        priority: Priority,
+        texts: Vec<ScoreText>,
+        with: With,
+        canceller: &Canceller,
+    ) -> Result<Vec<Vec<f64>>> {
         self.check_texts(&texts)?;
         let (done, receiver) = channel();
-        self.background(Command::Score(ScoreJob {
+        let job = ScoreJob {
             texts,
             with,
             canceller: canceller.clone(),
             done,
-        }))?;
+            demand: self.0.demand.begin_at(priority),
+        };
+        self.0.queue.push(priority, Command::Score(job))?;
+        answer(&receiver)
+    }
+
+    /// The hidden state after the last token of each text, `[n_embd]`: what the model's output matrix is multiplied with. Waits. Texts
+    /// in a row that begin alike share the work for that beginning.
+    ///
+    /// # Errors
+    /// [`EngineError::CannotScore`] names the text; [`EngineError::Cancelled`]; [`EngineError::Llama`]; [`EngineError::Stopped`].
+    pub fn embed(
+        &self,
+        priority: Priority,
+        texts: Vec<Vec<Token>>,
+        with: With,
+        canceller: &Canceller,
+    ) -> Result<Vec<Vec<f32>>> {
+        embed::check(&texts, self.0.info.n_vocab, self.0.info.n_ctx_train)?;
+        let (done, receiver) = channel();
+        let job = EmbedJob {
+            texts,
+            with,
+            canceller: canceller.clone(),
+            done,
+            demand: self.0.demand.begin_at(priority),
+        };
+        self.0.queue.push(priority, Command::Embed(job))?;
         answer(&receiver)
     }
 
@@ -278,13 +341,16 @@ impl Engine {
     ) -> Result<Vec<Comparison>> {
         self.check_texts(&texts)?;
         let (done, receiver) = channel();
-        self.background(Command::Compare(CompareJob {
+        let job = CompareJob {
             texts,
             p,
             q,
             canceller: canceller.clone(),
             done,
-        }))?;
+        };
+        self.0
+            .queue
+            .push(Priority::Background, Command::Compare(job))?;
         answer(&receiver)
     }
 
@@ -356,10 +422,6 @@ impl Engine {
         score::check(texts, self.0.info.n_vocab, self.0.info.n_ctx_train)
     }
 
-    fn background(&self, command: Command) -> Result<()> {
-        self.0.queue.push(Priority::Background, command)
-    }
-
     fn ask<T>(&self, command: impl FnOnce(Sender<Result<T>>) -> Command) -> Result<T> {
         let (done, receiver) = channel();
         self.0.queue.push(Priority::Foreground, command(done))?;
@@ -367,8 +429,8 @@ impl Engine {
     }
 }
 
-/// llama.cpp's limit is 256; beyond this the cache is larger than the model.
-const MAX_PARALLEL: usize = 64;
+/// Replies side by side at most. llama.cpp's limit is 256; beyond this the cache is larger than the model.
+pub const MAX_PARALLEL: usize = 64;
 
 impl Inner {
     fn shutdown(&self) {

@@ -20,9 +20,12 @@ struct State<C> {
     closed: bool,
 }
 
+/// Who waits for a piece of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Priority {
+pub enum Priority {
+    /// A person: it comes before background work, and training yields meanwhile.
     Foreground,
+    /// Nobody: what people wait for comes first, also in the middle of it.
     Background,
 }
 
@@ -134,6 +137,11 @@ impl Demand {
     pub(super) fn begin(&self) -> DemandGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
         DemandGuard(self.clone())
+    }
+
+    /// The same for what a person waits for, and nothing for the rest.
+    pub(super) fn begin_at(&self, priority: Priority) -> Option<DemandGuard> {
+        (priority == Priority::Foreground).then(|| self.begin())
     }
 }
 

@@ -38,6 +38,12 @@ impl Reply {
                 reason: "it must be at least 1".into(),
             });
         }
+        if options.best_of != 1 {
+            return Err(EngineError::InvalidOption {
+                name: "best_of",
+                reason: "it takes one reply, and a judge: ask for it where replies are generated one by one, in `generate` or a conversation".into(),
+            });
+        }
         let prompt = chat.fit(&request.prompt, options.overflow, options.max_tokens, n_ctx)?;
         let n_vocab = chat.model().n_vocab();
         if let Some(token) = prompt

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thumbprint_ggml::llama::{SamplingParams, Token};
 
 use super::{EngineError, LoadedAdapter, Result};
-use crate::types::{Message, Sampling, StopReason, Usage};
+use crate::types::{Judge, Message, Sampling, StopReason, Usage};
 
 /// One reply to generate.
 #[derive(Debug, Clone)]
@@ -76,9 +76,14 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// What to do when the conversation is longer than the context.
     pub overflow: Overflow,
+    /// Replies to draw side by side, of which the best is kept: 1 to [`MAX_PARALLEL`](super::MAX_PARALLEL). The `i`-th has the seed
+    /// `sampling.seed + i`. For [`Thumbprint`](crate::Thumbprint)'s calls; the engine itself takes 1 alone.
+    pub best_of: u32,
+    /// Who says which is the best.
+    pub judge: Judge,
 }
 
-/// 512 tokens by the default sampling, with a fresh seed; no stop strings; overflow is an error.
+/// One reply of up to 512 tokens by the default sampling, with a fresh seed; no stop strings; overflow is an error.
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
@@ -89,6 +94,8 @@ impl Default for GenerateOptions {
             },
             stop: Vec::new(),
             overflow: Overflow::Error,
+            best_of: 1,
+            judge: Judge::Active,
         }
     }
 }
@@ -263,7 +270,10 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.canceller.cancel();
+        // What is over needs none, and its canceller may serve what comes next.
+        if !self.ended {
+            self.canceller.cancel();
+        }
     }
 }
 

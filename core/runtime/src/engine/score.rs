@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use thumbprint_ggml::llama::{Batch, Context, ContextParams, FlashAttention, Products, Token};
 use thumbprint_ggml::math::{kl_divergence, log_sum_exp};
 
+use super::queue::DemandGuard;
 use super::worker::{Worker, common_prefix};
 use super::{Canceller, EngineError, LoadedAdapter, Result, With};
 
@@ -35,6 +36,8 @@ pub(super) struct ScoreJob {
     pub(super) with: With,
     pub(super) canceller: Canceller,
     pub(super) done: Sender<Result<Vec<Vec<f64>>>>,
+    /// Held while a person waits.
+    pub(super) demand: Option<DemandGuard>,
 }
 
 pub(super) struct CompareJob {
@@ -53,8 +56,10 @@ impl Worker {
             with,
             canceller,
             done,
+            demand,
         } = job;
         let scored = queue.cancellable(&canceller, || self.score_all(&texts, &with, &canceller));
+        drop(demand);
         let _ = done.send(scored);
     }
 

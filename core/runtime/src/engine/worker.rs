@@ -8,6 +8,7 @@ use thumbprint_ggml::llama::{Batch, Context, LlamaError, Token};
 
 use super::batch::BatchJob;
 use super::chat::Chat;
+use super::embed::EmbedJob;
 use super::load::Sizes;
 use super::queue::{DemandGuard, Queue};
 use super::reply::{Reply, milliseconds};
@@ -29,6 +30,7 @@ pub(super) enum Command {
     Batch(BatchJob),
     Score(ScoreJob),
     Compare(CompareJob),
+    Embed(EmbedJob),
 }
 
 pub(super) struct GenerateJob {
@@ -115,6 +117,7 @@ impl Worker {
             Command::Batch(job) => self.generate_batch(job),
             Command::Score(job) => self.score(job),
             Command::Compare(job) => self.compare(job),
+            Command::Embed(job) => self.embed(job),
         }
     }
 

@@ -185,7 +185,7 @@ impl Thumbprint {
         )
     }
 
-    fn base_hash(&self) -> Result<String> {
+    pub(super) fn base_hash(&self) -> Result<String> {
         let path = lock(&self.0.model).clone().ok_or(Error::NoModel)?;
         self.model_hash(&path)
     }

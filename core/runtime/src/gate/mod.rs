@@ -16,6 +16,7 @@
 mod eprocess;
 mod folds;
 mod guards;
+pub(crate) mod logistic;
 mod measurements;
 pub mod neutral;
 mod offline;

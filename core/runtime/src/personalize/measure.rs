@@ -134,8 +134,8 @@ impl Bench<'_> {
                         seed: u64::from(SEED) + i as u64,
                         ..Sampling::plain()
                     },
-                    stop: Vec::new(),
                     overflow: Overflow::TruncateOldestTurns,
+                    ..GenerateOptions::default()
                 },
                 with: with.clone(),
             })

@@ -34,7 +34,7 @@ use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{Curated, curate};
-use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, With};
+use crate::engine::{EngineError, GenerateOptions, Prompt, Request, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
 use crate::gate::{AdapterState, replay};
@@ -404,8 +404,7 @@ impl Context<'_> {
                         seed: self.budget.seed.wrapping_mul(31).wrapping_add(i as u64),
                         ..Sampling::plain()
                     },
-                    stop: Vec::new(),
-                    overflow: Overflow::Error,
+                    ..GenerateOptions::default()
                 },
                 with: With::Base,
             })

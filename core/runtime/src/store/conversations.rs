@@ -178,7 +178,9 @@ pub(super) fn delete_unowned(db: &Connection) -> Result<()> {
                      EXISTS (SELECT 1 FROM feedback WHERE reply = r.id)
                      OR EXISTS (SELECT 1 FROM feedback WHERE other = r.id)
                      OR EXISTS (SELECT 1 FROM votes WHERE candidate_reply = r.id)
-                     OR EXISTS (SELECT 1 FROM votes WHERE baseline_reply = r.id))
+                     OR EXISTS (SELECT 1 FROM votes WHERE baseline_reply = r.id)
+                     OR EXISTS (SELECT 1 FROM matches WHERE left_reply = r.id)
+                     OR EXISTS (SELECT 1 FROM matches WHERE right_reply = r.id))
              -- That the chat went on after a retry says that the new reply was kept.
              UNION SELECT m.id FROM messages m JOIN replies r ON r.message = m.parent
                  WHERE m.conversation IS NULL AND r.replaces IS NOT NULL

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::types::{AdapterId, ConversationId, FeedbackId, MessageId, ReplyId, RunId};
+use crate::types::{AdapterId, ConversationId, FeedbackId, MatchId, MessageId, ReplyId, RunId};
 
 use super::AdapterState;
 
@@ -109,6 +109,12 @@ pub enum StoreError {
     /// There is no such adapter.
     #[error("there is no adapter {0}")]
     UnknownAdapter(AdapterId),
+    /// There is no such side-by-side, or it was forgotten.
+    #[error("there is no match {0}")]
+    UnknownMatch(MatchId),
+    /// A side-by-side has one vote: who was on which side is known after it.
+    #[error("match {0} has its vote")]
+    AlreadyVoted(MatchId),
     /// There is no such run.
     #[error("there is no run {0}")]
     UnknownRun(RunId),

@@ -8,7 +8,7 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::sql::now_ms;
-use super::{Result, Store, StoreError, adapters, conversations, replies};
+use super::{Result, Store, StoreError, adapters, conversations, heads, replies};
 use crate::types::{AdapterId, ConversationId, FeedbackId, MessageId, ReplyId, Role, RunId};
 
 /// What to forget.
@@ -35,8 +35,10 @@ pub struct Forgotten {
     pub replies: Vec<ReplyId>,
     /// Turns of conversations erased.
     pub messages: usize,
-    /// Votes erased.
+    /// Votes erased, and side-by-sides.
     pub votes: usize,
+    /// Base models whose reward head was fitted on an erased event: it is gone.
+    pub heads: Vec<String>,
     /// Adapters that had seen an erased event: never to be served again.
     pub adapters: Vec<AdapterId>,
     /// Runs that had seen one: never to be continued.
@@ -180,6 +182,11 @@ impl Doomed {
                 AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.reply = mine.other)
                 AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.other = mine.other AND f.reply <> ?1)";
             waiting.extend(column::<ReplyId>(db, losers, [id])?);
+            // And so is the other side of a blind comparison.
+            let others = "SELECT CASE left_reply WHEN ?1 THEN right_reply ELSE left_reply END AS side FROM matches
+                WHERE (left_reply = ?1 OR right_reply = ?1)
+                AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.reply = side OR f.other = side)";
+            waiting.extend(column::<ReplyId>(db, others, [id])?);
         }
         Ok(())
     }
@@ -247,7 +254,13 @@ impl Doomed {
         condemn_adapters(db, &feedback, &mut forgotten)?;
         condemn_runs(db, &feedback, &mut forgotten)?;
 
+        for item in &feedback {
+            forgotten.heads.extend(heads::drop_fitted_on(db, *item)?);
+        }
         for &reply in &self.replies {
+            forgotten.votes += db
+                .prepare_cached("DELETE FROM matches WHERE left_reply = ?1 OR right_reply = ?1")?
+                .execute([reply])?;
             forgotten.votes += db
                 .prepare_cached(
                     "DELETE FROM votes WHERE candidate_reply = ?1 OR baseline_reply = ?1",
@@ -342,6 +355,10 @@ fn condemn_adapters(
         condemn_file(db, file, forgotten)?;
         db.execute("DELETE FROM adapter_items WHERE adapter = ?", [id])?;
         db.execute("DELETE FROM decisions WHERE adapter = ?", [id])?;
+        forgotten.votes += db.execute(
+            "DELETE FROM matches WHERE left_adapter = ?1 OR right_adapter = ?1",
+            [id],
+        )?;
         if adapters::active(db, &base)? == Some(id) {
             bases.insert(base);
         }

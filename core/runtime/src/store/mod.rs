@@ -23,8 +23,10 @@ mod decisions;
 mod error;
 mod feedback;
 mod forget;
+mod heads;
 mod key;
 mod lock;
+mod matches;
 mod replies;
 mod runs;
 mod sql;
@@ -48,6 +50,7 @@ pub use feedback::Recorded;
 pub use forget::{Forgotten, Target};
 pub use key::DatabaseKey;
 pub use lock::LOCK_FILE;
+pub use matches::{MatchRow, NewMatch};
 pub use replies::{Generation, NewReply, Prompt, StoredReply};
 pub use runs::{NewRun, Run, RunProgress, RunState, RunStep};
 

@@ -33,6 +33,7 @@ id_column!(
     AdapterId,
     RunId,
     VoteId,
+    MatchId,
     DecisionId
 );
 

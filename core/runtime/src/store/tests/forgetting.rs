@@ -10,7 +10,7 @@ use crate::types::{Feedback, completion_key};
 
 const SECRET: &str = "xylophone-sonata-in-moonlight";
 
-fn assert_gone(dir: &Path, store: &Store) {
+pub(super) fn assert_gone(dir: &Path, store: &Store) {
     assert!(!contains(&all_bytes(dir), "xylophone"), "while open");
     store.suspend().unwrap();
     assert!(!contains(&all_bytes(dir), "xylophone"), "when closed");

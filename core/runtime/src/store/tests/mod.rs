@@ -2,6 +2,7 @@
 
 mod encrypting;
 mod forgetting;
+mod judging;
 mod keeping;
 mod opening;
 mod recording;

@@ -78,11 +78,11 @@ fn a_database_of_a_newer_version_is_refused_and_not_touched() {
     let error = Store::open(dir.path()).unwrap_err();
     assert!(matches!(
         error,
-        StoreError::NewerVersion { found: 7, known: 1 }
+        StoreError::NewerVersion { found: 7, known: 2 }
     ));
     assert_eq!(
         error.to_string(),
-        "database from a newer version 7, this library knows 1: update the app"
+        "database from a newer version 7, this library knows 2: update the app"
     );
     assert_eq!(fs::read(&path).unwrap(), before);
     let mut files: Vec<_> = fs::read_dir(dir.path())
@@ -107,7 +107,10 @@ fn an_older_database_is_migrated_with_all_it_holds() {
         ])
         .collect();
     let (store, report) = Store::open_with(dir.path(), None, &newer).unwrap();
-    assert_eq!(report.migrated_from, Some(1));
+    assert_eq!(
+        report.migrated_from,
+        Some(database::MIGRATIONS.len() as u32)
+    );
     let mood: String = store
         .read(|db| {
             Ok(
@@ -157,7 +160,7 @@ fn a_database_of_version_1_is_read_by_this_library() {
     old.execute_batch(include_str!("v1.sql")).unwrap();
     drop(old);
     let (store, report) = Store::open(dir.path()).unwrap();
-    assert_eq!(report.moved_aside, None);
+    assert_eq!((report.moved_aside, report.migrated_from), (None, Some(1)));
 
     let log = store.effective_feedback().unwrap();
     let said: Vec<_> = log
@@ -216,6 +219,8 @@ fn a_database_of_version_1_is_read_by_this_library() {
         Some(vec![-1.5])
     );
     assert_eq!(store.setting("share").unwrap(), Some(0.1));
+    assert_eq!(store.open_matches("base").unwrap(), []);
+    assert_eq!(store.head("base").unwrap(), None);
     // And what is new goes on where the old ended.
     assert_eq!(
         store.record_feedback(ReplyId(1), &Feedback::Up).unwrap(),

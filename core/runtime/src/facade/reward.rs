@@ -1,0 +1,322 @@
+//! What replies are worth: by an adapter's own reward, or by a head fitted on the feedback.
+
+use std::collections::HashSet;
+
+use thumbprint_ggml::llama::Token;
+
+use super::{Loaded, Thumbprint};
+use crate::curation::{self, Completion, Curated, Kind, curate, fold_of};
+use crate::engine::{
+    Canceller, Chat, Engine, EngineError, LoadedAdapter, Priority, ScoreText, With,
+};
+use crate::error::{Error, Result};
+use crate::reward::{
+    self, DEFAULT_BETA, FOLDS, Head, HeadOptions, Judged, Judgement, Score, Unfit,
+};
+use crate::store::{AdapterRow, StoredReply};
+use crate::types::{FeedbackId, Judge, Message, ReplyId};
+
+/// Curated pairs of one prompt that a head is fitted on.
+const PAIRS_PER_PROMPT: usize = 4;
+
+impl Thumbprint {
+    /// What a stored reply is worth. One that the model at hand wrote is scored by its own tokens, any other by its text.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveAdapter`], [`Error::NoHead`]; of the store: no such reply; of the engine: it is longer than the model's context.
+    pub fn score(&self, reply: ReplyId, judge: Judge) -> Result<Score> {
+        let reply = self.0.store.reply(reply)?;
+        let loaded = self.loaded()?;
+        let text = in_tokens(&loaded, &reply)?;
+        self.score_one(&loaded, text, judge)
+    }
+
+    /// What any reply to a conversation is worth, as one that the model ended itself.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score), and [`EngineError::EmptyPrompt`].
+    pub fn score_text(&self, messages: &[Message], text: &str, judge: Judge) -> Result<Score> {
+        let loaded = self.loaded()?;
+        let text = ScoreText {
+            prompt: loaded.engine.chat().prompt_tokens(messages)?,
+            completion: loaded.engine.chat().completion_tokens(text)?,
+        };
+        self.score_one(&loaded, text, judge)
+    }
+
+    fn score_one(&self, loaded: &Loaded, text: ScoreText, judge: Judge) -> Result<Score> {
+        let scorer = self.scorer(loaded, judge)?;
+        let canceller = Canceller::default();
+        let scores = scorer.score(&loaded.engine, Priority::Foreground, vec![text], &canceller)?;
+        Ok(scores.into_iter().next().ok_or(EngineError::Stopped)?)
+    }
+
+    pub(crate) fn scorer(&self, loaded: &Loaded, judge: Judge) -> Result<Scorer> {
+        let row = match judge {
+            Judge::Active => self
+                .0
+                .store
+                .active_adapter(&loaded.sha256)?
+                .ok_or(Error::NoActiveAdapter)?,
+            Judge::Adapter(id) => self.0.store.adapter(id)?,
+            Judge::Head => {
+                let head = self.0.store.head(&loaded.sha256)?.ok_or(Error::NoHead)?;
+                let template = &loaded.engine.info().template_hash;
+                let width = loaded.engine.chat().model().n_embd() as usize;
+                return match (&head.base_sha256, &head.template_hash, head.weights.len())
+                    == (&loaded.sha256, template, width)
+                {
+                    true => Ok(Scorer::Head(Box::new(head))),
+                    false => Err(Error::HeadOfAnotherModel),
+                };
+            }
+        };
+        Ok(Scorer::Implicit {
+            adapter: self.load_adapter(loaded, &row, row.scale)?,
+            beta: beta_of(&row),
+        })
+    }
+
+    // ---- the head ----
+
+    /// Fits a head on the feedback in effect, in the place of the one before: a forward pass over every reply that was judged. It is kept
+    /// with the events that it was fitted on, and goes as soon as one of them is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::TooLittleFeedback`], [`Error::Head`]; of the engine, [`EngineError::Cancelled`] among them.
+    pub fn fit_head(&self, options: &HeadOptions, canceller: &Canceller) -> Result<Head> {
+        let loaded = self.loaded_whatever_its_adapter()?;
+        let log = self.0.store.effective_feedback()?;
+        let curated = curate(
+            &log,
+            &curation::Options {
+                model: Some(loaded.sha256.clone()),
+                pairs_per_prompt: PAIRS_PER_PROMPT,
+                edit_pairs: true,
+                ..curation::Options::default()
+            },
+        );
+        if !curated.readiness.is_ready() {
+            return Err(Error::TooLittleFeedback(curated.readiness));
+        }
+        let material = HeadMaterial::new(&curated, &loaded)?;
+        let states =
+            loaded
+                .engine
+                .embed(Priority::Background, material.texts, With::Base, canceller)?;
+        let template = &loaded.engine.info().template_hash;
+        let head = reward::fit(&loaded.sha256, template, &states, &material.judged, options)?;
+        self.0.store.put_head(&head, &curated.items())?;
+        Ok(head)
+    }
+
+    /// The head of the model at hand, if one was fitted. Never loads a model.
+    ///
+    /// # Errors
+    /// [`Error::NoModel`]; of the store.
+    pub fn head(&self) -> Result<Option<Head>> {
+        Ok(self.0.store.head(&self.base_hash()?)?)
+    }
+
+    /// Drops the head of the model at hand; whether there was one. Never loads a model.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub fn drop_head(&self) -> Result<bool> {
+        Ok(self.0.store.drop_head(&self.base_hash()?)?)
+    }
+}
+
+/// A judge, ready to score.
+#[derive(Debug)]
+pub(crate) enum Scorer {
+    Implicit { adapter: LoadedAdapter, beta: f64 },
+    Head(Box<Head>),
+}
+
+impl Scorer {
+    /// Scores texts, in their order. Those in a row that begin alike share the work for that beginning.
+    pub fn score(
+        &self,
+        engine: &Engine,
+        priority: Priority,
+        texts: Vec<ScoreText>,
+        canceller: &Canceller,
+    ) -> Result<Vec<Score>> {
+        let tokens = texts.iter().map(|text| text.completion.clone());
+        let tokens: Vec<Vec<Token>> = tokens.collect();
+        match self {
+            Self::Implicit { adapter, beta } => {
+                let with = With::Adapter(adapter.clone());
+                let policy = engine.score_at(priority, texts.clone(), with, canceller)?;
+                let reference = engine.score_at(priority, texts, With::Base, canceller)?;
+                let scores = tokens.into_iter().zip(policy.iter().zip(&reference));
+                Ok(scores
+                    .map(|(tokens, (p, r))| Score::implicit(tokens, p, r, *beta))
+                    .collect())
+            }
+            Self::Head(head) => {
+                let whole = texts.iter().map(|text| whole(text, engine.chat()));
+                let states = engine.embed(priority, whole.collect(), With::Base, canceller)?;
+                let score = |(tokens, state): (_, &Vec<f32>)| {
+                    let reward = head.score(state).ok_or(Error::HeadOfAnotherModel)?;
+                    Ok(Score::of_head(tokens, reward))
+                };
+                tokens.into_iter().zip(&states).map(score).collect()
+            }
+        }
+    }
+}
+
+/// What a head is fitted on: texts whose last states are wanted, and what was said about them.
+struct HeadMaterial {
+    texts: Vec<Vec<Token>>,
+    judged: Vec<Judged>,
+}
+
+impl HeadMaterial {
+    fn new(curated: &Curated, loaded: &Loaded) -> Result<Self> {
+        let chat = loaded.engine.chat();
+        let n_ctx = loaded.engine.info().n_ctx_train as usize;
+        let mut made = Self {
+            texts: Vec::new(),
+            judged: Vec::new(),
+        };
+        let in_pairs: HashSet<FeedbackId> = curated
+            .examples
+            .iter()
+            .filter(|example| matches!(example.kind, Kind::Pair { .. }))
+            .flat_map(|example| example.items.iter().copied())
+            .collect();
+        // What was said last comes last, since of very many judgements the last are fitted.
+        let mut examples: Vec<_> = curated.examples.iter().collect();
+        examples.sort_by_key(|example| example.items.iter().max().copied());
+        for example in examples {
+            let prompt = chat.prompt_tokens(&example.prompt)?;
+            let text = |completion: &Completion| -> Result<Option<Vec<Token>>> {
+                let completion = chat.completion_tokens(&completion.text)?;
+                let text = ScoreText {
+                    prompt: prompt.clone(),
+                    completion,
+                };
+                Ok(Some(whole(&text, chat)).filter(|text| text.len() <= n_ctx))
+            };
+            let judgement = match &example.kind {
+                Kind::Pair {
+                    chosen,
+                    rejected,
+                    weight,
+                    label_smoothing,
+                    ..
+                } => match (text(chosen)?, text(rejected)?) {
+                    (Some(chosen), Some(rejected)) => Judgement::Pair {
+                        better: made.place(chosen),
+                        worse: made.place(rejected),
+                        weight: *weight,
+                        label_smoothing: *label_smoothing,
+                    },
+                    _ => continue,
+                },
+                // The pair of an edit over what was edited says it already.
+                Kind::Demonstration { .. }
+                    if example.items.iter().any(|item| in_pairs.contains(item)) =>
+                {
+                    continue;
+                }
+                Kind::Demonstration { completion, weight } => match text(completion)? {
+                    Some(text) => made.single(text, true, *weight),
+                    None => continue,
+                },
+                Kind::Unpaired {
+                    completion,
+                    desirable,
+                    weight,
+                } => match text(completion)? {
+                    Some(text) => made.single(text, *desirable, *weight),
+                    None => continue,
+                },
+            };
+            made.judged.push(Judged {
+                judgement,
+                fold: fold_of(&example.prompt_key, FOLDS),
+            });
+        }
+        Ok(made)
+    }
+
+    fn single(&mut self, text: Vec<Token>, liked: bool, weight: f64) -> Judgement {
+        Judgement::Single {
+            state: self.place(text),
+            liked,
+            weight,
+        }
+    }
+
+    /// The index of a text, which stands once however often it was judged.
+    fn place(&mut self, text: Vec<Token>) -> usize {
+        match self.texts.iter().position(|known| *known == text) {
+            Some(known) => known,
+            None => {
+                self.texts.push(text);
+                self.texts.len() - 1
+            }
+        }
+    }
+}
+
+/// A reply that was recorded, in tokens of the model at hand.
+pub(super) fn in_tokens(loaded: &Loaded, reply: &StoredReply) -> Result<ScoreText> {
+    let chat = loaded.engine.chat();
+    let finished = match &reply.generation {
+        Some(made)
+            if made.model == loaded.sha256
+                && made.template_hash == loaded.engine.info().template_hash
+                && made.prompt_offset == 0
+                && !made.completion_tokens.is_empty() =>
+        {
+            return Ok(ScoreText {
+                prompt: made.prompt_tokens.clone(),
+                completion: made.completion_tokens.clone(),
+            });
+        }
+        Some(made) => made.stop_reason.is_finished(),
+        None => true,
+    };
+    let mut completion = chat.completion_tokens(&reply.text)?;
+    if !finished && completion.len() > 1 {
+        completion.pop();
+    }
+    Ok(ScoreText {
+        prompt: chat.prompt_tokens(&reply.prompt)?,
+        completion,
+    })
+}
+
+/// Prompt and reply up to an end token, also where the reply was cut off: what was said is judged, not where a limit fell.
+fn whole(text: &ScoreText, chat: &Chat) -> Vec<Token> {
+    let ends = |token: &Token| chat.completion_end_tokens().contains(token);
+    let end = match text.completion.last().is_some_and(ends) {
+        true => None,
+        false => chat.end_of_turn(),
+    };
+    text.prompt
+        .iter()
+        .chain(&text.completion)
+        .copied()
+        .chain(end)
+        .collect()
+}
+
+/// The beta that an adapter was trained with.
+fn beta_of(row: &AdapterRow) -> f64 {
+    row.config
+        .pointer("/train/pair/beta")
+        .and_then(serde_json::Value::as_f64)
+        .unwrap_or(DEFAULT_BETA)
+}
+
+impl From<Unfit> for Error {
+    fn from(error: Unfit) -> Self {
+        Self::Head(error)
+    }
+}
