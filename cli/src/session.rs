@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use thumbprint::engine::Canceller;
 use thumbprint::{
-    Error, Event, GenerateOptions, Generation, Options, Overflow, Reply, StopReason, Thumbprint,
+    Error, Event, GenerateOptions, Generation, Judge, Options, Overflow, Reply, StopReason,
+    Thumbprint,
 };
 
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::options::DataDirOption;
 use crate::output::Output;
 
@@ -82,6 +85,12 @@ pub struct GenerationOption {
     /// Seeds what is drawn [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Draw this many replies side by side and keep the best one, which comes in one piece
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    best_of: u32,
+    /// Who says which is the best: `active` (the adapter in use), an adapter's number, or `head` (see `score --fit-head`)
+    #[arg(long, value_name = "JUDGE", default_value_t = Judge::Active)]
+    judge: Judge,
 }
 
 impl GenerationOption {
@@ -91,6 +100,8 @@ impl GenerationOption {
             max_tokens: self.max_tokens,
             stop: self.stop.clone(),
             overflow: Overflow::Error,
+            best_of: self.best_of,
+            judge: self.judge,
             ..GenerateOptions::default()
         };
         let sampling = &mut options.sampling;
@@ -143,6 +154,27 @@ pub fn follow(
     })
 }
 
+/// Does work that Ctrl-C cancels.
+pub fn cancellable<T>(interrupt: &Interrupt, work: impl FnOnce(&Canceller) -> T) -> T {
+    let canceller = Canceller::default();
+    let (over, ended) = std::sync::mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let watched = canceller.clone();
+        scope.spawn(move || {
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
+                ended.recv_timeout(Duration::from_millis(20))
+            {
+                if interrupt.is_raised() {
+                    watched.cancel();
+                }
+            }
+        });
+        let done = work(&canceller);
+        drop(over);
+        done
+    })
+}
+
 /// A reply as an object.
 pub fn reply_object(reply: &Reply) -> Value {
     json!({
@@ -154,6 +186,7 @@ pub fn reply_object(reply: &Reply) -> Value {
         "seed": reply.sampling.seed,
         "adapter": reply.adapter,
         "dropped_messages": reply.dropped_messages,
+        "best_of": reply.best_of,
     })
 }
 
@@ -169,9 +202,13 @@ pub fn reply_line(reply: &Reply) -> String {
     let adapter = reply
         .adapter
         .map_or(String::new(), |id| format!(", adapter {id}"));
+    let best = reply.best_of.as_ref().map_or(String::new(), |best| {
+        let scores: Vec<String> = best.scores.iter().map(|s| format!("{s:.2}")).collect();
+        format!(", number {} of {}", best.chosen + 1, scores.join(", "))
+    });
     let (tokens, speed) = (reply.usage.completion_tokens, reply.tokens_per_second);
     format!(
-        "[reply {}: {tokens} tokens, {speed:.1} a second{adapter}{end}]",
+        "[reply {}: {tokens} tokens, {speed:.1} a second{adapter}{best}{end}]",
         reply.id
     )
 }

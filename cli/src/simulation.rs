@@ -2,8 +2,8 @@
 
 use thumbprint::personalize::Recipe;
 use thumbprint::{
-    AdapterDetails, Budget, By, GenerateOptions, Message, Outcome, Overflow, Phase, Reply, Request,
-    Sampling, Thumbprint,
+    AdapterDetails, Budget, By, GenerateOptions, Message, Outcome, Phase, Reply, Request, Sampling,
+    Thumbprint,
 };
 
 use crate::error::{CliError, Result};
@@ -30,8 +30,7 @@ pub fn request(
         options: GenerateOptions {
             max_tokens,
             sampling,
-            stop: Vec::new(),
-            overflow: Overflow::Error,
+            ..GenerateOptions::default()
         },
         by,
         ..Request::new(messages.collect())

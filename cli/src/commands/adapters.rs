@@ -1,9 +1,11 @@
 //! `adapters`: what was learned, and which of it is in use.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use thumbprint::gate::{GuardResult, OfflineReport};
 use thumbprint::{AdapterDetails, AdapterId};
 
 use crate::error::Result;
@@ -146,7 +148,12 @@ fn show(details: &AdapterDetails, out: &Output) -> Result<()> {
     let row = &details.row;
     if out.is_json() {
         let decisions = details.decisions.iter().map(|decision| {
-            json!({ "at": decision.at, "kind": decision.decision.kind, "numbers": decision.decision.numbers })
+            json!({
+                "at": decision.at,
+                "kind": decision.decision.kind,
+                "explanation": decision.decision.numbers["explanation"],
+                "numbers": decision.decision.numbers,
+            })
         });
         let mut object = summary(details);
         object["manifest"] = row.manifest.clone();
@@ -173,20 +180,68 @@ fn show(details: &AdapterDetails, out: &Output) -> Result<()> {
     if let Some(verdict) = &details.verdict {
         out.line(format!("  votes              {}", verdict.explain()))?;
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_millis() as i64);
     for decision in &details.decisions {
         let numbers = &decision.decision.numbers;
-        out.line(out.bold(&decision.decision.kind))?;
+        let title = format!("{} ({})", decision.decision.kind, ago(decision.at, now));
+        out.line(out.bold(&title))?;
         if let Some(explanation) = numbers["explanation"].as_str() {
             out.line(format!("  {explanation}"))?;
         }
+        let report = serde_json::from_value::<OfflineReport>(numbers["report"].clone()).ok();
+        if let Some(report) = &report {
+            print_checks(out, report)?;
+        }
+        // What stands in a sentence already is not told again.
+        let told = |key: &str| key == "explanation" || (key == "report" && report.is_some());
         let numbers = numbers
             .as_object()
             .into_iter()
             .flatten()
-            .filter(|(key, _)| *key != "explanation");
+            .filter(|(key, _)| !told(key));
         for (key, value) in numbers {
             print_numbers(out, key, value, 1)?;
         }
+    }
+    Ok(())
+}
+
+/// How long ago a moment was.
+fn ago(milliseconds: i64, now: i64) -> String {
+    let minutes = (now - milliseconds).max(0) / 60_000;
+    let (n, what) = match minutes {
+        0 => return "just now".to_owned(),
+        1..60 => (minutes, "minute"),
+        60..1440 => (minutes / 60, "hour"),
+        _ => (minutes / 1440, "day"),
+    };
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural} ago")
+}
+
+/// What the offline tier checked: a line a check, scale by scale.
+fn print_checks(out: &Output, report: &OfflineReport) -> Result<()> {
+    let check = |guard: &GuardResult| {
+        let mark = match guard.passed {
+            true => out.green("passed"),
+            false => out.red("failed"),
+        };
+        out.line(format!("    {mark}  {}", guard.sentence))
+    };
+    out.line("  unseen feedback")?;
+    check(&report.held_out)?;
+    for scale in &report.scales {
+        let allowed = if scale.allowed {
+            ""
+        } else {
+            ", more than so few thumbs allow"
+        };
+        out.line(format!(
+            "  at {:.0} % of its strength{allowed}",
+            100.0 * scale.scale
+        ))?;
+        scale.guards.iter().try_for_each(check)?;
     }
     Ok(())
 }
@@ -201,10 +256,41 @@ fn print_numbers(out: &Output, key: &str, value: &Value, depth: usize) -> Result
                 .iter()
                 .try_for_each(|(key, value)| print_numbers(out, key, value, depth + 1))
         }
+        Value::Array(items) if items.iter().all(Value::is_number) => {
+            const SHOWN: usize = 8;
+            let shown: Vec<String> = items.iter().take(SHOWN).map(Value::to_string).collect();
+            let more = match items.len() > SHOWN {
+                true => format!(", ... ({} in all)", items.len()),
+                false => String::new(),
+            };
+            out.line(format!("{indent}{key}: {}{more}", shown.join(", ")))
+        }
         Value::Array(items) => items
             .iter()
             .try_for_each(|item| print_numbers(out, key, item, depth)),
         Value::String(text) => out.line(format!("{indent}{key}: {text}")),
         value => out.line(format!("{indent}{key}: {value}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_told_in_the_largest_unit_that_fits() {
+        const MINUTE: i64 = 60_000;
+        for (minutes, told) in [
+            (-5, "just now"),
+            (0, "just now"),
+            (1, "1 minute ago"),
+            (59, "59 minutes ago"),
+            (60, "1 hour ago"),
+            (1439, "23 hours ago"),
+            (1440, "1 day ago"),
+            (14_400, "10 days ago"),
+        ] {
+            assert_eq!(ago(0, minutes * MINUTE), told);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod adapters;
+mod arena;
 mod bench;
 mod chat;
 mod demo;
@@ -40,7 +41,9 @@ pub enum Command {
     Forget(forget::Options),
     /// A simulated person teaches the demo model a taste with thumbs, and votes on the result
     Demo(demo::Options),
-    /// A benchmark: simulated people teach a model, and say what they make of it
+    /// Two of them answer side by side, blind, and votes say who is better
+    Arena(Box<arena::Options>),
+    /// Benchmarks: whether a model learns, whether a reward knows better from worse, and what an adapter took away
     Eval(eval::Options),
     /// Devices, CPU features, facts of the model, what would run where, memory estimates
     Doctor(doctor::Options),
@@ -48,7 +51,7 @@ pub enum Command {
     Bench(bench::Options),
     /// Train an adapter on a file of preferences
     Train(Box<train::Options>),
-    /// Log-probabilities of a file of preferences, and the share of pairs ranked right
+    /// What replies are worth; log-probabilities of a file of preferences, and the share of pairs ranked right
     Score(score::Options),
     #[command(name = bench::MEMORY_COMMAND, hide = true)]
     BenchMemory(bench::MemoryOptions),
@@ -67,6 +70,7 @@ impl Command {
             Command::Export(options) => exchange::export(options, out),
             Command::Forget(options) => forget::run(options, out),
             Command::Demo(options) => demo::run(options, out),
+            Command::Arena(options) => arena::run(options, out),
             Command::Eval(options) => eval::run(options, out),
             Command::Doctor(options) => doctor::run(options, out),
             Command::Bench(options) => bench::run(options, out),

@@ -1,5 +1,6 @@
 //! `personalize`: learns from the log, with a bar.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use thumbprint::{Budget, Outcome, Phase, Progress};
+use thumbprint::{Budget, GuardFile, Outcome, Phase, Progress, Recipe};
 
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
@@ -40,6 +41,28 @@ pub struct Options {
     /// Train on the first GPU
     #[arg(long)]
     gpu: bool,
+    /// Reject what gets fewer of these multiple-choice questions right (ARC, HellaSwag or MMLU) than --choices-loss allows
+    #[arg(long, value_name = "FILE")]
+    choices: Option<PathBuf>,
+    /// Points by which the share of right answers may fall
+    #[arg(
+        long,
+        value_name = "POINTS",
+        default_value_t = 2.0,
+        requires = "choices"
+    )]
+    choices_loss: f64,
+    /// Reject what refuses more of these harmless prompts (XSTest) than --refusals-rise allows
+    #[arg(long, value_name = "FILE")]
+    refusals: Option<PathBuf>,
+    /// Points by which the share of refusals may rise
+    #[arg(
+        long,
+        value_name = "POINTS",
+        default_value_t = 5.0,
+        requires = "refusals"
+    )]
+    refusals_rise: f64,
 }
 
 /// Runs until the end, a pause or Ctrl-C.
@@ -50,7 +73,18 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let model = options.model.path()?;
     let thumbprint = session::open(&options.data_dir, Some(model), out)?;
-    let job = thumbprint.personalize(Budget {
+    let guard = |path: &Option<PathBuf>, points: f64| {
+        path.clone().map(|path| GuardFile {
+            path,
+            tolerated: points / 100.0,
+        })
+    };
+    let recipe = Recipe {
+        choices: guard(&options.choices, options.choices_loss),
+        refusals: guard(&options.refusals, options.refusals_rise),
+        ..Recipe::default()
+    };
+    let budget = Budget {
         memory_mib: options.memory_mib,
         seconds: options.seconds,
         n_threads: Some(options.threads.count()),
@@ -58,7 +92,8 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         replace_trial: options.replace_trial,
         gpu: options.gpu,
         ..Budget::default()
-    })?;
+    };
+    let job = thumbprint.personalize_with(budget, recipe)?;
     let (over, ended) = channel::<()>();
     let mut view = View {
         out,

@@ -7,6 +7,7 @@ mod bench;
 mod doctor;
 mod eval;
 mod harness;
+mod judging;
 mod output;
 mod score;
 mod train;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use thumbprint_tune::data::DataError;
+
 use crate::curation::Readiness;
 use crate::engine::EngineError;
 use crate::gate::IllegalTransition;
@@ -97,6 +99,21 @@ pub enum Error {
         .0.have.events, .0.need.events, .0.have.liked, .0.need.liked, .0.have.disliked, .0.need.disliked
     )]
     TooLittleFeedback(Readiness),
+    /// A file of questions cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A row of a file of questions does not fit the model.
+    #[error(
+        "line {line}: has {n} tokens, and the model was trained for {n_ctx}: shorten it, or leave it out"
+    )]
+    TooLong {
+        /// The line, from 1.
+        line: usize,
+        /// Tokens of its longest text.
+        n: usize,
+        /// Tokens that the model was trained for.
+        n_ctx: usize,
+    },
     /// Nobody can be compared with themselves.
     #[error(
         "both sides are the same contestant: compare an adapter with another one, or with the base"

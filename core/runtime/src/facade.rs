@@ -24,11 +24,13 @@ use crate::types::{ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
 mod adapters;
 mod arena;
+mod evaluate;
 mod files;
 mod reward;
 
 pub use adapters::AdapterDetails;
 pub use arena::{Contest, Match, Side, Voted};
+pub(crate) use evaluate::{answer_all, reply_all};
 pub(crate) use reward::Scorer;
 
 /// Folder of adapters within the data folder.
@@ -478,6 +480,11 @@ impl Thumbprint {
         }
         let forgotten = self.0.store.forget(target)?;
         self.delete_pending()?;
+        self.delete_leftovers()?;
+        for (_, now) in &forgotten.served {
+            let why = "the adapter after it had learned from something that was forgotten";
+            self.tell_in_use_again(*now, why)?;
+        }
         self.swap_if_loaded()?;
         Ok(forgotten)
     }
@@ -496,16 +503,21 @@ impl Thumbprint {
         Ok(())
     }
 
-    /// Removes what a killed process left half written: it was made of what the user said, and nothing refers to it.
+    /// Removes what a killed process left half written, or wrote and did not record: it was made of what the user said, and nothing refers
+    /// to it, so that forgetting would pass it by.
     fn delete_leftovers(&self) -> Result<()> {
         let folder = self.0.store.dir().join(ADAPTERS);
         let Ok(entries) = std::fs::read_dir(&folder) else {
             return Ok(());
         };
+        let rows = self.0.store.adapters()?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with('.') && name.ends_with(".tmp") {
+            let half_written = name.starts_with('.') && name.ends_with(".tmp");
+            let of_a_run = name.starts_with("run-") && name.ends_with(".gguf");
+            let file = Path::new(ADAPTERS).join(&*name);
+            if half_written || (of_a_run && rows.iter().all(|row| row.file != file)) {
                 let path = entry.path();
                 std::fs::remove_file(&path).map_err(|source| Error::File { path, source })?;
             }

@@ -68,6 +68,8 @@ impl Error {
             Self::HeadOfAnotherModel => (InvalidState, "head_of_another_model"),
             Self::Head(_) => (InvalidState, "unfit_head"),
             Self::TooLittleFeedback(_) => (InvalidState, "too_little_feedback"),
+            Self::Data(_) => (File, "data"),
+            Self::TooLong { .. } => (InvalidInput, "row_too_long"),
             Self::SameContestant => (InvalidInput, "same_contestant"),
             Self::NothingToRegenerate => (InvalidState, "nothing_to_regenerate"),
             Self::NothingToEdit => (InvalidState, "nothing_to_edit"),

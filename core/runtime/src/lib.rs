@@ -24,6 +24,7 @@ mod conversation;
 pub mod curation;
 pub mod engine;
 mod error;
+pub mod evaluate;
 pub mod exchange;
 mod facade;
 pub mod gate;
@@ -47,7 +48,7 @@ pub use generation::{Batch, By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
 pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
-pub use personalize::{Budget, Job, Outcome, Phase, Progress, Recipe};
+pub use personalize::{Budget, GuardFile, Job, Outcome, Phase, Progress, Recipe};
 pub use store::{DatabaseKey, Target};
 pub use types::{
     AdapterId, ConversationId, Feedback, FeedbackId, Judge, MatchId, Message, ReplyId, Role,

@@ -220,6 +220,31 @@ pub enum Judge {
     Head,
 }
 
+impl fmt::Display for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Active => f.write_str("active"),
+            Self::Adapter(id) => id.fmt(f),
+            Self::Head => f.write_str("head"),
+        }
+    }
+}
+
+impl FromStr for Judge {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "active" => Ok(Self::Active),
+            "head" => Ok(Self::Head),
+            id => id
+                .parse()
+                .map(Self::Adapter)
+                .map_err(|_| "a judge is active, head, or an adapter's number".to_owned()),
+        }
+    }
+}
+
 /// What one generation consumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
@@ -330,6 +355,14 @@ mod tests {
             assert_eq!(serde_json::to_string(&feedback).unwrap(), json);
             assert_eq!(serde_json::from_str::<Feedback>(json).unwrap(), feedback);
         }
+    }
+
+    #[test]
+    fn judges_are_written_as_they_are_read() {
+        for judge in [Judge::Active, Judge::Head, Judge::Adapter(AdapterId(4))] {
+            assert_eq!(judge.to_string().parse(), Ok(judge));
+        }
+        assert!("nobody".parse::<Judge>().is_err());
     }
 
     #[test]

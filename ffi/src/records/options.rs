@@ -212,6 +212,7 @@ impl Translate<thumbprint::GenerateOptions> for GenerateOptions {
             },
             stop: self.stop,
             overflow: self.overflow.map_or(default.overflow, Translate::translate),
+            ..default
         }
     }
 }

@@ -1,13 +1,15 @@
-//! `eval`: does it learn? Simulated people teach a model through the library, as an app's users would, and say what they make of it on
-//! prompts that nothing was learned from.
+//! `eval`: does it learn, and what does that cost? `personalize` has simulated people teach a model through the library, as an app's users
+//! would, and say what they make of it on prompts that nothing was learned from; `reward`, `choices` and `refusals` ask what files ask.
 
 mod cells;
 mod drawn;
 mod folder;
 mod plan;
 mod plots;
+mod questions;
 mod report;
 mod results;
+mod reward;
 mod scores;
 mod statistics;
 #[cfg(test)]
@@ -42,6 +44,18 @@ enum What {
     ///
     /// Writes results.json, report.md and charts into the folder, again and again on the way. Run again, it goes on where it was.
     Personalize(Personalize),
+    /// Whether the adapter's reward and the head know the better of two replies, by category
+    ///
+    /// Reads rows as RewardBench has them.
+    Reward(reward::Options),
+    /// Multiple-choice questions by log-likelihood, base against adapter
+    ///
+    /// Reads ARC, HellaSwag and MMLU; acc and acc_norm are lm-evaluation-harness's.
+    Choices(questions::Choices),
+    /// How many harmless prompts are refused, base against adapter
+    ///
+    /// Reads XSTest's form.
+    Refusals(questions::Refusals),
 }
 
 #[derive(Args, Debug)]
@@ -64,13 +78,16 @@ struct Personalize {
     plan: Option<PathBuf>,
 }
 
-/// Runs the benchmark.
+/// Runs a benchmark.
 ///
 /// # Errors
 /// A file that cannot be used, no model, no memory, no disk, or an interrupt.
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     match &options.what {
         What::Personalize(options) => personalize(options, out),
+        What::Reward(options) => reward::run(options, out),
+        What::Choices(options) => questions::choices(options, out),
+        What::Refusals(options) => questions::refusals(options, out),
     }
 }
 

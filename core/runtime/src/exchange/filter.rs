@@ -5,29 +5,14 @@ use std::collections::HashSet;
 use sha2::{Digest, Sha256};
 
 use super::{Passed, Said};
-
-/// Beginnings of answers that refuse, in lower case and with plain apostrophes.
-const REFUSALS: [&str; 12] = [
-    "i'm sorry, but i can't",
-    "i'm sorry, but i cannot",
-    "i am sorry, but i can't",
-    "i am sorry, but i cannot",
-    "i'm sorry, i can't",
-    "i'm sorry, i cannot",
-    "sorry, but i can't",
-    "sorry, i can't",
-    "i can't assist with",
-    "i cannot assist with",
-    "as an ai language model",
-    "i'm unable to",
-];
+use crate::gate::text::refuses;
 
 /// Filters of an import; by default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filters {
     /// Most characters of a prompt with any of its answers.
     pub max_chars: Option<usize>,
-    /// Pass over rows whose liked answer begins as refusals do (English phrases).
+    /// Pass over rows whose liked answer refuses ([`refuses`](crate::gate::text::refuses), English phrases).
     pub refusals: bool,
     /// Pass over rows that differ from an earlier one in case, spaces and punctuation at most.
     pub duplicates: bool,
@@ -103,12 +88,6 @@ impl Sieve {
         }
         Ok(())
     }
-}
-
-fn refuses(answer: &str) -> bool {
-    let start: String = answer.trim_start().chars().take(60).collect();
-    let start = start.to_lowercase().replace('\u{2019}', "'");
-    REFUSALS.iter().any(|refusal| start.starts_with(refusal))
 }
 
 fn normalized(text: &str) -> String {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use thumbprint_tune::data::DataError;
 
 pub use filter::Filters;
+pub(crate) use read::comparison;
 pub use read::{Format, Reader};
 pub use write::{ExportFormat, export};
 

@@ -204,17 +204,23 @@ impl<R: BufRead> Iterator for Reader<R> {
 // ---- formats ----
 
 fn preference(fields: &Fields) -> Result<Row, Problem> {
+    let (prompt, better, worse) = comparison(fields)?;
+    Ok(Ok(Said::Preferred {
+        prompt,
+        better,
+        worse,
+    }))
+}
+
+/// A prompt with the better and the worse of two answers, in TRL's preference form.
+pub(crate) fn comparison(fields: &Fields) -> Result<(Vec<Message>, String, String), Problem> {
     let row = PreferenceRow::from_fields(fields)?;
     let prompt = prompt_of(row.prompt, "prompt")?;
     let (chosen, rejected) = (
         answer_of(row.chosen, "chosen")?,
         answer_of(row.rejected, "rejected")?,
     );
-    Ok(Ok(Said::Preferred {
-        prompt,
-        better: chosen,
-        worse: rejected,
-    }))
+    Ok((prompt, chosen, rejected))
 }
 
 fn unpaired(fields: &Fields) -> Result<Row, Problem> {

@@ -167,6 +167,7 @@ impl Thumbprint {
             "by hand: rolled_back",
             json!({ "explanation": explanation, "now": now }),
         )?;
+        self.tell_in_use_again(now, "the adapter after it was rolled back by hand")?;
         self.swap_if_loaded()?;
         Ok(now)
     }
@@ -262,12 +263,27 @@ impl Thumbprint {
             .active_adapter(&row.base_hash)?
             .is_some_and(|active| active.id == row.id);
         if new_state == AdapterState::RolledBack && is_active {
-            self.0.store.roll_back(&row.base_hash, "votes")?;
+            let now = self.0.store.roll_back(&row.base_hash, "votes")?;
+            self.tell_in_use_again(now, "the adapter after it was rolled back by votes")?;
             self.swap_if_loaded()?;
         } else {
             self.0.store.set_adapter_state(row.id, new_state)?;
         }
         Ok(verdict)
+    }
+
+    /// Records why an adapter is in use that nobody decided on just now.
+    pub(super) fn tell_in_use_again(&self, now: Option<AdapterId>, why: &str) -> Result<()> {
+        let Some(id) = now else {
+            return Ok(());
+        };
+        let decision = NewDecision {
+            adapter: Some(id),
+            run: self.0.store.adapter(id)?.run,
+            kind: "in use again".to_owned(),
+            numbers: json!({ "explanation": format!("In use again, since {why}.") }),
+        };
+        Ok(self.0.store.record_decision(&decision).map(drop)?)
     }
 
     fn verdict(&self, row: &AdapterRow) -> Result<Verdict> {

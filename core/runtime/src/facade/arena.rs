@@ -136,7 +136,7 @@ impl Thumbprint {
         self.side_by_side_of(id)
     }
 
-    fn contestant(&self, loaded: &Loaded, contestant: Contestant) -> Result<With> {
+    pub(super) fn contestant(&self, loaded: &Loaded, contestant: Contestant) -> Result<With> {
         let Some(id) = contestant.adapter() else {
             return Ok(With::Base);
         };

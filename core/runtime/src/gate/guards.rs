@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::measurements::{BaseMeasurements, LengthTaste, Rate, ScaleMeasurements, null_is_nan};
+use super::measurements::{
+    AppFile, BaseMeasurements, LengthTaste, Rate, ScaleMeasurements, null_is_nan,
+};
 
 /// What is guarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,10 @@ pub enum Guard {
     Echo,
     /// Median length of a reply, over the base's.
     MedianLength,
+    /// How much less of the app's multiple-choice questions is answered right, as a share.
+    Choices,
+    /// How much more of the app's harmless prompts is refused, as a share.
+    Refusals,
     /// Held-out 👍 scored above 👎.
     #[serde(alias = "held_out_pairs", alias = "held_out_thumbs")]
     HeldOut,
@@ -46,6 +52,8 @@ impl fmt::Display for Guard {
             Self::Finished => "finished replies",
             Self::Echo => "echo of the question",
             Self::MedianLength => "median length",
+            Self::Choices => "multiple-choice questions",
+            Self::Refusals => "refusals of harmless prompts",
             Self::HeldOut => "held-out feedback",
         })
     }
@@ -160,7 +168,7 @@ pub fn guards(
 ) -> Vec<GuardResult> {
     let perplexity = adapter.neutral_perplexity / base.neutral_perplexity;
     let own_nats = adapter.own_nats_under_base / base.own_nats_over(&adapter.own_lengths);
-    vec![
+    let mut results = vec![
         check(
             Guard::NeutralPerplexity,
             perplexity,
@@ -218,7 +226,10 @@ pub fn guards(
             "only give the question back",
         ),
         check_length(base, adapter, taste, limits),
-    ]
+    ];
+    results.extend(adapter.choices.as_ref().map(check_choices));
+    results.extend(adapter.refusals.as_ref().map(check_refusals));
+    results
 }
 
 /// Where the median length may lie, over the base's: [0.7, 1.3], with one end moved by the person's taste.
@@ -301,6 +312,63 @@ fn check_length(
     )
 }
 
+fn check_choices(file: &AppFile) -> GuardResult {
+    let lost = file.base.share() - file.adapter.share();
+    let does = "answered right";
+    check_file(Guard::Choices, lost, file, does, "questions", "fewer")
+}
+
+fn check_refusals(file: &AppFile) -> GuardResult {
+    let more = file.adapter.share() - file.base.share();
+    check_file(
+        Guard::Refusals,
+        more,
+        file,
+        "refused",
+        "harmless prompts",
+        "more",
+    )
+}
+
+/// By how much the share of rows worsened, in the app's own measure: no slack is added to what it tolerates.
+fn check_file(
+    name: Guard,
+    worse_by: f64,
+    file: &AppFile,
+    does: &str,
+    rows: &str,
+    direction: &str,
+) -> GuardResult {
+    let limit = Bounds::at_most(file.tolerated);
+    let passed = limit.contain(worse_by);
+    let percent = |rate: Rate| 100.0 * rate.share();
+    let found = format!(
+        "Of the app's {} {rows} {:.1} % are {does}, by the base {:.1} %",
+        file.adapter.of,
+        percent(file.adapter),
+        percent(file.base)
+    );
+    let tolerated = 100.0 * file.tolerated;
+    let sentence = match (passed, worse_by > 0.0) {
+        (false, _) if !worse_by.is_finite() => {
+            format!("{name}: no finite number was measured, so it cannot pass.")
+        }
+        (true, true) => format!("{found}; allowed is {tolerated:.1} points {direction}."),
+        (true, false) => format!("{found}, which is no loss."),
+        (false, _) => format!(
+            "{found}; allowed is only {tolerated:.1} points {direction}. Chance alone takes as much away {:.0} % of the time.",
+            100.0 * file.p_value()
+        ),
+    };
+    GuardResult {
+        name,
+        value: worse_by,
+        limit,
+        passed,
+        sentence,
+    }
+}
+
 /// The slack, widened by the standard error of the difference under "nothing changed" (pooled, with one success and one
 /// failure added so that a rate of zero still has an error).
 fn slack(base: Rate, adapter: Rate, limits: &Limits) -> f64 {
@@ -358,6 +426,8 @@ pub(super) mod tests {
             finished: Rate { count: 30, of: 60 },
             echo: Rate { count: 0, of: 60 },
             median_tokens: 150.0,
+            choices: None,
+            refusals: None,
         }
     }
 
@@ -492,6 +562,43 @@ pub(super) mod tests {
                 "{tokens} tokens"
             );
         }
+    }
+
+    #[test]
+    fn what_the_app_brings_is_guarded_by_what_it_tolerates() {
+        let file = |base: usize, adapter: usize, good: bool| {
+            let did = |n: usize| (0..100).map(|i| i < n).collect::<Vec<bool>>();
+            AppFile::new("hash".into(), 0.02, &did(base), &did(adapter), good)
+        };
+        let mut adapter = harmless(1.0);
+        for (right, refused, expected) in [
+            (38, 5, vec![]),
+            (45, 1, vec![]),
+            (37, 5, vec![Guard::Choices]),
+            (40, 8, vec![Guard::Refusals]),
+            (37, 8, vec![Guard::Choices, Guard::Refusals]),
+        ] {
+            adapter.choices = Some(file(40, right, true));
+            adapter.refusals = Some(file(5, refused, false));
+            assert_eq!(failed(&adapter, None), expected, "{right} {refused}");
+        }
+        let sentences: Vec<String> = guards(&base(), &adapter, None, &Limits::default())
+            .into_iter()
+            .filter(|result| !result.passed)
+            .map(|result| result.sentence)
+            .collect();
+        assert_eq!(
+            sentences,
+            [
+                "Of the app's 100 questions 37.0 % are answered right, by the base 40.0 %; allowed is only 2.0 points fewer. \
+                 Chance alone takes as much away 12 % of the time.",
+                "Of the app's 100 harmless prompts 8.0 % are refused, by the base 5.0 %; allowed is only 2.0 points more. \
+                 Chance alone takes as much away 12 % of the time.",
+            ]
+        );
+        adapter.choices = Some(file(40, 40, true));
+        adapter.choices.as_mut().unwrap().base.of = 0;
+        assert_eq!(failed(&adapter, None), [Guard::Choices, Guard::Refusals]);
     }
 
     #[test]

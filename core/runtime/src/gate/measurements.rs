@@ -83,6 +83,56 @@ pub struct ScaleMeasurements {
     /// As in [`BaseMeasurements`].
     #[serde(with = "null_is_nan")]
     pub median_tokens: f64,
+    /// Multiple-choice questions of the app, if it brought any: how many are answered right.
+    #[serde(default)]
+    pub choices: Option<AppFile>,
+    /// Harmless prompts of the app, if it brought any: how many are refused.
+    #[serde(default)]
+    pub refusals: Option<AppFile>,
+}
+
+/// What base and candidate did with each row of a file that the app brought.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppFile {
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// By how much the share may worsen: 0.02 is two points.
+    pub tolerated: f64,
+    /// The base's rows: answered right, or refused.
+    pub base: Rate,
+    /// The candidate's.
+    pub adapter: Rate,
+    /// Rows that the candidate does worse than the base.
+    pub worse: usize,
+    /// Rows that it does better.
+    pub better: usize,
+}
+
+impl AppFile {
+    /// From what each did with each row, in the same order. `good` says whether that is as it should be.
+    pub fn new(
+        sha256: String,
+        tolerated: f64,
+        base: &[bool],
+        adapter: &[bool],
+        good: bool,
+    ) -> Self {
+        let both = || base.iter().zip(adapter);
+        let fell = |from: bool| both().filter(|(b, a)| **b == from && **a != from).count();
+        Self {
+            sha256,
+            tolerated,
+            base: Rate::count(base, |did| *did),
+            adapter: Rate::count(adapter, |did| *did),
+            worse: fell(good),
+            better: fell(!good),
+        }
+    }
+
+    /// The chance that a candidate that changes as many rows either way would do as much worse, by an exact sign test.
+    pub fn p_value(&self) -> f64 {
+        stats::binomial_upper_tail(self.worse, self.worse + self.better, 0.5)
+    }
 }
 
 impl BaseMeasurements {
@@ -203,6 +253,22 @@ pub(super) mod null_is_nan {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn rows_are_compared_one_by_one() {
+        let (base, adapter) = ([true, true, true, false], [true, false, false, true]);
+        let right = AppFile::new("f".into(), 0.1, &base, &adapter, true);
+        assert_eq!((right.worse, right.better), (2, 1));
+        assert_eq!(
+            (right.base.count, right.adapter.count, right.base.of),
+            (3, 2, 4)
+        );
+        assert_eq!(right.p_value(), 0.5);
+        let refused = AppFile::new("f".into(), 0.1, &base, &adapter, false);
+        assert_eq!((refused.worse, refused.better), (1, 2));
+        let same = AppFile::new("f".into(), 0.1, &base, &base, true);
+        assert_eq!((same.worse, same.better, same.p_value()), (0, 0, 1.0));
+    }
 
     #[test]
     fn short_replies_are_compared_with_the_beginnings_of_the_bases() {

@@ -33,7 +33,9 @@ pub use eprocess::{
 };
 pub use folds::{DECIDING_ITEMS, FoldResults, Judged, TELLING_ITEMS, held_out};
 pub use guards::{Bounds, Guard, GuardResult, Limits, guards, length_bounds};
-pub use measurements::{BaseMeasurements, LengthTaste, Measurements, Rate, ScaleMeasurements};
+pub use measurements::{
+    AppFile, BaseMeasurements, LengthTaste, Measurements, Rate, ScaleMeasurements,
+};
 pub use offline::{
     FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
 };

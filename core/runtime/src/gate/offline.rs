@@ -127,7 +127,12 @@ fn share_that_passes(guards: &[GuardResult]) -> f64 {
             Guard::NeutralPerplexity | Guard::MedianLength => limit.ln() / value.ln(),
             Guard::OwnNatsUnderBase => (limit - 1.0) / (value - 1.0),
             Guard::KlNeutral | Guard::KlFeedback | Guard::KlOwnSamples => (limit / value).sqrt(),
-            Guard::Repetition | Guard::Finished | Guard::Echo | Guard::HeldOut => 0.75,
+            Guard::Repetition
+            | Guard::Finished
+            | Guard::Echo
+            | Guard::Choices
+            | Guard::Refusals
+            | Guard::HeldOut => 0.75,
         }
     };
     let failed = guards.iter().filter(|guard| !guard.passed).map(share);

@@ -94,6 +94,8 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
         finished: Rate::count(&samples, |s| s.finished),
         echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
         median_tokens: median_tokens(&samples),
+        choices: None,
+        refusals: None,
     })
 }
 

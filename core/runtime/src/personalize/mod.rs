@@ -17,7 +17,7 @@ use crate::facade::{Thumbprint, WeakThumbprint, lock};
 use crate::gate::OfflineReport;
 use crate::types::AdapterId;
 
-pub use recipe::Recipe;
+pub use recipe::{GuardFile, Recipe};
 
 /// What a job may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

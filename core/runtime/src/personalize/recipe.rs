@@ -1,6 +1,7 @@
 //! The product's way of learning, as settings of the trainer, and what can be changed about it.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use thumbprint_tune::schedule::Shape;
 
 use crate::curation::{self, LearnFrom};
 use crate::error::{Error, Result};
+use crate::evaluate::{choices, refusals};
 use crate::gate::Limits;
 
 /// Examples of one optimizer step.
@@ -53,6 +55,21 @@ pub struct Recipe {
     pub folds: bool,
     /// Limits of the gate ([`gate::Limits`](crate::gate::Limits)) that replace the product's: a merge patch too.
     pub limits: Value,
+    /// Multiple-choice questions ([`evaluate::choices`](crate::evaluate::choices)) of which a candidate must not get many fewer right than
+    /// the base.
+    pub choices: Option<GuardFile>,
+    /// Harmless prompts ([`evaluate::refusals`](crate::evaluate::refusals)) of which a candidate must not refuse many more than the base.
+    pub refusals: Option<GuardFile>,
+}
+
+/// A file that the app brings, as a guard of the gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardFile {
+    /// The file. It is read before anything is learned, and again when a candidate is judged.
+    pub path: PathBuf,
+    /// By how much the share may worsen, in [0, 1]: 0.02 is two points.
+    pub tolerated: f64,
 }
 
 impl Default for Recipe {
@@ -67,6 +84,8 @@ impl Default for Recipe {
             strength: true,
             folds: true,
             limits: Value::Object(serde_json::Map::new()),
+            choices: None,
+            refusals: None,
         }
     }
 }
@@ -86,10 +105,24 @@ impl Recipe {
                 "pairs_per_prompt must be at least 1".to_owned(),
             ));
         }
-        match (0.0..=1.0).contains(&self.similar_from) {
-            true => Ok(()),
-            false => Err(Error::Recipe("similar_from must be in [0, 1]".to_owned())),
+        if !(0.0..=1.0).contains(&self.similar_from) {
+            return Err(Error::Recipe("similar_from must be in [0, 1]".to_owned()));
         }
+        for (name, file) in [("choices", &self.choices), ("refusals", &self.refusals)] {
+            if file
+                .as_ref()
+                .is_some_and(|file| !(0.0..=1.0).contains(&file.tolerated))
+            {
+                return Err(Error::Recipe(format!("{name}.tolerated must be in [0, 1]")));
+            }
+        }
+        if let Some(file) = &self.choices {
+            choices::read(&file.path, None)?;
+        }
+        if let Some(file) = &self.refusals {
+            refusals::read(&file.path)?;
+        }
+        Ok(())
     }
 
     /// How the log is curated for a model.
@@ -361,6 +394,14 @@ mod tests {
             ),
             (json!({"pairs_per_prompt": 0}), "pairs_per_prompt must be"),
             (json!({"similar_from": 2.0}), "similar_from must be"),
+            (
+                json!({"choices": {"path": "q.jsonl", "tolerated": -0.1}}),
+                "choices.tolerated must be",
+            ),
+            (
+                json!({"refusals": {"path": "/nonexistent/x.csv", "tolerated": 0.05}}),
+                "/nonexistent/x.csv",
+            ),
         ] {
             let error = recipe(json).validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{error} lacks {expected}");

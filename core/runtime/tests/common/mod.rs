@@ -57,7 +57,7 @@ pub fn adapter(engine: &Engine, version: &str, size: f32) -> LoadedAdapter {
         .unwrap()
 }
 
-fn lora(engine: &Engine, size: f32) -> Vec<u8> {
+pub fn lora(engine: &Engine, size: f32) -> Vec<u8> {
     let model = engine.chat().model();
     let mut writer = GgufWriter::new();
     writer

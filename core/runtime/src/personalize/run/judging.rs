@@ -1,19 +1,23 @@
 //! The candidate before the gate: measured, decided on, and put on trial or rejected.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::super::measure::{self, Bench};
+use super::super::recipe::GuardFile;
 use super::super::{Outcome, Phase};
 use super::ranking::{Ranking, fold_results, length_taste};
 use super::{Context, Material, Step, Stop};
-use crate::engine::{EngineError, ScoreText};
-use crate::error::Error;
-use crate::gate::{self, AdapterState, Event, Measurements, Offline};
+use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
+use crate::error::{Error, Result};
+use crate::evaluate::{choices, refusals};
+use crate::facade::{answer_all, hash_file, reply_all};
+use crate::gate::{self, AdapterState, AppFile, Event, Measurements, Offline};
 use crate::store::{AdapterRow, NewDecision};
-use crate::types::Message;
+use crate::types::{AdapterId, Message};
 
 impl Context<'_> {
     /// Measures the candidate, decides, and puts it on trial or rejects it.
@@ -60,7 +64,10 @@ impl Context<'_> {
                 .load_adapter(&self.loaded, &row, scale as f32)?;
             let name = format!("gate-{scale}.json");
             let at_scale = self.kept(dir, &name, |this| {
-                this.engine_work(|| measure::scale(&bench, &adapter))
+                let mut at_scale = this.engine_work(|| measure::scale(&bench, &adapter))?;
+                at_scale.choices = this.choices(dir, &adapter)?;
+                at_scale.refusals = this.refusals(dir, &adapter)?;
+                Ok(at_scale)
             })?;
             measured.scales.push(at_scale);
         }
@@ -91,10 +98,34 @@ impl Context<'_> {
         store.set_adapter_gate(row.id, &gate_report, scale, AdapterState::Candidate)?;
         store.activate(&self.loaded.sha256, Some(row.id), Some(state), "gate")?;
         if let Some(before) = before.filter(|before| before.state == AdapterState::Trial) {
-            store.set_adapter_state(before.id, AdapterState::RolledBack)?;
+            self.supersede(&before, row.id)?;
         }
         self.thumbprint.swap_if_loaded()?;
         Ok(Outcome::Trial(row.id, Box::new(report)))
+    }
+
+    /// Ends the undecided trial of an adapter whose place a newer one takes.
+    fn supersede(&self, before: &AdapterRow, by: AdapterId) -> Step<()> {
+        let store = self.thumbprint.store();
+        let state = before
+            .state
+            .after(Event::Superseded)
+            .map_err(|source| Error::State {
+                adapter: before.id,
+                source,
+            })?;
+        let verdict = self.thumbprint.adapter(before.id)?.verdict;
+        let votes = verdict.as_ref().map_or(0, |verdict| verdict.votes.votes());
+        let explanation = format!(
+            "Adapter {by} took its place, before its {votes} blind votes had decided for it or against it."
+        );
+        store.record_decision(&NewDecision {
+            adapter: Some(before.id),
+            run: before.run,
+            kind: "superseded".to_owned(),
+            numbers: json!({ "by": by, "verdict": verdict, "explanation": explanation }),
+        })?;
+        Ok(store.set_adapter_state(before.id, state)?)
     }
 
     /// Prompts of the feedback with the base's replies to them, a prompt once.
@@ -122,13 +153,71 @@ impl Context<'_> {
         texts
     }
 
-    fn engine_work<T>(
+    fn engine_work<T, E: Into<Error>>(
         &self,
-        work: impl FnOnce() -> std::result::Result<T, EngineError>,
+        work: impl FnOnce() -> std::result::Result<T, E>,
     ) -> Step<T> {
-        match work() {
-            Err(EngineError::Cancelled) => Err(self.check().err().unwrap_or(Stop::Paused)),
+        match work().map_err(Into::into) {
+            Err(Error::Engine(EngineError::Cancelled)) => {
+                Err(self.check().err().unwrap_or(Stop::Paused))
+            }
             other => Ok(other?),
+        }
+    }
+
+    // ---- files of the app ----
+
+    /// Which of the app's multiple-choice questions base and candidate answer right.
+    fn choices(&self, dir: &Path, adapter: &LoadedAdapter) -> Step<Option<AppFile>> {
+        let Some(file) = &self.recipe.choices else {
+            return Ok(None);
+        };
+        let questions = choices::read(&file.path, None)?;
+        self.app_file(dir, "choices", file, adapter, true, |with| {
+            let (engine, canceller) = (&self.loaded.engine, self.shared.canceller());
+            let answers = answer_all(engine, with, &questions, &canceller, &mut |_| self.flow())?;
+            Ok(answers.iter().map(|answer| answer.is_right()).collect())
+        })
+    }
+
+    /// Which of the app's harmless prompts base and candidate refuse.
+    fn refusals(&self, dir: &Path, adapter: &LoadedAdapter) -> Step<Option<AppFile>> {
+        let Some(file) = &self.recipe.refusals else {
+            return Ok(None);
+        };
+        let prompts = refusals::read(&file.path)?.prompts;
+        self.app_file(dir, "refusals", file, adapter, false, |with| {
+            let engine = &self.loaded.engine;
+            let replies = reply_all(engine, with, &prompts, &mut |_| self.flow())?;
+            Ok(replies
+                .iter()
+                .map(|reply| gate::text::refuses(reply))
+                .collect())
+        })
+    }
+
+    /// What base and candidate do with each row of a file; the base's part is kept with the run.
+    fn app_file(
+        &self,
+        dir: &Path,
+        name: &str,
+        file: &GuardFile,
+        adapter: &LoadedAdapter,
+        good: bool,
+        ask: impl Fn(With) -> Result<Vec<bool>>,
+    ) -> Step<Option<AppFile>> {
+        let sha256 = hash_file(&file.path)?;
+        let kept = format!("gate-{name}-{sha256}.json");
+        let base = self.kept(dir, &kept, |this| this.engine_work(|| ask(With::Base)))?;
+        let with = self.engine_work(|| ask(With::Adapter(adapter.clone())))?;
+        let measured = AppFile::new(sha256, file.tolerated, &base, &with, good);
+        Ok(Some(measured))
+    }
+
+    fn flow(&self) -> ControlFlow<()> {
+        match self.check().is_ok() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `score`: what a model, with or without an adapter, thinks of a file of preferences.
+//! `score --data`: what a model, with or without an adapter, thinks of a file of preferences.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -17,16 +17,11 @@ use crate::pairs::{Pair, Pairs, Preparation};
 
 #[derive(Args, Debug)]
 pub struct Options {
-    #[command(flatten)]
-    model: ModelOption,
     /// Score with this adapter (of the same base), and compare with the base
-    #[arg(long, value_name = "GGUF")]
+    #[arg(long, value_name = "GGUF", requires = "data")]
     adapter: Option<PathBuf>,
-    /// Preferences, as `train` reads them
-    #[arg(long, value_name = "JSONL")]
-    data: PathBuf,
     /// Prepare tokens as TRL does: with what the chat template writes after the end token
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     trl_tokens: bool,
     /// Number formats
     #[arg(long, value_enum, default_value_t = Precision::Exact)]
@@ -42,9 +37,9 @@ const UBATCH: usize = 512;
 ///
 /// # Errors
 /// A file that cannot be used, or a pair longer than the model's context.
-pub fn run(options: &Options, out: &Output) -> Result<()> {
+pub fn run(options: &Options, model: &ModelOption, data: &Path, out: &Output) -> Result<()> {
     let interrupt = Interrupt::install()?;
-    let path = options.model.path()?;
+    let path = model.path()?;
     let model = base_model::open(&path)?;
     let adapter = match &options.adapter {
         Some(file) => Some(Base::new(&path)?.read_adapter(file, model.gguf())?.lora),
@@ -55,7 +50,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     } else {
         Preparation::EndToken
     };
-    let pairs = Pairs::read(&options.data, &base_model::load_chat(&path)?, preparation)?;
+    let pairs = Pairs::read(data, &base_model::load_chat(&path)?, preparation)?;
     let n_ctx = model.spec.n_ctx_train;
     if let Some(pair) = pairs.pairs.iter().find(|pair| pair.length() > n_ctx) {
         let n = pair.length();
