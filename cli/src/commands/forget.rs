@@ -67,7 +67,11 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
             "messages": gone.messages,
             "votes": gone.votes,
             "adapters": gone.adapters,
+            "heads": gone.heads,
         }));
+    }
+    if !gone.heads.is_empty() {
+        out.line("the reward head had been fitted on it and is gone: `thumbprint score --fit-head` fits it again")?;
     }
     out.line(format!(
         "erased {} replies, {} turns, {} events of feedback, {} votes and {} adapters that had learned from them",

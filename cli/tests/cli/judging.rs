@@ -53,15 +53,26 @@ fn a_head_is_fitted_scores_and_chooses() {
         (&12.into(), &64.into())
     );
     run(&folder, &model, &["score", "--fit-head", "--l2", "-1"]).failed(2, &["-1"]);
-    let score = |text: &str| {
-        let arguments = [
-            "score", "--text", text, "--prompt", "Is it?", "--judge", "head", "--json",
-        ];
-        run(&folder, &model, &arguments).ok().object()["reward"]
-            .as_f64()
-            .unwrap()
+    let score = |reply: &str| {
+        let arguments = ["score", "--reply", reply, "--judge", "head", "--json"];
+        let score = run(&folder, &model, &arguments).ok().object();
+        assert_eq!(
+            (&score["judge"], &score["beta"]),
+            (&"head".into(), &Value::Null)
+        );
+        score["reward"].as_f64().unwrap()
     };
-    assert!(score("Yes.") > score("It depends."));
+    // The first was liked, and the second was not.
+    assert!(score("1") > score("2"));
+    let text = [
+        "score", "--text", "Yes.", "--prompt", "Is it?", "--judge", "head",
+    ];
+    assert!(
+        run(&folder, &model, &text)
+            .ok()
+            .stdout
+            .starts_with("the text: ")
+    );
     let of_reply = run(
         &folder,
         &model,
@@ -107,7 +118,7 @@ fn what_is_to_be_scored_is_one_thing() {
     run(&folder, &model, &["score"]).failed(2, &["required"]);
     run(&folder, &model, &["score", "--reply", "1", "--fit-head"])
         .failed(2, &["cannot be used with"]);
-    run(&folder, &model, &["score", "--text", "Yes."]).failed(2, &["--prompt"]);
+    run(&folder, &model, &["score", "--text", "Yes."]).failed(2, &["required"]);
     run(&folder, &model, &["score", "--reply", "7"]).failed(1, &["no reply 7"]);
     run(
         &folder,
@@ -332,7 +343,7 @@ fn personalizing_takes_files_as_guards() {
     let broken = folder.file("q.jsonl", "{\"question\": 1}\n");
     let broken = broken.to_str().unwrap();
     run(&folder, &model, &["personalize", "--choices", broken]).failed(1, &["q.jsonl", "line 1"]);
-    run(&folder, &model, &["personalize", "--choices-loss", "3"]).failed(2, &["--choices"]);
+    run(&folder, &model, &["personalize", "--choices-loss", "3"]).failed(2, &["required"]);
     run(
         &folder,
         &model,
