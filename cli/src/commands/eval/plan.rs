@@ -46,7 +46,7 @@ pub enum How {
     /// Answers with the best of several replies of the base model, by the implicit reward of another arm's adapter.
     BestOf { n: usize, of: String },
     /// Learns.
-    Trained(Training),
+    Trained(Box<Training>),
     /// Answers with another arm's adapter at full scale, whatever the gate said.
     FullScale { of: String },
 }

@@ -414,7 +414,7 @@ mod tests {
         let n_embd = 3.0_f64;
         let residual = |i: usize| {
             let p = 1.0 / (1.0 + (-head.score(&states[i]).unwrap()).exp());
-            f64::from(i % 3 == 0) - p
+            f64::from(i.is_multiple_of(3)) - p
         };
         for at in [0, 2] {
             let data: f64 = (0..12)
