@@ -3,7 +3,9 @@
 //! In memory everything is as in GGUF: the rows of q and k in the order of the base model's file. PEFT's order differs for
 //! `llama`-like architectures, see [`HeadCounts`].
 
+mod combine;
 mod gguf;
+mod merge;
 mod module;
 mod peft;
 mod permute;
@@ -20,6 +22,7 @@ use crate::durable::WriteError;
 use crate::rng::Rng;
 
 pub use gguf::AdapterFile;
+pub use merge::{Merged, merge, mergeable_types};
 pub use module::Module;
 pub use peft::PeftConfig;
 pub use permute::HeadCounts;
