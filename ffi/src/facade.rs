@@ -217,7 +217,8 @@ impl Thumbprint {
 
     /// Writes an adapter's file, a stock GGUF LoRA, to `path`.
     pub fn export(&self, id: AdapterId, path: String) -> Result<()> {
-        Ok(self.handle.core()?.export(id, Path::new(&path))?)
+        let format = thumbprint::AdapterFormat::Gguf;
+        Ok(self.handle.core()?.export(id, Path::new(&path), format)?)
     }
 
     /// Records a blind vote between a reply under an adapter and one without, and acts on the evidence: promotes the adapter, or rolls

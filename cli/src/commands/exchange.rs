@@ -1,13 +1,10 @@
 //! `import` and `export`: feedback in files. Never loads a model.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use thumbprint::Error;
 use thumbprint::exchange::{ExportFormat, Filters, Format, ImportError, Reader};
-use thumbprint_tune::durable;
 
 use crate::error::{CliError, Result};
 use crate::files;
@@ -102,28 +99,7 @@ pub fn export(options: &ExportOptions, out: &Output) -> Result<()> {
         LineOf::Preference => ExportFormat::Preference,
         LineOf::Unpaired => ExportFormat::Unpaired,
     };
-    let mut n = 0;
-    let mut refused = None;
-    let written = durable::replace(&options.file, |file| {
-        match thumbprint.export_feedback(format, file) {
-            Ok(lines) => n = lines,
-            Err(Error::Write { source }) => return Err(source),
-            Err(error) => {
-                let reason = error.to_string();
-                refused = Some(error);
-                return Err(io::Error::other(reason));
-            }
-        }
-        Ok(())
-    });
-    if let Some(error) = refused {
-        return Err(error.into());
-    }
-    written.map_err(|error| CliError::File {
-        doing: error.step,
-        path: error.path,
-        source: error.source,
-    })?;
+    let n = thumbprint.export_feedback_to(format, &options.file)?;
     if out.is_json() {
         return out.object(&json!({ "lines": n, "file": options.file }));
     }

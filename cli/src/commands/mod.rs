@@ -29,7 +29,7 @@ pub enum Command {
     Feedback(feedback::Options),
     /// Learn from the feedback, check the result, and use it
     Personalize(personalize::Options),
-    /// What was learned: list, show, activate, deactivate, roll back, export
+    /// What was learned: list, show, activate, deactivate, roll back, export, import, combine, merge
     Adapters(adapters::Options),
     /// Take in feedback that others recorded: TRL's forms, ShareGPT, HH-RLHF, UltraFeedback, Nectar, OASST
     Import(exchange::ImportOptions),

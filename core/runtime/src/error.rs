@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use thumbprint_tune::durable::WriteError;
+
 use crate::engine::EngineError;
 use crate::gate::IllegalTransition;
 use crate::store::StoreError;
@@ -67,6 +69,14 @@ pub enum Error {
         /// The adapter.
         adapter: AdapterId,
     },
+    /// An adapter is taken in that learned from something that was forgotten here.
+    #[error(
+        "this is adapter {adapter}, which had learned from something that was forgotten since: it cannot come back"
+    )]
+    ForgottenAdapter {
+        /// The adapter that it was.
+        adapter: AdapterId,
+    },
     /// An adapter cannot be used so.
     #[error("adapter {adapter}: {source}")]
     State {
@@ -91,3 +101,9 @@ pub enum Error {
 
 /// Result of the library.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<WriteError> for Error {
+    fn from(WriteError { path, source, .. }: WriteError) -> Self {
+        Self::File { path, source }
+    }
+}

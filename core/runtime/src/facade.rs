@@ -23,8 +23,10 @@ use crate::types::{ConversationId, Feedback, FeedbackId, Message, ReplyId};
 
 mod adapters;
 mod files;
+mod transfer;
 
 pub use adapters::AdapterDetails;
+pub use transfer::{AdapterFormat, Part};
 
 /// Folder of adapters within the data folder.
 pub(crate) const ADAPTERS: &str = "adapters";

@@ -36,7 +36,9 @@ pub mod types;
 pub use conversation::Conversation;
 pub use engine::{EngineOptions, FlashAttention, GenerateOptions, KvType, Overflow};
 pub use error::{Error, Result};
-pub use facade::{AdapterDetails, Options, Thumbprint, hash_file, verify_model};
+pub use facade::{
+    AdapterDetails, AdapterFormat, Options, Part, Thumbprint, hash_file, verify_model,
+};
 pub use generation::{By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};

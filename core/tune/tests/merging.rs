@@ -139,10 +139,8 @@ fn without_a_type_only_what_changes_is_encoded_anew() {
     let zero = TinyModel::llama();
     let file = ModelFile::new(&zero.writer());
     let (path, _) = merged(&file, &nothing, 1.0, None);
-    assert_eq!(
-        std::fs::read(path).unwrap(),
-        std::fs::read(&file.path).unwrap()
-    );
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    assert!(read(&path) == read(&file.path));
 }
 
 #[test]

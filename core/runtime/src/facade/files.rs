@@ -60,13 +60,9 @@ impl Thumbprint {
                 Err(io::Error::other("the feedback cannot be read"))
             }
         });
-        match (refused, written) {
-            (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok(lines),
-            (None, Err(error)) => Err(Error::File {
-                path: error.path,
-                source: error.source,
-            }),
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(written.map(|()| lines)?),
         }
     }
 }

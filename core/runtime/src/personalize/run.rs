@@ -495,10 +495,7 @@ impl Context<'_> {
         }
         let made = make(self)?;
         let bytes = serde_json::to_vec(&made).map_err(|e| Error::Job(e.to_string()))?;
-        durable::replace(&path, |file| file.write_all(&bytes)).map_err(|error| Error::File {
-            path: error.path,
-            source: error.source,
-        })?;
+        durable::replace(&path, |file| file.write_all(&bytes))?;
         Ok(made)
     }
 

@@ -21,7 +21,7 @@ pub enum Target {
     Reply(ReplyId),
     /// A conversation, with every branch of it.
     Conversation(ConversationId),
-    /// All that anybody ever said here. Models and settings stay.
+    /// All that anybody ever said here, and every adapter. Models and settings stay.
     Everything,
 }
 
@@ -96,6 +96,8 @@ struct Doomed {
     replies: BTreeSet<ReplyId>,
     messages: BTreeSet<MessageId>,
     conversations: Vec<ConversationId>,
+    /// Every adapter, whatever it learned from: one that was taken in does not say.
+    adapters: bool,
 }
 
 impl Doomed {
@@ -108,6 +110,7 @@ impl Doomed {
                 .into_iter()
                 .collect(),
             conversations: column(db, "SELECT id FROM conversations", [])?,
+            adapters: true,
         })
     }
 
@@ -244,7 +247,11 @@ impl Doomed {
                 [id],
             )?);
         }
-        condemn_adapters(db, &feedback, &mut forgotten)?;
+        let adapters = match self.adapters {
+            true => column(db, "SELECT id FROM adapters WHERE state <> 'forgotten'", [])?,
+            false => adapters_that_saw(db, &feedback)?,
+        };
+        condemn_adapters(db, adapters, &mut forgotten)?;
         condemn_runs(db, &feedback, &mut forgotten)?;
 
         for &reply in &self.replies {
@@ -317,20 +324,24 @@ fn reply_of_feedback(db: &Connection, id: FeedbackId) -> Result<ReplyId> {
         .ok_or(StoreError::UnknownFeedback(id))
 }
 
-/// Marks the adapters that learnt from an erased event, and serves their bases with something else.
-fn condemn_adapters(
-    db: &Connection,
-    feedback: &BTreeSet<FeedbackId>,
-    forgotten: &mut Forgotten,
-) -> Result<()> {
-    let mut condemned = BTreeSet::new();
+fn adapters_that_saw(db: &Connection, feedback: &BTreeSet<FeedbackId>) -> Result<Vec<AdapterId>> {
+    let mut saw = BTreeSet::new();
     for item in feedback {
-        condemned.extend(column::<AdapterId>(
+        saw.extend(column::<AdapterId>(
             db,
             "SELECT adapter FROM adapter_items WHERE feedback = ?",
             [item],
         )?);
     }
+    Ok(saw.into_iter().collect())
+}
+
+/// Marks adapters as forgotten, and serves their bases with something else.
+fn condemn_adapters(
+    db: &Connection,
+    condemned: Vec<AdapterId>,
+    forgotten: &mut Forgotten,
+) -> Result<()> {
     let mut bases = HashSet::new();
     for &id in &condemned {
         let (base, file): (String, String) = db.query_row(
@@ -351,7 +362,7 @@ fn condemn_adapters(
         forgotten.served.push((base, next));
     }
     forgotten.served.sort();
-    forgotten.adapters = condemned.into_iter().collect();
+    forgotten.adapters = condemned;
     Ok(())
 }
 

@@ -77,7 +77,9 @@ pub fn merge(
             Some(number) => writer.set("general.file_type", number),
             None => writer.remove("general.file_type"),
         };
-        writer.set("general.quantization_version", 2u32);
+        if ty.is_quantized() {
+            writer.set("general.quantization_version", 2u32);
+        }
     }
     let mut refused = None;
     let written = durable::replace(path, |mut out| {

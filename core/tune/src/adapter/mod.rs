@@ -425,6 +425,15 @@ pub enum AdapterError {
         /// The hash of the model at hand.
         base: String,
     },
+    /// An adapter that does not name the model that it was made for.
+    #[error(
+        "{} does not say which base model it was made for: accept that if you know that it is this one",
+        path.display()
+    )]
+    UnnamedBase {
+        /// The file.
+        path: PathBuf,
+    },
     /// A PEFT adapter with a feature that this library, or llama.cpp, cannot express.
     #[error("{}: {problem}", path.display())]
     Peft {
