@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::Example;
-use thumbprint_tune::objective::{LossType, PairObjective, UnpairedLossType, UnpairedObjective};
+use thumbprint_tune::objective::{
+    LossType, PairObjective, RankingObjective, UnpairedLossType, UnpairedObjective,
+};
 use thumbprint_tune::schedule::Shape;
 
 /// Examples of one optimizer step.
@@ -71,6 +73,11 @@ pub fn train_config(amount: Amount, classes: Classes, n_params: u64, seed: u64) 
         unpaired: UnpairedObjective {
             loss_type: UnpairedLossType::Bco,
             beta: 0.1,
+        },
+        ranking: RankingObjective {
+            beta: 0.1,
+            sft_weight: PAIR_NLL,
+            ..RankingObjective::default()
         },
         learning_rate,
         lr_scheduler_type: Shape::Cosine,

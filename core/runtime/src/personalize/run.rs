@@ -197,7 +197,7 @@ impl Context<'_> {
         let shifts = self.kept(&dir, "shifts.json", |this| {
             this.shifts(&mut trainer, &material, &references)
         })?;
-        let adapter = self.record(trainer, &resolved, &material.curated, &shifts)?;
+        let adapter = self.record(trainer, &resolved, &material, &shifts)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -432,7 +432,9 @@ impl Context<'_> {
         &self,
         mut trainer: Trainer,
         resolved: &Resolved,
-        curated: &Curated,
+        Material {
+            curated, tokenized, ..
+        }: &Material,
         shifts: &Shifts,
     ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
@@ -465,6 +467,8 @@ impl Context<'_> {
             config: serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?,
             manifest: json!({
                 "counts": curated.counts,
+                "too_long": tokenized.too_long,
+                "ranked_left_out": tokenized.ranked_left_out,
                 "logp_shifts": shifts,
                 "steps": trainer.steps_done(),
                 "stopped_by_kl": trainer.stopped_by_kl(),

@@ -15,7 +15,8 @@ use super::{OpenReport, StoreError};
 pub const DATABASE_FILE: &str = "thumbprint.db";
 
 /// The schema, one step a version: entry `i` leads from version `i` to `i + 1`.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
 
 /// Databases up to this size are checked at every opening (about 0.1 s); larger ones only after the
 /// last process died, or met damage.

@@ -14,10 +14,10 @@ use crate::types::{AdapterId, ConversationId, FeedbackId, MessageId, ReplyId, Ro
 /// What to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An event and the reply that it was given on (for a pick, also the reply not picked, unless
-    /// something else was said about that one).
+    /// An event and the reply that it was given on (for a pick or a ranking, also the other replies in
+    /// it, unless something else was said about them).
     Feedback(FeedbackId),
-    /// A reply and all feedback on it.
+    /// A reply and all feedback on it, picks and rankings in which it took part included.
     Reply(ReplyId),
     /// A conversation, with every branch of it.
     Conversation(ConversationId),
@@ -178,10 +178,15 @@ impl Doomed {
                     [quoted, cut_off],
                 )?);
             }
-            // The loser of a pick is part of the item, unless it is part of another one too.
-            let losers = "SELECT other FROM feedback mine WHERE reply = ?1 AND other IS NOT NULL
-                AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.reply = mine.other)
-                AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.other = mine.other AND f.reply <> ?1)";
+            // The losers of a pick or a ranking are part of the item, unless they are part of another one too.
+            let losers = "WITH losers(id) AS (
+                    SELECT other FROM feedback WHERE reply = ?1 AND other IS NOT NULL
+                    UNION SELECT r.reply FROM ranked r JOIN feedback f ON f.id = r.feedback WHERE f.reply = ?1)
+                SELECT id FROM losers WHERE
+                    NOT EXISTS (SELECT 1 FROM feedback f WHERE f.reply = losers.id)
+                    AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.other = losers.id AND f.reply <> ?1)
+                    AND NOT EXISTS (SELECT 1 FROM ranked r JOIN feedback f ON f.id = r.feedback
+                        WHERE r.reply = losers.id AND f.reply <> ?1)";
             waiting.extend(column::<ReplyId>(db, losers, [id])?);
         }
         Ok(())
@@ -235,11 +240,12 @@ impl Doomed {
         for &reply in &self.replies {
             feedback.extend(column::<FeedbackId>(
                 db,
-                "SELECT id FROM feedback WHERE reply = ?1 OR other = ?1",
+                "SELECT id FROM feedback WHERE reply = ?1 OR other = ?1
+                 UNION SELECT feedback FROM ranked WHERE reply = ?1",
                 [reply],
             )?);
         }
-        // A pick of a reply that stays, over one that goes, may have been withdrawn.
+        // A pick or a ranking of a reply that stays, over one that goes, may have been withdrawn.
         for id in feedback.clone() {
             feedback.extend(column::<FeedbackId>(
                 db,

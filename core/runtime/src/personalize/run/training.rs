@@ -9,6 +9,7 @@ use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::model::Model;
+use thumbprint_tune::objective::RankingWeights;
 use thumbprint_tune::trainer::{Reference, TrainError, Trainer};
 
 use super::super::recipe::fold_steps;
@@ -70,6 +71,10 @@ impl Context<'_> {
                     completion: completion.clone(),
                     desirable: true,
                     weight: 1.0,
+                },
+                several if several.len() < example.completions().len() => Kind::Ranking {
+                    completions: several.iter().map(|(c, _)| c.clone()).collect(),
+                    weights: RankingWeights::default(),
                 },
                 _ => example.kind.clone(),
             };
@@ -286,7 +291,8 @@ impl Context<'_> {
         }
     }
 
-    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread).
+    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread); of a ranking, those of the
+    /// best and the last.
     pub(super) fn shifts(
         &self,
         trainer: &mut Trainer,
@@ -295,7 +301,7 @@ impl Context<'_> {
     ) -> Step<Shifts> {
         let examples = &material.tokenized.examples;
         let pairs: Vec<usize> = (0..examples.len())
-            .filter(|i| matches!(examples[*i].kind, Kind::Pair { .. }))
+            .filter(|i| matches!(examples[*i].kind, Kind::Pair { .. } | Kind::Ranking { .. }))
             .collect();
         let pairs: Vec<usize> = pairs
             .iter()
@@ -305,17 +311,17 @@ impl Context<'_> {
         let subset: Vec<Example> = pairs.iter().map(|i| examples[*i].clone()).collect();
         let scores =
             self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
-        let mean = |side: usize| {
+        let mean = |side: fn(&[f64]) -> f64| {
             let shifts = pairs
                 .iter()
                 .zip(&scores)
-                .map(|(i, scores)| scores[side] - references[*i].logps[side]);
+                .map(|(i, scores)| side(scores) - side(&references[*i].logps));
             shifts.sum::<f64>() / pairs.len().max(1) as f64
         };
         Ok(Shifts {
             pairs: pairs.len(),
-            chosen: mean(0),
-            rejected: mean(1),
+            chosen: mean(|logps| logps.first().copied().unwrap_or(0.0)),
+            rejected: mean(|logps| logps.last().copied().unwrap_or(0.0)),
         })
     }
 }

@@ -78,11 +78,11 @@ fn a_database_of_a_newer_version_is_refused_and_not_touched() {
     let error = Store::open(dir.path()).unwrap_err();
     assert!(matches!(
         error,
-        StoreError::NewerVersion { found: 7, known: 1 }
+        StoreError::NewerVersion { found: 7, known: 2 }
     ));
     assert_eq!(
         error.to_string(),
-        "database from a newer version 7, this library knows 1: update the app"
+        "database from a newer version 7, this library knows 2: update the app"
     );
     assert_eq!(fs::read(&path).unwrap(), before);
     let mut files: Vec<_> = fs::read_dir(dir.path())
@@ -107,7 +107,7 @@ fn an_older_database_is_migrated_with_all_it_holds() {
         ])
         .collect();
     let (store, report) = Store::open_with(dir.path(), &newer).unwrap();
-    assert_eq!(report.migrated_from, Some(1));
+    assert_eq!(report.migrated_from, Some(2));
     let mood: String = store
         .read(|db| {
             Ok(
@@ -157,7 +157,7 @@ fn a_database_of_version_1_is_read_by_this_library() {
     old.execute_batch(include_str!("v1.sql")).unwrap();
     drop(old);
     let (store, report) = Store::open(dir.path()).unwrap();
-    assert_eq!(report.moved_aside, None);
+    assert_eq!((report.moved_aside, report.migrated_from), (None, Some(1)));
 
     let log = store.effective_feedback().unwrap();
     let said: Vec<_> = log
@@ -217,6 +217,34 @@ fn a_database_of_version_1_is_read_by_this_library() {
     );
     assert_eq!(store.setting("share").unwrap(), Some(0.1));
     // And what is new goes on where the old ended.
+    assert_eq!(
+        store.record_feedback(ReplyId(1), &Feedback::Up).unwrap(),
+        FeedbackId(9)
+    );
+    let over = vec![ReplyId(5)];
+    let ranking = store.record_feedback(ReplyId(3), &Feedback::Rank { over });
+    assert_eq!(ranking.unwrap(), FeedbackId(10));
+    let violations: i64 = store
+        .read(|db| {
+            Ok(
+                db.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| {
+                    row.get(0)
+                })?,
+            )
+        })
+        .unwrap();
+    assert_eq!(violations, 0);
+}
+
+#[test]
+fn an_id_that_was_erased_before_a_migration_is_not_given_again_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    old.execute_batch(include_str!("v1.sql")).unwrap();
+    old.execute_batch("DELETE FROM feedback WHERE id >= 6")
+        .unwrap();
+    drop(old);
+    let (store, _) = Store::open(dir.path()).unwrap();
     assert_eq!(
         store.record_feedback(ReplyId(1), &Feedback::Up).unwrap(),
         FeedbackId(9)
