@@ -31,9 +31,9 @@ pub enum Command {
     Personalize(personalize::Options),
     /// What was learned: list, show, activate, deactivate, roll back, export, import, combine, merge
     Adapters(adapters::Options),
-    /// Take in feedback that others recorded: TRL's forms, ShareGPT, HH-RLHF, UltraFeedback, Nectar, OASST
+    /// Take in feedback that others recorded: TRL's forms, ShareGPT, HH-RLHF, UltraFeedback, Nectar, OASST, rankings
     Import(exchange::ImportOptions),
-    /// Write the feedback as TRL's trainers load it
+    /// Write the feedback as TRL's trainers load it, or in another of those forms
     Export(exchange::ExportOptions),
     /// Erase something for good, and everything that was learned from it
     Forget(forget::Options),
