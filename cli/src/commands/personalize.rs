@@ -40,6 +40,9 @@ pub struct Options {
     /// Train on the first GPU
     #[arg(long)]
     gpu: bool,
+    /// Rounds, 3 at most, in which the new adapter answers the prompts again, labels its answers by its own reward, and trains on [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=3))]
+    online_rounds: u32,
 }
 
 /// Runs until the end, a pause or Ctrl-C.
@@ -57,6 +60,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         seed: options.seed.seed,
         replace_trial: options.replace_trial,
         gpu: options.gpu,
+        online_rounds: options.online_rounds,
         ..Budget::default()
     })?;
     let (over, ended) = channel::<()>();
@@ -180,6 +184,7 @@ impl View<'_> {
             Phase::Reference => "scoring the base",
             Phase::Fold => "training on halves",
             Phase::Train => "training",
+            Phase::Online => "answering again",
             Phase::Gate => "checking for harm",
             Phase::Done => return,
         };

@@ -170,6 +170,7 @@ fn personalize(
             Phase::Reference => "scoring the reference",
             Phase::Fold => "training on halves",
             Phase::Train => "training",
+            Phase::Online => "answering again",
             Phase::Gate => "checking for harm",
             Phase::Done => "done",
         };

@@ -53,6 +53,11 @@ impl<R: BufRead> Reader<R> {
         &self.counts
     }
 
+    /// The 1-based number of the line that was said last.
+    pub fn line(&self) -> usize {
+        self.lines.line()
+    }
+
     fn take_line(&mut self, fields: &Map<String, Value>) -> Result<(), DataError> {
         self.counts.rows += 1;
         let format = match self.format.or_else(|| Format::of_line(fields)) {

@@ -36,6 +36,9 @@ pub struct Budget {
     /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. A system that ends
     /// processes for using the GPU in the background wants this off there.
     pub gpu: bool,
+    /// Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, labels its answers by its own reward, and trains
+    /// on; each is guarded. 0, the default, for none: what a model thinks of its own words is no feedback.
+    pub online_rounds: u32,
 }
 
 impl Default for Budget {
@@ -48,6 +51,7 @@ impl Default for Budget {
             max_example_tokens: 1024,
             replace_trial: false,
             gpu: false,
+            online_rounds: 0,
         }
     }
 }
@@ -66,6 +70,8 @@ pub enum Phase {
     Fold,
     /// Trains on everything.
     Train,
+    /// Answers prompts of the feedback again, and trains on what its own reward prefers ([`Budget::online_rounds`]).
+    Online,
     /// Measures whether the candidate harms.
     Gate,
     /// Over.

@@ -5,6 +5,7 @@
 
 mod cache_keys;
 mod judging;
+mod online;
 mod ranking;
 mod training;
 mod watch;
@@ -28,11 +29,13 @@ use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
+use online::Round;
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{
-    ANCHOR_WEIGHT, Amount, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
+    ANCHOR_WEIGHT, Amount, BATCH, MAX_ONLINE_ROUNDS, Online, PAIRS_PER_PROMPT, replay_examples,
+    train_config,
 };
 use super::{Budget, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate};
@@ -137,6 +140,9 @@ struct Resolved {
     folds: u32,
     /// The last event that is learned from.
     until: Option<FeedbackId>,
+    /// Rounds after the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    online: Option<Online>,
 }
 
 /// What is learned from.
@@ -192,12 +198,14 @@ impl Context<'_> {
             part: 0,
             parts: 1,
             name: "train",
+            recorded: 0,
         };
-        let mut trainer = self.train(&label, &everything, &course)?;
+        let trainer = self.train(&label, &everything, &course)?;
+        let (mut trainer, rounds) = self.online(trainer, &course, &rankings)?;
         let shifts = self.kept(&dir, "shifts.json", |this| {
             this.shifts(&mut trainer, &material, &references)
         })?;
-        let adapter = self.record(trainer, &resolved, &material, &shifts)?;
+        let adapter = self.record(trainer, &resolved, &material, &shifts, &rounds)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -312,6 +320,7 @@ impl Context<'_> {
             replay,
             anchors,
             folds: FOLDS,
+            online: online_rounds(self.budget.online_rounds)?,
             until: material.curated.items().last().copied(),
         })
     }
@@ -436,6 +445,7 @@ impl Context<'_> {
             curated, tokenized, ..
         }: &Material,
         shifts: &Shifts,
+        rounds: &[Round],
     ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
@@ -470,6 +480,7 @@ impl Context<'_> {
                 "too_long": tokenized.too_long,
                 "ranked_left_out": tokenized.ranked_left_out,
                 "logp_shifts": shifts,
+                "online": rounds,
                 "steps": trainer.steps_done(),
                 "stopped_by_kl": trainer.stopped_by_kl(),
                 "template": self.loaded.engine.info().template_hash,
@@ -573,6 +584,18 @@ impl Context<'_> {
 struct Replayed {
     prompt: Vec<i32>,
     completion: Vec<i32>,
+}
+
+fn online_rounds(rounds: u32) -> Result<Option<Online>> {
+    if rounds > MAX_ONLINE_ROUNDS {
+        let reason = format!("{rounds} rounds are asked for, and {MAX_ONLINE_ROUNDS} are the most");
+        return Err(EngineError::InvalidOption {
+            name: "online_rounds",
+            reason,
+        }
+        .into());
+    }
+    Ok((rounds > 0).then(|| Online::rounds(rounds)))
 }
 
 /// The first GPU that this build can use.

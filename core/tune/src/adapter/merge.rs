@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use thumbprint_ggml::GgmlType;
-use thumbprint_ggml::ggml::quant::{QuantError, dequantize, quantize};
+use thumbprint_ggml::ggml::quant::{QuantError, check_quantizable, dequantize, quantize};
 use thumbprint_ggml::gguf::{Gguf, GgufError, GgufWriter, TensorInfo};
 
 use super::{AdapterError, Lora, LoraTensor};
@@ -27,10 +27,7 @@ pub struct Merged {
 
 /// The types that matrices can be brought to.
 pub fn mergeable_types() -> Vec<GgmlType> {
-    let can = |ty: &&GgmlType| {
-        let block = vec![0.0; ty.block_size()];
-        quantize(**ty, &block, block.len()).is_ok()
-    };
+    let can = |ty: &&GgmlType| check_quantizable(**ty).is_ok();
     GgmlType::ALL.iter().filter(can).copied().collect()
 }
 
@@ -297,7 +294,7 @@ fn check_type(tensor: &TensorInfo, ty: GgmlType) -> Result<(), AdapterError> {
             ),
         });
     }
-    quantize(ty, &vec![0.0; block], block)?;
+    check_quantizable(ty)?;
     let one = vec![0; tensor.ty.type_size()];
     dequantize(tensor.ty, &one, tensor.ty.block_size())?;
     Ok(())

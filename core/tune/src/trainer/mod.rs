@@ -228,6 +228,11 @@ impl Trainer {
         self.optimizer.step()
     }
 
+    /// Updates that the run is to make.
+    pub fn max_steps(&self) -> u64 {
+        self.config.max_steps
+    }
+
     /// Whether the run is over: all steps taken, or stopped by `max_kl`.
     pub fn is_finished(&self) -> bool {
         self.stopped || self.steps_done() >= self.config.max_steps
