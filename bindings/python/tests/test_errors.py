@@ -12,7 +12,7 @@ import pytest
 from conftest import SHORT
 from thumbprint import (
     Edit,
-    ExportFormat,
+    FeedbackFormat,
     FileError,
     GenerateOptions,
     ImportFeedbackError,
@@ -174,7 +174,7 @@ def test_the_machine_and_the_memory_are_told_without_loading(model: Path, tmp_pa
 def test_feedback_leaves_in_the_forms_of_trl(tp: Thumbprint, tmp_path: Path) -> None:
     tp.record_external("Hello", "Hi.", Up())
     out = tmp_path / "out.jsonl"
-    assert tp.export_feedback(out, ExportFormat.UNPAIRED) == 1
+    assert tp.export_feedback(out, FeedbackFormat.UNPAIRED).lines == 1
     assert '"label":true' in out.read_text().replace(" ", "")
     with Thumbprint(tmp_path / "other") as other:
         assert other.import_feedback(out).recorded == 1

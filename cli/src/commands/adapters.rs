@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use thumbprint::{AdapterDetails, AdapterFormat, AdapterId, Error, Part};
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::gguf::Gguf;
-use thumbprint_tune::adapter::{AdapterError, merge, mergeable_types};
+use thumbprint_tune::adapter::{AdapterError, matrix_type, merge};
 
 use crate::base_model::Base;
 use crate::error::{CliError, Result};
@@ -154,15 +154,6 @@ impl FromStr for Source {
             Err(_) => Self::File(text.into()),
         })
     }
-}
-
-fn matrix_type(name: &str) -> std::result::Result<GgmlType, String> {
-    let all = mergeable_types();
-    let found = all.iter().find(|ty| ty.name().eq_ignore_ascii_case(name));
-    found.copied().ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|ty| ty.name()).collect();
-        format!("matrices can be of type {}", names.join(", "))
-    })
 }
 
 /// Does it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use thumbprint::{Budget, Outcome, Phase, Progress};
+use thumbprint::{Budget, Online, Outcome, Phase, Progress};
 
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
@@ -60,7 +60,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         seed: options.seed.seed,
         replace_trial: options.replace_trial,
         gpu: options.gpu,
-        online_rounds: options.online_rounds,
+        online: Online::rounds(options.online_rounds),
         ..Budget::default()
     })?;
     let (over, ended) = channel::<()>();

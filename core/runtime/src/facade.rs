@@ -399,6 +399,9 @@ impl Thumbprint {
     /// # Errors
     /// What keeps it from starting; later failures come from [`Job::wait`].
     pub fn personalize(&self, budget: Budget) -> Result<Job> {
+        if let Some(online) = &budget.online {
+            online.check()?;
+        }
         let mut slot = lock(&self.0.job);
         if let Some(job) = slot.as_ref().filter(|job| !job.is_finished()) {
             job.resume_with(budget)?;

@@ -43,8 +43,9 @@ pub use generation::{By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
 pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
-pub use personalize::{Budget, Job, Outcome, Phase, Progress};
+pub use personalize::{Budget, Job, Online, Outcome, Phase, Progress};
 pub use store::Target;
+pub use thumbprint_tune::adapter::{Merged, matrix_type};
 pub use types::{
     AdapterId, ConversationId, Feedback, FeedbackId, Message, ReplyId, Role, Sampling, StopReason,
     Usage,

@@ -2,6 +2,7 @@
 
 mod examples;
 mod measure;
+mod online;
 mod recipe;
 mod run;
 
@@ -17,8 +18,10 @@ use crate::facade::{Thumbprint, WeakThumbprint, lock};
 use crate::gate::OfflineReport;
 use crate::types::AdapterId;
 
+pub use online::Online;
+
 /// What a job may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Budget {
     /// Most resident memory of training, MiB, the mapped model included; none: as much as is fastest.
@@ -36,9 +39,8 @@ pub struct Budget {
     /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. A system that ends
     /// processes for using the GPU in the background wants this off there.
     pub gpu: bool,
-    /// Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, labels its answers by its own reward, and trains
-    /// on; each is guarded. 0, the default, for none: what a model thinks of its own words is no feedback.
-    pub online_rounds: u32,
+    /// Rounds on what the new adapter thinks of its own answers; none by default.
+    pub online: Option<Online>,
 }
 
 impl Default for Budget {
@@ -51,7 +53,7 @@ impl Default for Budget {
             max_example_tokens: 1024,
             replace_trial: false,
             gpu: false,
-            online_rounds: 0,
+            online: None,
         }
     }
 }
@@ -70,7 +72,7 @@ pub enum Phase {
     Fold,
     /// Trains on everything.
     Train,
-    /// Answers prompts of the feedback again, and trains on what its own reward prefers ([`Budget::online_rounds`]).
+    /// Answers prompts of the feedback again, and trains on what its own reward prefers ([`Budget::online`]).
     Online,
     /// Measures whether the candidate harms.
     Gate,

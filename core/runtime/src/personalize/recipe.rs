@@ -1,6 +1,5 @@
 //! The product's way of learning, as settings of the trainer.
 
-use serde::{Deserialize, Serialize};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::objective::UnpairedLossType;
 pub use thumbprint_tune::preset::Amount;
@@ -32,64 +31,6 @@ pub fn train_config(amount: Amount, classes: Classes, n_params: u64, seed: u64) 
         config.learning_rate /= 2.0;
     }
     config
-}
-
-/// Rounds at most: what labels itself drifts.
-pub const MAX_ONLINE_ROUNDS: u32 = 3;
-
-/// How online rounds are held. A prior, like the gate's limits: nothing here was tuned.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Online {
-    /// Rounds, at most [`MAX_ONLINE_ROUNDS`].
-    pub rounds: u32,
-    /// Prompts of the feedback that are answered again, at most.
-    pub prompts: usize,
-    /// Replies to each.
-    pub samples: usize,
-    /// Tokens of a reply at most.
-    pub max_tokens: u32,
-    /// Labels count if unseen feedback was ranked right with at most this chance of that being luck, ...
-    pub max_p_value: f64,
-    /// ... in at least this share of comparisons.
-    pub min_share: f64,
-    /// No round whose samples are farther from the base, nats per token.
-    pub max_kl: f64,
-    /// Least margin of a pair, in units of beta times nats.
-    pub min_margin: f64,
-    /// No round on fewer pairs.
-    pub min_pairs: usize,
-    /// Weight and smoothing of a labelled pair: those of a retry, which nobody judged either.
-    pub weight: f64,
-    /// See above.
-    pub label_smoothing: f64,
-    /// A round has this part of the steps of the training before it.
-    pub part_of_steps: u64,
-    /// And this factor on its learning rate.
-    pub learning_rate_factor: f64,
-    /// A round that costs liked replies more nats is taken back.
-    pub max_displacement: f64,
-}
-
-impl Online {
-    /// So many rounds of the product's.
-    pub fn rounds(rounds: u32) -> Self {
-        Self {
-            rounds,
-            prompts: 24,
-            samples: 4,
-            max_tokens: 128,
-            max_p_value: 0.05,
-            min_share: 0.6,
-            max_kl: 0.3,
-            min_margin: 0.5,
-            min_pairs: 4,
-            weight: 0.5,
-            label_smoothing: 0.25,
-            part_of_steps: 3,
-            learning_rate_factor: 0.5,
-            max_displacement: 2.0,
-        }
-    }
 }
 
 /// What unpaired feedback there is.

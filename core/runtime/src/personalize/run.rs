@@ -34,10 +34,9 @@ use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{
-    ANCHOR_WEIGHT, Amount, BATCH, MAX_ONLINE_ROUNDS, Online, PAIRS_PER_PROMPT, replay_examples,
-    train_config,
+    ANCHOR_WEIGHT, Amount, BATCH, PAIRS_PER_PROMPT, replay_examples, train_config,
 };
-use super::{Budget, Outcome, Phase, Shared, Wish};
+use super::{Budget, Online, Outcome, Phase, Shared, Wish};
 use crate::curation::{self, Curated, curate};
 use crate::engine::{EngineError, GenerateOptions, Overflow, Prompt, Request, With};
 use crate::error::{Error, Result};
@@ -201,11 +200,15 @@ impl Context<'_> {
             recorded: 0,
         };
         let trainer = self.train(&label, &everything, &course)?;
+        let stopped = Stopped {
+            steps: trainer.steps_done(),
+            by_kl: trainer.stopped_by_kl(),
+        };
         let (mut trainer, rounds) = self.online(trainer, &course, &rankings)?;
         let shifts = self.kept(&dir, "shifts.json", |this| {
             this.shifts(&mut trainer, &material, &references)
         })?;
-        let adapter = self.record(trainer, &resolved, &material, &shifts, &rounds)?;
+        let adapter = self.record(trainer, &resolved, &material, &shifts, stopped, &rounds)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -320,7 +323,7 @@ impl Context<'_> {
             replay,
             anchors,
             folds: FOLDS,
-            online: online_rounds(self.budget.online_rounds)?,
+            online: self.budget.online,
             until: material.curated.items().last().copied(),
         })
     }
@@ -445,6 +448,7 @@ impl Context<'_> {
             curated, tokenized, ..
         }: &Material,
         shifts: &Shifts,
+        stopped: Stopped,
         rounds: &[Round],
     ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
@@ -481,8 +485,8 @@ impl Context<'_> {
                 "ranked_left_out": tokenized.ranked_left_out,
                 "logp_shifts": shifts,
                 "online": rounds,
-                "steps": trainer.steps_done(),
-                "stopped_by_kl": trainer.stopped_by_kl(),
+                "steps": stopped.steps,
+                "stopped_by_kl": stopped.by_kl,
                 "template": self.loaded.engine.info().template_hash,
             }),
             items: curated.items(),
@@ -579,23 +583,18 @@ impl Context<'_> {
     }
 }
 
+/// How a training ended.
+#[derive(Debug, Clone, Copy)]
+struct Stopped {
+    steps: u64,
+    by_kl: bool,
+}
+
 /// A base's answer to a neutral prompt.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Replayed {
     prompt: Vec<i32>,
     completion: Vec<i32>,
-}
-
-fn online_rounds(rounds: u32) -> Result<Option<Online>> {
-    if rounds > MAX_ONLINE_ROUNDS {
-        let reason = format!("{rounds} rounds are asked for, and {MAX_ONLINE_ROUNDS} are the most");
-        return Err(EngineError::InvalidOption {
-            name: "online_rounds",
-            reason,
-        }
-        .into());
-    }
-    Ok((rounds > 0).then(|| Online::rounds(rounds)))
 }
 
 /// The first GPU that this build can use.

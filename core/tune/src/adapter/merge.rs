@@ -31,6 +31,19 @@ pub fn mergeable_types() -> Vec<GgmlType> {
     GgmlType::ALL.iter().filter(can).copied().collect()
 }
 
+/// The type of that name, in any case, if matrices can be brought to it.
+///
+/// # Errors
+/// For people: the names that there are.
+pub fn matrix_type(name: &str) -> Result<GgmlType, String> {
+    let all = mergeable_types();
+    let found = all.iter().find(|ty| ty.name().eq_ignore_ascii_case(name));
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|ty| ty.name()).collect();
+        format!("matrices can be of type {}", names.join(", "))
+    })
+}
+
 /// Writes `base` with `scale` times the change of `lora` in its weights, to `path`, which is replaced whole or not at all. Matrices
 /// become `ty`, or stay as they are in type if there is none given; vectors, and what else [`Merged::left`] names, are copied. Memory
 /// holds one piece of one matrix at a time.

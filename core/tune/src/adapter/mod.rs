@@ -22,7 +22,7 @@ use crate::durable::WriteError;
 use crate::rng::Rng;
 
 pub use gguf::AdapterFile;
-pub use merge::{Merged, merge, mergeable_types};
+pub use merge::{Merged, matrix_type, merge, mergeable_types};
 pub use module::Module;
 pub use peft::PeftConfig;
 pub use permute::HeadCounts;

@@ -16,8 +16,7 @@ use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::PairWeights;
 use thumbprint_tune::trainer::{Reference, Trainer};
 
-use super::super::Phase;
-use super::super::recipe::Online;
+use super::super::{Online, Phase};
 use super::ranking::{Ranking, fold_results};
 use super::training::{Course, Training};
 use super::{Context, Step};
@@ -41,6 +40,8 @@ pub struct Round {
     pairs: usize,
     /// Their mean margin, beta times nats.
     margin: Option<f64>,
+    /// Steps taken.
+    steps: u64,
     /// By how much the liked replies of the feedback gained in the round, nats a reply.
     liked_gained: Option<f64>,
     /// Why there was no further round, if it was not the last.
@@ -103,7 +104,7 @@ impl Context<'_> {
         }
         for round in 1..=online.rounds {
             let sampled = self.kept(course.dir, &format!("online-{round}.json"), |this| {
-                this.sample(&trainer, course, online, round)
+                this.sample(&mut trainer, course, online, round)
             })?;
             let name = format!("online-{round}-scores.json");
             let scored = self.kept(course.dir, &name, |this| {
@@ -113,7 +114,7 @@ impl Context<'_> {
             let labelled = label(&sampled, &scored, beta, online);
             let mut report = labelled.report(round, &sampled);
             let brake = match () {
-                () if labelled.kl.is_none_or(|kl| kl > online.max_kl) => Some(Ended::TooFar),
+                () if labelled.kl.is_some_and(|kl| kl > online.max_kl) => Some(Ended::TooFar),
                 () if labelled.pairs.len() < online.min_pairs => Some(Ended::TooFewPairs),
                 () => None,
             };
@@ -123,8 +124,9 @@ impl Context<'_> {
                 break;
             }
             let before = self.liked(&mut trainer, course)?;
-            let kept = trainer.checkpoint();
+            let kept = trainer.checkpoint()?;
             trainer = self.train_round(trainer, course, &labelled, online, round)?;
+            report.steps = trainer.steps_done();
             let gained = self.liked(&mut trainer, course)? - before;
             report.liked_gained = Some(gained);
             if gained < -online.max_displacement {
@@ -141,7 +143,7 @@ impl Context<'_> {
     /// The adapter's answers to prompts of the feedback, at temperature 1.
     fn sample(
         &self,
-        trainer: &Trainer,
+        trainer: &mut Trainer,
         course: &Course<'_>,
         online: &Online,
         round: u32,
@@ -163,7 +165,7 @@ impl Context<'_> {
             .map(|i| prompts[i * prompts.len() / n].clone())
             .collect();
         let adapter = AdapterFile {
-            lora: trainer.lora().clone(),
+            lora: trainer.lora()?.clone(),
             architecture: trainer.network().model().spec.architecture.clone(),
             base_sha256: Some(self.loaded.sha256.clone()),
         };
@@ -253,13 +255,13 @@ impl Context<'_> {
     /// Goes on from the adapter as it stands, on the feedback, what stands beside it, and the labelled pairs.
     fn train_round(
         &self,
-        trainer: Trainer,
+        mut trainer: Trainer,
         course: &Course<'_>,
         labelled: &Labelled,
         online: &Online,
         round: u32,
     ) -> Step<Trainer> {
-        let lora = trainer.lora().clone();
+        let lora = trainer.lora()?.clone();
         // Its memory first: two networks would take twice as much.
         drop(trainer);
         let material = &course.material.tokenized.examples;
@@ -337,6 +339,7 @@ impl Round {
             kl: None,
             pairs: 0,
             margin: None,
+            steps: 0,
             liked_gained: None,
             ended: Some(why),
         }
@@ -371,6 +374,7 @@ impl Labelled {
             kl: self.kl,
             pairs: n,
             margin: (n > 0).then(|| margins / n as f64),
+            steps: 0,
             liked_gained: None,
             ended: None,
         }
@@ -485,7 +489,7 @@ mod tests {
     }
 
     fn online() -> Online {
-        Online::rounds(1)
+        Online::rounds(1).unwrap()
     }
 
     #[test]
