@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-arm-quick test-vulkan against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-arm-quick test-vulkan test-peft against-trl lint doc dist ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -100,6 +100,10 @@ test-arm-quick: setup
 ## test-vulkan: the trainer on a Vulkan device, which may be a software one (minutes; needs Vulkan's headers and glslc)
 test-vulkan: setup
 	scripts/test-vulkan $(ARGS)
+
+## test-peft: PEFT and we read each other's adapters, TRL's trainers read our exports (installs into .venv-trl, gigabytes; minutes)
+test-peft: build model
+	python=$$(scripts/trl-python) && "$$python" -B -m unittest discover --verbose --start-directory tests/peers $(ARGS)
 
 ## against-trl: speed and memory against TRL and PEFT, installed into .venv-trl (gigabytes; ARGS="--json --rounds 5")
 against-trl: build

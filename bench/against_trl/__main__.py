@@ -85,15 +85,7 @@ def arguments():
 
 def install(venv):
     """The venv's Python, after what requirements.txt names is in it."""
-    python = venv / "bin" / "python"
-    wanted = (HERE / "requirements.txt").read_text()
-    done = venv / "requirements.done"
-    if not done.exists() or done.read_text() != wanted:
-        say(f"installing the peer into {venv}: several gigabytes")
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", HERE / "requirements.txt"], check=True, stdout=sys.stderr)
-        done.write_text(wanted)
-    return python
+    return Path(check_output([ROOT / "scripts" / "trl-python", "--venv", venv]).strip())
 
 
 class Runs:

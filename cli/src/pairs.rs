@@ -1,4 +1,4 @@
-//! A file of preferences as tokens.
+//! A file of preferences or rankings as tokens.
 //!
 //! Two preparations differ in where a completion ends. Ours: the text, then the token that ends a turn (or a sequence, for plain
 //! text). TRL's: whatever the chat template writes, tokenized together with the prompt; for ChatML that is a newline more.
@@ -7,10 +7,11 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use thumbprint::engine::{Chat, EngineError};
+use thumbprint::exchange::{Filters, Format, Reader, Said};
 use thumbprint::types::{Message, Role};
 use thumbprint_ggml::llama::Token;
 use thumbprint_tune::data::{
-    ChatMessage, DataError, PreferenceReader, PreferenceRow, Problem, Text,
+    ChatMessage, DataError, JsonLines, PreferenceReader, Problem, RankingRow, Text,
 };
 
 use crate::error::{CliError, Result};
@@ -26,74 +27,114 @@ pub enum Preparation {
 
 /// One row as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub struct Row {
     /// The line that it came from, 1-based.
     pub line: usize,
     /// Never empty.
     pub prompt: Vec<Token>,
-    /// Never empty, never equal to `rejected`.
-    pub chosen: Vec<Token>,
-    /// Never empty.
-    pub rejected: Vec<Token>,
+    /// Two at least, the better ones first; never empty, all different.
+    pub completions: Vec<Vec<Token>>,
 }
 
-impl Pair {
-    /// Tokens of the prompt with its longer completion.
+impl Row {
+    /// The first completion.
+    pub fn chosen(&self) -> &[Token] {
+        self.completions.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// The last one.
+    pub fn rejected(&self) -> &[Token] {
+        self.completions.last().map_or(&[], Vec::as_slice)
+    }
+
+    /// Tokens of the prompt with its longest completion.
     pub fn length(&self) -> usize {
-        self.prompt.len() + self.chosen.len().max(self.rejected.len())
+        let longest = self.completions.iter().map(Vec::len).max();
+        self.prompt.len() + longest.unwrap_or(0)
     }
 }
 
 /// A whole file.
 #[derive(Debug)]
-pub struct Pairs {
+pub struct Rows {
     /// The file.
     pub path: PathBuf,
     /// Its rows, in order.
-    pub pairs: Vec<Pair>,
-    /// Sides whose tokens, prompt included, do not begin with the prompt's own (TRL's preparation only; TRL warns of them).
+    pub rows: Vec<Row>,
+    /// Completions whose tokens, prompt included, do not begin with the prompt's own (TRL's preparation only; TRL warns of them).
     pub n_merged: usize,
+    /// Answers of rankings that were passed over: empty, or rated like another one.
+    pub n_passed: u64,
 }
 
-impl Pairs {
-    /// Reads and tokenizes a file of TRL's preference format.
+impl Rows {
+    /// Reads and tokenizes a file of TRL's preference format: pairs.
     ///
     /// # Errors
     /// The first line that cannot be used, or a file without rows.
-    pub fn read(path: &Path, chat: &Chat, preparation: Preparation) -> Result<Self> {
+    pub fn pairs(path: &Path, chat: &Chat, preparation: Preparation) -> Result<Self> {
         Self::from_reader(path, PreferenceReader::open(path)?, chat, preparation)
     }
 
     /// The same from rows that are being read; `path` is what errors call their file.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// As [`pairs`](Self::pairs).
     pub fn from_reader<R: BufRead>(
         path: &Path,
         mut rows: PreferenceReader<R>,
         chat: &Chat,
         preparation: Preparation,
     ) -> Result<Self> {
-        let mut all = Self {
-            path: path.to_owned(),
-            pairs: Vec::new(),
-            n_merged: 0,
-        };
+        let mut all = Self::none(path);
         while let Some(row) = rows.next() {
             let row = row?;
-            let line = rows.line();
-            let pair = all.tokenize(line, &row, chat, preparation)?;
-            all.pairs.push(pair);
+            let sides = [
+                ("chosen".to_owned(), row.chosen),
+                ("rejected".to_owned(), row.rejected),
+            ];
+            all.push(rows.line(), &row.prompt, &sides, chat, preparation)?;
         }
-        if all.pairs.is_empty() {
-            return Err(DataError {
-                path: path.to_owned(),
-                line: 0,
-                problem: Problem::NoRows,
+        all.not_empty()
+    }
+
+    /// Reads and tokenizes a file of rankings: of our own form, or of one that `import` reads. Pairs are rankings of two.
+    ///
+    /// # Errors
+    /// The first line that cannot be used, or a file without rows.
+    pub fn rankings(path: &Path, chat: &Chat, preparation: Preparation) -> Result<Self> {
+        let first = JsonLines::open(path)?.next().transpose()?;
+        let format = first.as_ref().and_then(Format::of_line);
+        let mut all = Self::none(path);
+        if let Some(Format::UltraFeedback | Format::Nectar | Format::Oasst) = format {
+            let mut reader = Reader::open(path, format, Filters::default())?;
+            while let Some(said) = reader.next() {
+                let (prompt, answers) = match said? {
+                    Said::Ranked { prompt, answers } => (prompt, answers),
+                    Said::Preferred {
+                        prompt,
+                        better,
+                        worse,
+                    } => (prompt, vec![better, worse]),
+                    Said::Judged { .. } => continue,
+                };
+                let ranked = answers
+                    .into_iter()
+                    .map(|answer| Text::Chat(vec![chat_message(Message::assistant(answer))]));
+                let prompt = Text::Chat(prompt.into_iter().map(chat_message).collect());
+                let ranked = named(ranked);
+                all.push(reader.line(), &prompt, &ranked, chat, preparation)?;
             }
-            .into());
+            all.n_passed = reader.counts().passed.values().sum();
+            return all.not_empty();
         }
-        Ok(all)
+        let mut lines = JsonLines::open(path)?;
+        while let Some(fields) = lines.next() {
+            let row = RankingRow::from_fields(&fields?).map_err(|problem| lines.error(problem))?;
+            let ranked = named(row.ranked);
+            all.push(lines.line(), &row.prompt, &ranked, chat, preparation)?;
+        }
+        all.not_empty()
     }
 
     /// An error about a line of this file.
@@ -105,42 +146,79 @@ impl Pairs {
         }
     }
 
-    fn tokenize(
+    fn none(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            rows: Vec::new(),
+            n_merged: 0,
+            n_passed: 0,
+        }
+    }
+
+    fn not_empty(self) -> Result<Self> {
+        if !self.rows.is_empty() {
+            return Ok(self);
+        }
+        Err(DataError {
+            path: self.path,
+            line: 0,
+            problem: Problem::NoRows,
+        }
+        .into())
+    }
+
+    /// Adds a row; `answers` have the names of their fields.
+    fn push(
         &mut self,
         line: usize,
-        row: &PreferenceRow,
+        prompt: &Text,
+        answers: &[(String, Text)],
         chat: &Chat,
         preparation: Preparation,
-    ) -> Result<Pair> {
+    ) -> Result<()> {
         let tokenizer = Tokenizer { chat, preparation };
-        let side = |completion| tokenizer.side(&row.prompt, completion);
-        let (chosen, rejected) = match (side(&row.chosen), side(&row.rejected)) {
-            (Ok(chosen), Ok(rejected)) => (chosen, rejected),
-            (Err(problem), _) | (_, Err(problem)) => return Err(self.error(line, problem)),
+        let mut row = Row {
+            line,
+            prompt: Vec::new(),
+            completions: Vec::with_capacity(answers.len()),
         };
-        self.n_merged += usize::from(chosen.is_merged) + usize::from(rejected.is_merged);
-        for (name, side) in [("chosen", &chosen), ("rejected", &rejected)] {
+        for (name, answer) in answers {
+            let side = tokenizer.side(prompt, answer);
+            let side = side.map_err(|problem| self.error(line, problem))?;
+            self.n_merged += usize::from(side.is_merged);
             if side.completion.is_empty() {
-                return Err(self.error(
-                    line,
-                    format!("field `{name}` has no tokens after the prompt's"),
-                ));
+                let problem = format!("field `{name}` has no tokens after the prompt's");
+                return Err(self.error(line, problem));
             }
+            if let Some(at) = row.completions.iter().position(|c| *c == side.completion) {
+                let problem = format!(
+                    "fields `{}` and `{name}` have the same tokens, so that nothing is preferred",
+                    answers[at].0
+                );
+                return Err(self.error(line, problem));
+            }
+            row.prompt = side.prompt;
+            row.completions.push(side.completion);
         }
-        if chosen.prompt.is_empty() {
+        if row.prompt.is_empty() {
             return Err(self.error(line, "field `prompt` has no tokens"));
         }
-        if chosen.completion == rejected.completion {
-            let problem =
-                "fields `chosen` and `rejected` have the same tokens, so that nothing is preferred";
-            return Err(self.error(line, problem));
-        }
-        Ok(Pair {
-            line,
-            prompt: chosen.prompt,
-            chosen: chosen.completion,
-            rejected: rejected.completion,
-        })
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+fn named(ranked: impl IntoIterator<Item = Text>) -> Vec<(String, Text)> {
+    let ranked = ranked.into_iter().enumerate();
+    ranked
+        .map(|(at, answer)| (format!("ranked[{at}]"), answer))
+        .collect()
+}
+
+fn chat_message(message: Message) -> ChatMessage {
+    ChatMessage {
+        role: message.role.as_str().to_owned(),
+        content: message.content,
     }
 }
 
@@ -298,9 +376,9 @@ mod tests {
         let golden = std::fs::read_to_string(golden_dir().join("logps.json")).unwrap();
         let golden: Value = serde_json::from_str(&golden).unwrap();
         let read = |set: &str, preparation| {
-            Pairs::read(&golden_data(&format!("{set}.jsonl")), &chat, preparation)
+            Rows::pairs(&golden_data(&format!("{set}.jsonl")), &chat, preparation)
                 .unwrap()
-                .pairs
+                .rows
         };
         let mut n = 0;
         for set in ["train", "heldout"] {
@@ -318,15 +396,18 @@ mod tests {
                 let (trl, ours) = (&trl[index], &ours[index]);
                 assert_eq!(trl.line, index + 1);
                 assert_eq!(trl.prompt, ids(recorded, "prompt_ids"), "{set} {index}");
-                assert_eq!(trl.chosen, ids(recorded, "chosen_ids"), "{set} {index}");
-                assert_eq!(trl.rejected, ids(recorded, "rejected_ids"), "{set} {index}");
+                assert_eq!(trl.chosen(), ids(recorded, "chosen_ids"), "{set} {index}");
+                assert_eq!(
+                    trl.rejected(),
+                    ids(recorded, "rejected_ids"),
+                    "{set} {index}"
+                );
                 assert_eq!(ours.prompt, trl.prompt);
-                for (ours, trl) in [(&ours.chosen, &trl.chosen), (&ours.rejected, &trl.rejected)] {
-                    assert_eq!(
-                        trl.split_last(),
-                        Some((&NEWLINE, ours.as_slice())),
-                        "{set} {index}"
-                    );
+                for (ours, trl) in [
+                    (ours.chosen(), trl.chosen()),
+                    (ours.rejected(), trl.rejected()),
+                ] {
+                    assert_eq!(trl.split_last(), Some((&NEWLINE, ours)), "{set} {index}");
                 }
                 n += 1;
             }
@@ -335,13 +416,13 @@ mod tests {
     }
 
     /// The chat of a tiny model, whose end token is `<|im_end|>`, and the pairs of one row.
-    fn tiny(row: &str, preparation: Preparation) -> (Chat, Result<Pairs>) {
+    fn tiny(row: &str, preparation: Preparation) -> (Chat, Result<Rows>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.gguf");
         TinyModel::llama().write(&path);
         let chat = load_chat(&path).unwrap();
         let rows = PreferenceReader::new("rows.jsonl", row.as_bytes());
-        let pairs = Pairs::from_reader(Path::new("rows.jsonl"), rows, &chat, preparation);
+        let pairs = Rows::from_reader(Path::new("rows.jsonl"), rows, &chat, preparation);
         (chat, pairs)
     }
 
@@ -358,10 +439,10 @@ mod tests {
         let row = r#"{"prompt": "Sky?", "chosen": " Blue.", "rejected": " Green."}"#;
         for preparation in [Preparation::EndToken, Preparation::Trl] {
             let (chat, pairs) = tiny(row, preparation);
-            let pair = &pairs.unwrap().pairs[0];
+            let pair = &pairs.unwrap().rows[0];
             assert_eq!(text(&chat, &pair.prompt), "Sky?");
-            assert_eq!(text(&chat, &pair.chosen), " Blue.<|im_end|>");
-            assert_eq!(text(&chat, &pair.rejected), " Green.<|im_end|>");
+            assert_eq!(text(&chat, pair.chosen()), " Blue.<|im_end|>");
+            assert_eq!(text(&chat, pair.rejected()), " Green.<|im_end|>");
         }
     }
 
@@ -373,14 +454,14 @@ mod tests {
             "rejected": [{"role": "assistant", "content": "Green."}]}"#
             .replace('\n', " ");
         let (chat, pairs) = tiny(&row, Preparation::EndToken);
-        let pair = &pairs.unwrap().pairs[0];
+        let pair = &pairs.unwrap().rows[0];
         assert_eq!(
             text(&chat, &pair.prompt),
             "<|im_start|>user\nSky?<|im_end|>\n<|im_start|>assistant\n"
         );
         let turns = "Blue.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>";
-        assert_eq!(text(&chat, &pair.chosen), turns);
-        assert_eq!(text(&chat, &pair.rejected), "Green.<|im_end|>");
+        assert_eq!(text(&chat, pair.chosen()), turns);
+        assert_eq!(text(&chat, pair.rejected()), "Green.<|im_end|>");
     }
 
     #[test]
@@ -392,9 +473,9 @@ mod tests {
         let (chat, ours) = tiny(&row, Preparation::EndToken);
         let (_, trl) = tiny(&row, Preparation::Trl);
         let end = chat.end_of_turn().unwrap();
-        let ends = |pairs: Result<Pairs>| {
-            pairs.unwrap().pairs[0]
-                .chosen
+        let ends = |pairs: Result<Rows>| {
+            pairs.unwrap().rows[0]
+                .chosen()
                 .iter()
                 .filter(|t| **t == end)
                 .count()

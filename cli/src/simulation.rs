@@ -79,6 +79,7 @@ pub fn learn(
             Phase::Reference => "scoring the reference",
             Phase::Fold => "training on halves",
             Phase::Train => "training",
+            Phase::Online => "answering again",
             Phase::Gate => "checking for harm",
             Phase::Done => "done",
         };

@@ -135,6 +135,14 @@ pub enum ThumbprintError {
     },
 }
 
+/// An option that names nothing.
+pub(crate) fn invalid_option(reason: String) -> ThumbprintError {
+    ThumbprintError::InvalidInput {
+        code: "invalid_option".to_owned(),
+        reason,
+    }
+}
+
 impl ThumbprintError {
     pub(crate) fn closed() -> Self {
         Self::Closed {

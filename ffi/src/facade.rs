@@ -6,14 +6,15 @@ use std::sync::Arc;
 use thumbprint::exchange::{ImportError, Reader};
 use thumbprint::{AdapterId, ConversationId, FeedbackId, ReplyId};
 
+use crate::error::invalid_option;
 use crate::handle::Handle;
 use crate::load::{self, LoadListener};
 use crate::translate::Translate;
 use crate::{
-    AdapterDetails, Batch, Budget, Conversation, ConversationInfo, ExportFormat, Feedback,
-    FeedbackFormat, FeedbackInEffect, Forgotten, Generation, ImportFilters, Imported, Message,
-    ModelInfo, OpenReport, Options, PersonalizeJob, Readiness, Reply, Request, Result, Target,
-    Verdict, Vote,
+    AdapterDetails, AdapterFormat, AdapterPart, Batch, Budget, Conversation, ConversationInfo,
+    Exported, Feedback, FeedbackFormat, FeedbackInEffect, Forgotten, Generation, ImportFilters,
+    Imported, Merged, Message, ModelInfo, OpenReport, Options, PersonalizeJob, Readiness, Reply,
+    Request, Result, Target, Verdict, Vote,
 };
 
 /// A data folder with its model. May be used from any thread; calls from many at once are queued. Opening the same folder again in one
@@ -159,17 +160,18 @@ impl Thumbprint {
         filters: Option<ImportFilters>,
     ) -> Result<Imported> {
         let core = self.handle.core()?;
-        let filters = filters.unwrap_or_default().translate();
+        let filters = filters.unwrap_or_default().of()?;
         let mut reader =
             Reader::open(path, format.translate(), filters).map_err(ImportError::from)?;
         Ok(core.import(&mut reader)?.translate())
     }
 
-    /// Writes feedback in effect to a file that TRL's trainers load, and returns how many lines there are. The file is replaced whole
-    /// or not at all.
-    pub fn export_feedback(&self, path: String, format: ExportFormat) -> Result<u64> {
+    /// Writes feedback in effect to a file, in a form that TRL's trainers load or in that of a data set. The file is replaced whole or
+    /// not at all.
+    pub fn export_feedback(&self, path: String, format: FeedbackFormat) -> Result<Exported> {
         let core = self.handle.core()?;
-        Ok(core.export_feedback_to(format.translate(), Path::new(&path))?)
+        let exported = core.export_feedback_to(format.translate(), Path::new(&path))?;
+        Ok(exported.translate())
     }
 
     // ---- learning ----
@@ -220,9 +222,45 @@ impl Thumbprint {
         Ok(self.handle.core()?.rollback()?)
     }
 
-    /// Writes an adapter's file, a stock GGUF LoRA, to `path`.
-    pub fn export(&self, id: AdapterId, path: String) -> Result<()> {
-        Ok(self.handle.core()?.export(id, Path::new(&path))?)
+    /// Writes an adapter to `path`, at full strength: the scale that it is served at is not in it. For PEFT's form the base model's file
+    /// must be at hand.
+    #[uniffi::method(default(format = None))]
+    pub fn export(&self, id: AdapterId, path: String, format: Option<AdapterFormat>) -> Result<()> {
+        let format = format.translate().unwrap_or_default();
+        Ok(self.handle.core()?.export(id, Path::new(&path), format)?)
+    }
+
+    /// Takes in an adapter's file or folder that names the model at hand as its base, or, if that is said to be so, names none. It
+    /// becomes a candidate that no gate has judged; one that is here already is left as it is.
+    #[uniffi::method(default(accept_unnamed_base = false))]
+    pub fn import_adapter(&self, path: String, accept_unnamed_base: bool) -> Result<AdapterId> {
+        let core = self.handle.core()?;
+        Ok(core.import_adapter(Path::new(&path), accept_unnamed_base)?)
+    }
+
+    /// Makes an adapter that is the weighted sum of others: exactly, or the nearest one of a rank. It becomes a candidate that no gate
+    /// has judged, and is forgotten with any of the feedback that its parts learned from.
+    #[uniffi::method(default(rank = None))]
+    pub fn combine(&self, parts: Vec<AdapterPart>, rank: Option<u32>) -> Result<AdapterId> {
+        let parts: Vec<thumbprint::Part> = parts.translate();
+        let rank = rank.map(|rank| rank as usize);
+        Ok(self.handle.core()?.combine(&parts, rank)?)
+    }
+
+    /// Writes a model that needs no adapter: the base with the adapter, as it is served, in its weights. Matrices become `tensor_type`,
+    /// "F32" or "Q8_0" say, or stay of their types without one.
+    #[uniffi::method(default(tensor_type = None))]
+    pub fn merge(
+        &self,
+        id: AdapterId,
+        path: String,
+        tensor_type: Option<String>,
+    ) -> Result<Merged> {
+        let ty = tensor_type.map(|name| thumbprint::matrix_type(&name).map_err(invalid_option));
+        let core = self.handle.core()?;
+        Ok(core
+            .merge(id, ty.transpose()?, Path::new(&path))?
+            .translate())
     }
 
     /// Records a blind vote between a reply under an adapter and one without, and acts on the evidence: promotes the adapter, or rolls

@@ -12,7 +12,7 @@ import pytest
 from conftest import SHORT
 from thumbprint import (
     Edit,
-    ExportFormat,
+    FeedbackFormat,
     FileError,
     GenerateOptions,
     ImportFeedbackError,
@@ -193,7 +193,7 @@ def test_under_a_key_nothing_can_be_read_without_it_or_the_build_says_that_it_ca
 def test_feedback_leaves_in_the_forms_of_trl(tp: Thumbprint, tmp_path: Path) -> None:
     tp.record_external("Hello", "Hi.", Up())
     out = tmp_path / "out.jsonl"
-    assert tp.export_feedback(out, ExportFormat.UNPAIRED) == 1
+    assert tp.export_feedback(out, FeedbackFormat.UNPAIRED).lines == 1
     assert '"label":true' in out.read_text().replace(" ", "")
     with Thumbprint(tmp_path / "other") as other:
         assert other.import_feedback(out).recorded == 1

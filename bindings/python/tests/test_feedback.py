@@ -11,10 +11,12 @@ from thumbprint import (
     Down,
     Edit,
     ImportFilters,
+    InvalidInputError,
     Message,
     NotFoundError,
     NothingToLearn,
     Prefer,
+    Rank,
     Retry,
     Thumbprint,
     Up,
@@ -48,6 +50,9 @@ def test_every_kind_of_feedback_crosses_and_comes_back(tp: Thumbprint) -> None:
     tp.record(second, Prefer(over=first.id))
     said = [entry.feedback for entry in tp.feedback_on(second)]
     assert Edit("Blue.") in said and Prefer(first.id) in said
+    third = tp.generate("Name a colour.", SHORT).wait()
+    tp.record(first, Rank([third.id, second.id]))
+    assert Rank((third.id, second.id)) in [entry.feedback for entry in tp.feedback_on(third)]
     assert Retry() in [entry.feedback for entry in tp.feedback_on(first)]
 
 
@@ -98,3 +103,6 @@ def test_filters_of_an_import_tell_what_they_passed_over(tp: Thumbprint, tmp_pat
     imported = tp.import_feedback(lines, filters=ImportFilters(max_chars=100, duplicates=True))
     assert (imported.rows, imported.recorded) == (3, 1)
     assert imported.passed == {"duplicate": 1, "too_long": 1}
+    with pytest.raises(InvalidInputError):
+        tp.import_feedback(lines, filters=ImportFilters(patterns=["("]))
+    assert tp.import_feedback(lines, filters=ImportFilters(patterns=["^Hi", "^x+$"])).passed == {"pattern": 3}

@@ -17,12 +17,15 @@ import pytest
 from conftest import ENGINE, SHORT
 from thumbprint import (
     AdapterError,
+    AdapterFormat,
+    AdapterPart,
     AdapterState,
     Budget,
     By,
     Cancelled,
     Decision,
     Down,
+    InvalidInputError,
     InvalidStateError,
     OverBudgetError,
     Paused,
@@ -170,10 +173,25 @@ def test_a_trial_is_not_disturbed(learned: Learned) -> None:
     assert learned.tp.personalize().wait() == TrialRunning(trial(learned))
 
 
-def test_an_adapter_leaves_as_a_stock_file(learned: Learned, tmp_path: Path) -> None:
-    adapter = trial(learned)
-    learned.tp.export(adapter, tmp_path / "adapter.gguf")
+def test_an_adapter_leaves_as_a_stock_file_and_comes_in_again(learned: Learned, tmp_path: Path) -> None:
+    tp, adapter = learned.tp, trial(learned)
+    tp.export(adapter, tmp_path / "adapter.gguf")
     assert (tmp_path / "adapter.gguf").read_bytes()[:4] == b"GGUF"
+    tp.export(adapter, tmp_path / "peft", AdapterFormat.PEFT)
+    assert (tmp_path / "peft" / "adapter_model.safetensors").exists()
+    taken = tp.import_adapter(tmp_path / "peft")
+    assert tp.import_adapter(tmp_path / "adapter.gguf") == taken
+    assert tp.adapter(taken).state is AdapterState.CANDIDATE
+
+
+def test_adapters_are_added_up_and_merged(learned: Learned, tmp_path: Path) -> None:
+    tp, adapter = learned.tp, trial(learned)
+    none = tp.combine([AdapterPart(adapter, 1.0), AdapterPart(adapter, -1.0)], rank=4)
+    assert not tp.adapter(none).active
+    with pytest.raises(InvalidInputError):
+        tp.merge(adapter, tmp_path / "merged.gguf", tensor_type="Q9_9")
+    merged = tp.merge(none, tmp_path / "merged.gguf")
+    assert (merged.changed, merged.left) == (210, [])
 
 
 def test_blind_votes_promote_and_roll_back(learned: Learned) -> None:
@@ -261,7 +279,8 @@ def test_forgetting_takes_the_adapter_that_learned_from_it(learned: Learned) -> 
     # The last test here: it undoes the rest.
     tp, adapter = learned.tp, trial(learned)
     forgotten = tp.forget(everything=True)
-    assert forgotten.adapters == [adapter]
+    # With what was taken in from files and made of others.
+    assert set(forgotten.adapters) == {details.id for details in tp.adapters()} > {adapter}
     assert tp.adapter(adapter).state is AdapterState.FORGOTTEN
     with pytest.raises(InvalidStateError):
         tp.activate(adapter)

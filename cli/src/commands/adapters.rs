@@ -1,14 +1,20 @@
-//! `adapters`: what was learned, and which of it is in use.
+//! `adapters`: what was learned, which of it is in use, and where else it may go.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use thumbprint::gate::{GuardResult, OfflineReport};
-use thumbprint::{AdapterDetails, AdapterId};
+use thumbprint::{AdapterDetails, AdapterFormat, AdapterId, Error, Part};
+use thumbprint_ggml::GgmlType;
+use thumbprint_ggml::gguf::Gguf;
+use thumbprint_tune::adapter::{AdapterError, matrix_type, merge};
 
-use crate::error::Result;
+use crate::base_model::Base;
+use crate::error::{CliError, Result};
+use crate::files;
 use crate::options::{DataDirOption, ModelOption};
 use crate::output::{Output, columns};
 use crate::session;
@@ -39,13 +45,117 @@ enum What {
     Deactivate(ModelOption),
     /// Take back the one in use, and use the one before it, or the base model alone
     Rollback(ModelOption),
-    /// Write one as a GGUF LoRA that llama.cpp loads
+    /// Write one as a GGUF LoRA that llama.cpp loads, or as a folder that PEFT loads
     Export {
         /// The adapter
         id: AdapterId,
         /// Where to
         path: PathBuf,
+        /// What it is written as
+        #[arg(long, value_enum, default_value_t = Format::Gguf, value_name = "NAME")]
+        format: Format,
+        #[command(flatten)]
+        model: ModelOption,
     },
+    /// Take one in: a GGUF LoRA, or a folder of PEFT's. It can then be activated, which begins a trial
+    Import {
+        /// The file or folder
+        path: PathBuf,
+        /// What it is [default: gguf for a file, peft for a folder]
+        #[arg(long, value_enum, value_name = "NAME")]
+        format: Option<Format>,
+        #[command(flatten)]
+        unnamed: UnnamedBase,
+        #[command(flatten)]
+        model: ModelOption,
+    },
+    /// Make a new one that is the weighted sum of others: `combine 3 4:0.5`; a difference is `combine 4 3:-1`
+    Combine {
+        /// Adapters, each with its weight, 1 if none is given
+        #[arg(
+            required = true,
+            value_name = "ID[:WEIGHT]",
+            allow_negative_numbers = true
+        )]
+        parts: Vec<Weighed>,
+        /// Rank of the result; less than the sum of the parts' ranks loses the smallest changes [default: that sum]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rank: Option<u32>,
+    },
+    /// Write a model that needs no adapter: the base with one in its weights
+    Merge {
+        /// The adapter, or the file of one that is not in the data folder
+        #[arg(value_name = "ID|GGUF")]
+        adapter: Source,
+        /// Where to: a GGUF model
+        #[arg(long, value_name = "GGUF")]
+        out: PathBuf,
+        /// Type of the matrices, such as f32, q8_0 or q4_1 [default: each its own]. Few bits drown small changes
+        #[arg(long = "type", value_name = "TYPE", value_parser = matrix_type)]
+        ty: Option<GgmlType>,
+        /// How strongly a file's change is put in [default: 1]; an adapter of the data folder has its own scale
+        #[arg(long, value_name = "X", allow_negative_numbers = true)]
+        scale: Option<f32>,
+        #[command(flatten)]
+        unnamed: UnnamedBase,
+        #[command(flatten)]
+        model: ModelOption,
+    },
+}
+
+/// What an adapter is written as.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// A GGUF LoRA
+    Gguf,
+    /// A folder as PEFT saves it
+    Peft,
+}
+
+#[derive(Args, Debug, Clone, Copy)]
+struct UnnamedBase {
+    /// Take an adapter that does not say which base model it was made for
+    #[arg(long)]
+    accept_unnamed_base: bool,
+}
+
+/// An adapter and its weight in a sum.
+#[derive(Debug, Clone, Copy)]
+struct Weighed(Part);
+
+impl FromStr for Weighed {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (id, weight) = text.split_once(':').unwrap_or((text, "1"));
+        let adapter = id
+            .parse()
+            .map_err(|_| format!("`{id}` is no adapter's id"))?;
+        let weight = weight
+            .parse::<f32>()
+            .ok()
+            .filter(|weight| weight.is_finite());
+        let weight = weight.ok_or("the weight after `:` must be a finite number")?;
+        Ok(Self(Part { adapter, weight }))
+    }
+}
+
+/// An adapter of the data folder, or one that lies elsewhere.
+#[derive(Debug, Clone)]
+enum Source {
+    Id(AdapterId),
+    File(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(match text.parse() {
+            Ok(id) => Self::Id(id),
+            Err(_) => Self::File(text.into()),
+        })
+    }
 }
 
 /// Does it.
@@ -54,9 +164,27 @@ enum What {
 /// No such adapter, or none in use; its state or its file forbids it.
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let model = match &options.what {
-        What::Deactivate(model) | What::Rollback(model) => Some(model.path()?),
+        What::Deactivate(model)
+        | What::Rollback(model)
+        | What::Import { model, .. }
+        | What::Merge { model, .. }
+        | What::Export {
+            format: Format::Peft,
+            model,
+            ..
+        } => Some(model.path()?),
         _ => None,
     };
+    if let What::Merge { out: to, .. } = &options.what {
+        files::check_writable(to)?;
+    }
+    if let What::Merge {
+        adapter: Source::File(_),
+        ..
+    } = &options.what
+    {
+        return merge_file(&options.what, out);
+    }
     let thumbprint = session::open(&options.data_dir, model, out)?;
     match &options.what {
         What::List => {
@@ -88,11 +216,129 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
             });
             say(out, json!({ "active": now }), &sentence)
         }
-        What::Export { id, path } => {
-            thumbprint.export(*id, path)?;
+        What::Export {
+            id, path, format, ..
+        } => {
+            let format = match format {
+                Format::Gguf => AdapterFormat::Gguf,
+                Format::Peft => AdapterFormat::Peft,
+            };
+            thumbprint.export(*id, path, format)?;
             let sentence = format!("adapter {id} is written to {}", path.display());
             say(out, json!({ "adapter": id, "path": path }), &sentence)
         }
+        What::Import {
+            path,
+            format,
+            unnamed,
+            ..
+        } => {
+            check_format(*format, path)?;
+            let id = thumbprint
+                .import_adapter(path, unnamed.accept_unnamed_base)
+                .map_err(name_the_option)?;
+            let sentence = format!("it is adapter {id}; `adapters activate {id}` puts it on trial");
+            say(out, json!({ "adapter": id, "path": path }), &sentence)
+        }
+        What::Combine { parts, rank } => {
+            let parts: Vec<Part> = parts.iter().map(|part| part.0).collect();
+            let id = thumbprint.combine(&parts, rank.map(|rank| rank as usize))?;
+            let made = thumbprint.adapter(id)?.row.config["made"].clone();
+            let lost = made["lost"].as_f64().unwrap_or(0.0);
+            let mut sentence = format!("the sum is adapter {id}, of rank {}", made["rank"]);
+            if lost > 0.0 {
+                sentence += &format!("; {:.2} % of its squared norm is lost", 100.0 * lost);
+            }
+            say(out, json!({ "adapter": id, "made": made }), &sentence)
+        }
+        What::Merge {
+            adapter: Source::Id(id),
+            out: to,
+            ty,
+            scale,
+            ..
+        } => {
+            if scale.is_some() {
+                return Err(CliError::Usage(
+                    "--scale is for files: an adapter of the data folder has its own".to_owned(),
+                ));
+            }
+            let merged = thumbprint.merge(*id, *ty, to)?;
+            say_merged(out, &merged, &format!("adapter {id}"), to)
+        }
+        // Done before the data folder was opened.
+        What::Merge { .. } => Ok(()),
+    }
+}
+
+/// A merge of an adapter that no data folder has.
+fn merge_file(what: &What, out: &Output) -> Result<()> {
+    let What::Merge {
+        adapter: Source::File(file),
+        out: to,
+        ty,
+        scale,
+        unnamed,
+        model,
+    } = what
+    else {
+        return Ok(());
+    };
+    let path = model.path()?;
+    let (base, gguf) = (Base::new(&path)?, Gguf::open(&path)?);
+    let adapter = base.read_adapter(file, &gguf)?;
+    if adapter.base_sha256.is_none() && !unnamed.accept_unnamed_base {
+        let path = file.clone();
+        return Err(name_the_option(Error::Adapter(AdapterError::UnnamedBase {
+            path,
+        })));
+    }
+    let merged = merge(&gguf, &adapter.lora, scale.unwrap_or(1.0), *ty, to)?;
+    say_merged(out, &merged, &file.display().to_string(), to)
+}
+
+fn say_merged(
+    out: &Output,
+    merged: &thumbprint_tune::adapter::Merged,
+    adapter: &str,
+    to: &std::path::Path,
+) -> Result<()> {
+    if !merged.left.is_empty() {
+        out.note(&format!(
+            "left in their own type, as routers of experts are: {}",
+            merged.left.join(", ")
+        ));
+    }
+    let object = json!({ "path": to, "changed": merged.changed, "left": merged.left });
+    let sentence = format!(
+        "{adapter} is in {} matrices of {}",
+        merged.changed,
+        to.display()
+    );
+    say(out, object, &sentence)
+}
+
+fn check_format(format: Option<Format>, path: &std::path::Path) -> Result<()> {
+    match format {
+        Some(Format::Gguf) if path.is_dir() => Err(CliError::Usage(format!(
+            "{} is a folder: --format gguf takes a file",
+            path.display()
+        ))),
+        Some(Format::Peft) if path.is_file() => Err(CliError::Usage(format!(
+            "{} is a file: --format peft takes the folder that holds it",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Says how to accept what was refused.
+fn name_the_option(error: Error) -> CliError {
+    match error {
+        Error::Adapter(error @ AdapterError::UnnamedBase { .. }) => {
+            CliError::Failed(format!("{error} (--accept-unnamed-base)"))
+        }
+        other => other.into(),
     }
 }
 

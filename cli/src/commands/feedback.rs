@@ -39,6 +39,12 @@ enum What {
         #[arg(long, value_name = "REPLY")]
         over: ReplyId,
     },
+    /// The best of several replies to the same prompt
+    Rank {
+        /// The others, the second best first
+        #[arg(long, value_name = "REPLY", required = true, num_args = 1..)]
+        over: Vec<ReplyId>,
+    },
     /// Another reply was asked for
     Retry,
     /// Take back all that was said about it
@@ -48,7 +54,7 @@ enum What {
 /// Records it.
 ///
 /// # Errors
-/// No such reply, an empty edit, or a preference between replies to different prompts.
+/// No such reply, an empty edit, or a preference or ranking among replies to different prompts.
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let thumbprint = session::open(&options.data_dir, None, out)?;
     let (reply, record) = (options.reply, |feedback: Feedback| {
@@ -61,6 +67,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         })?],
         What::Edit { text } => vec![record(Feedback::Edit(text.clone()))?],
         What::Prefer { over } => vec![record(Feedback::Prefer { over: *over })?],
+        What::Rank { over } => vec![record(Feedback::Rank { over: over.clone() })?],
         What::Retry => vec![record(Feedback::Retry)?],
         What::Withdraw => {
             let in_effect = thumbprint.store().feedback_on(reply)?;

@@ -31,11 +31,11 @@ pub enum Command {
     Feedback(feedback::Options),
     /// Learn from the feedback, check the result, and use it
     Personalize(personalize::Options),
-    /// What was learned: list, show, activate, deactivate, roll back, export
+    /// What was learned: list, show, activate, deactivate, roll back, export, import, combine, merge
     Adapters(adapters::Options),
-    /// Take in feedback that others recorded: TRL's forms, ShareGPT, HH-RLHF, UltraFeedback, Nectar, OASST
+    /// Take in feedback that others recorded: TRL's forms, ShareGPT, HH-RLHF, UltraFeedback, Nectar, OASST, rankings
     Import(exchange::ImportOptions),
-    /// Write the feedback as TRL's trainers load it
+    /// Write the feedback as TRL's trainers load it, or in another of those forms
     Export(exchange::ExportOptions),
     /// Erase something for good, and everything that was learned from it
     Forget(forget::Options),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use thumbprint::{Budget, GuardFile, Outcome, Phase, Progress, Recipe};
+use thumbprint::{Budget, GuardFile, Online, Outcome, Phase, Progress, Recipe};
 
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
@@ -63,6 +63,9 @@ pub struct Options {
         requires = "refusals"
     )]
     refusals_rise: f64,
+    /// Rounds, 3 at most, in which the new adapter answers the prompts again, labels its answers by its own reward, and trains on [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=3))]
+    online_rounds: u32,
 }
 
 /// Runs until the end, a pause or Ctrl-C.
@@ -91,6 +94,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         seed: options.seed.seed,
         replace_trial: options.replace_trial,
         gpu: options.gpu,
+        online: Online::rounds(options.online_rounds),
         ..Budget::default()
     };
     let job = thumbprint.personalize_with(budget, recipe)?;
@@ -215,6 +219,7 @@ impl View<'_> {
             Phase::Reference => "scoring the base",
             Phase::Fold => "training on halves",
             Phase::Train => "training",
+            Phase::Online => "answering again",
             Phase::Gate => "checking for harm",
             Phase::Done => return,
         };

@@ -369,3 +369,76 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
     Run::of(&mut with_checkpoint(long_run(&folder, &out), &checkpoint))
         .failed(1, &["run.ck", "cut or added to"]);
 }
+
+#[test]
+fn a_preset_is_the_options_that_it_stands_for_and_options_override_it() {
+    let folder = Folder::new();
+    let (model, data) = (folder.tiny(), folder.pairs());
+    let run = |name: &str, options: &str| {
+        let out = folder.path(name);
+        let mut command = train(&model, &data, &out);
+        command.args(["--kernels", "exact", "--max-steps", "4", "--seed", "3"]);
+        Run::of(command.args(options.split(' '))).ok();
+        bytes(&out)
+    };
+    // The harness gives a learning rate, which a preset does not override.
+    let published =
+        "--beta 0.1 --lr-scheduler-type linear --warmup-ratio 0.1 --per-device-train-batch-size 32";
+    let own_losses = "--loss-type cdpo,sft --loss-weights 1,2 --label-smoothing 0.1";
+    let own = "--lr-scheduler-type cosine --warmup-ratio 0.1 --per-device-train-batch-size 4 --max-kl 0.3";
+    let small = "--beta 0.5 --lr-scheduler-type cosine --warmup-ratio 0.1 --per-device-train-batch-size 128";
+    for (preset, losses, options) in [
+        ("zephyr", "--loss-type sigmoid", published),
+        ("tulu2", "--loss-type sigmoid", published),
+        ("smollm2", "--loss-type sigmoid", small),
+        ("thumbprint", own_losses, own),
+    ] {
+        let of_preset = run("preset.gguf", &format!("--preset {preset}"));
+        assert!(
+            of_preset == run("options.gguf", &format!("{losses} {options}")),
+            "{preset}"
+        );
+        let overridden = run(
+            "preset.gguf",
+            &format!("--preset {preset} --beta 0.7 --loss-type hinge"),
+        );
+        assert!(of_preset != overridden, "{preset}");
+        // A loss of one's own choice brings neither weights nor smoothing of the preset's.
+        let loss = run(
+            "options.gguf",
+            &format!("{options} --beta 0.7 --loss-type hinge"),
+        );
+        assert!(loss == overridden, "{preset}");
+    }
+    // And without options, the preset's rate and number of steps.
+    let out = folder.path("alone.gguf");
+    let mut command = crate::harness::thumbprint();
+    command.args([
+        "train",
+        "--json",
+        "--threads",
+        "1",
+        "--preset",
+        "smollm2",
+        "--model",
+    ]);
+    let objects = Run::of(
+        command
+            .arg(&model)
+            .arg("--data")
+            .arg(&data)
+            .arg("--out")
+            .arg(&out),
+    )
+    .ok()
+    .objects();
+    // Two passes over eight pairs fit one batch of 128.
+    assert_eq!(objects.len(), 2);
+    assert!(
+        (number(&objects[0], "learning_rate") - 1e-5).abs() < 1e-12,
+        "{}",
+        objects[0]
+    );
+    let out = folder.path("none.gguf");
+    Run::of(train(&model, &data, &out).args(["--preset", "zephir"])).failed(2, &["smollm2"]);
+}

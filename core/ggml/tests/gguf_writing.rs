@@ -110,6 +110,20 @@ proptest! {
             prop_assert_eq!(&read.data_region()[info.offset..][..info.n_bytes], read.data(info));
         }
 
+        // So does making the data as it is written.
+        let mut made = GgufWriter::new();
+        made.copy_keys(&read);
+        for info in read.tensors() {
+            made.declare(&info.name, info.shape(), info.ty);
+        }
+        let mut out = Vec::new();
+        made.write_with(&mut out, &mut |name, out| {
+            // In pieces.
+            read.data(read.tensor(name).unwrap()).chunks(7).try_for_each(|piece| out.write_all(piece))
+        })
+        .unwrap();
+        prop_assert_eq!(&out, &bytes);
+
         // Copying all of it gives the same bytes.
         let mut copy = GgufWriter::new();
         copy.copy_keys(&read);
@@ -324,4 +338,24 @@ fn same(read: &Value<'_>, written: &Any) -> bool {
         }
         _ => false,
     }
+}
+
+#[test]
+fn data_that_is_made_must_be_as_much_as_the_tensor_takes() {
+    let mut file = GgufWriter::new();
+    file.declare("x", &[4], GgmlType::F32);
+    for n in [0, 15, 17] {
+        let error = file
+            .write_with(&mut Vec::new(), &mut |_, out| out.write_all(&vec![0; n]))
+            .unwrap_err();
+        let expected =
+            matches!(error, GgufError::TensorData { expected: 16, found, .. } if found == n as u64);
+        assert!(expected, "{error}");
+    }
+    assert!(matches!(
+        file.to_bytes(),
+        Err(GgufError::TensorData { found: 0, .. })
+    ));
+    let refused = file.write_with(&mut Vec::new(), &mut |_, _| Err(io::Error::other("no")));
+    assert!(matches!(refused, Err(GgufError::Stream(_))));
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use thumbprint_tune::data::DataError;
+use thumbprint_tune::durable::WriteError;
 
 use crate::curation::Readiness;
 use crate::engine::EngineError;
@@ -71,6 +72,14 @@ pub enum Error {
         /// The adapter.
         adapter: AdapterId,
     },
+    /// An adapter is taken in that learned from something that was forgotten here.
+    #[error(
+        "this is adapter {adapter}, which had learned from something that was forgotten since: it cannot come back"
+    )]
+    ForgottenAdapter {
+        /// The adapter that it was.
+        adapter: AdapterId,
+    },
     /// An adapter cannot be used so.
     #[error("adapter {adapter}: {source}")]
     State {
@@ -135,3 +144,9 @@ pub enum Error {
 
 /// Result of the library.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<WriteError> for Error {
+    fn from(WriteError { path, source, .. }: WriteError) -> Self {
+        Self::File { path, source }
+    }
+}

@@ -27,11 +27,13 @@ mod arena;
 mod evaluate;
 mod files;
 mod reward;
+mod transfer;
 
 pub use adapters::AdapterDetails;
 pub use arena::{Contest, Match, Side, Voted};
 pub(crate) use evaluate::{answer_all, reply_all};
 pub(crate) use reward::Scorer;
+pub use transfer::{AdapterFormat, Part};
 
 /// Folder of adapters within the data folder.
 pub(crate) const ADAPTERS: &str = "adapters";
@@ -432,6 +434,9 @@ impl Thumbprint {
     /// [`Error::Recipe`] for one that makes no sense; else as [`personalize`](Self::personalize).
     pub fn personalize_with(&self, budget: Budget, recipe: Recipe) -> Result<Job> {
         recipe.validate()?;
+        if let Some(online) = &budget.online {
+            online.check()?;
+        }
         let mut slot = lock(&self.0.job);
         if let Some(job) = slot.as_ref().filter(|job| !job.is_finished()) {
             job.resume_with(budget, recipe)?;

@@ -62,6 +62,7 @@ impl Error {
             Self::Write { .. } => (File, "write"),
             Self::WrongHash { .. } => (Model, "wrong_hash"),
             Self::AdapterChanged { .. } => (Adapter, "adapter_changed"),
+            Self::ForgottenAdapter { .. } => (InvalidState, "forgotten_adapter"),
             Self::State { .. } => (InvalidState, "adapter_state"),
             Self::NoActiveAdapter => (InvalidState, "no_active_adapter"),
             Self::NoHead => (InvalidState, "no_head"),

@@ -42,14 +42,16 @@ pub use conversation::Conversation;
 pub use engine::{EngineOptions, FlashAttention, GenerateOptions, KvType, Overflow};
 pub use error::{Error, Result};
 pub use facade::{
-    AdapterDetails, Contest, Match, Options, Side, Thumbprint, Voted, hash_file, verify_model,
+    AdapterDetails, AdapterFormat, Contest, Match, Options, Part, Side, Thumbprint, Voted,
+    hash_file, verify_model,
 };
 pub use generation::{Batch, By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
 pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
-pub use personalize::{Budget, GuardFile, Job, Outcome, Phase, Progress, Recipe};
+pub use personalize::{Budget, GuardFile, Job, Online, Outcome, Phase, Progress, Recipe};
 pub use store::{DatabaseKey, Target};
+pub use thumbprint_tune::adapter::{Merged, matrix_type};
 pub use types::{
     AdapterId, ConversationId, Feedback, FeedbackId, Judge, MatchId, Message, ReplyId, Role,
     Sampling, StopReason, Usage,

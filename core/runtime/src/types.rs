@@ -146,6 +146,11 @@ pub enum Feedback {
         /// The reply that was not picked.
         over: ReplyId,
     },
+    /// The reply was ranked first among several replies to the same prompt.
+    Rank {
+        /// The others, the second best first; one at least.
+        over: Vec<ReplyId>,
+    },
     /// The person asked for another reply. The reply that took this one's place names it in
     /// [`crate::store::NewReply::replaces`].
     Retry,
@@ -289,6 +294,8 @@ pub struct LoggedFeedback {
     /// For [`Feedback::Prefer`], the reply that was not picked. For [`Feedback::Retry`], the last
     /// of the replies that took its place, if that one was kept: the chat went on from it.
     pub other: Option<Arc<LoggedReply>>,
+    /// For [`Feedback::Rank`], the replies that were ranked after it, in order; else none.
+    pub ranked: Vec<Arc<LoggedReply>>,
 }
 
 /// Identifies a prompt whatever the model: SHA-256 over roles and contents, each with its length.
@@ -348,6 +355,12 @@ mod tests {
             (
                 Feedback::Prefer { over: ReplyId(3) },
                 r#"{"prefer":{"over":3}}"#,
+            ),
+            (
+                Feedback::Rank {
+                    over: vec![ReplyId(5), ReplyId(3)],
+                },
+                r#"{"rank":{"over":[5,3]}}"#,
             ),
             (Feedback::Retry, r#""retry""#),
         ];

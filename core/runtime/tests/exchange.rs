@@ -3,7 +3,7 @@
 
 use std::io::Cursor;
 
-use thumbprint::exchange::{ExportFormat, Filters, Format, Imported, Passed, Reader, Said};
+use thumbprint::exchange::{Exported, Filters, Format, Imported, Passed, Reader, Said};
 use thumbprint::{Feedback, Message, Options, Thumbprint};
 use thumbprint_tune::data::JsonLines;
 
@@ -34,6 +34,13 @@ fn judged(prompt: &[Message], completion: &str, liked: bool) -> Said {
     }
 }
 
+fn ranking(prompt: &[Message], answers: &[&str]) -> Said {
+    Said::Ranked {
+        prompt: prompt.to_vec(),
+        answers: answers.iter().map(|text| (*text).to_owned()).collect(),
+    }
+}
+
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -52,12 +59,22 @@ fn import(thumbprint: &Thumbprint, text: &str) -> Imported {
         .unwrap()
 }
 
-fn export(thumbprint: &Thumbprint, format: ExportFormat) -> String {
+fn export_counting(thumbprint: &Thumbprint, format: Format) -> (String, Exported) {
     let mut out = Vec::new();
-    let n = thumbprint.export_feedback(format, &mut out).unwrap();
+    let exported = thumbprint.export_feedback(format, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
-    assert_eq!(text.lines().count() as u64, n);
-    text
+    assert_eq!(text.lines().count() as u64, exported.lines);
+    (text, exported)
+}
+
+fn export(thumbprint: &Thumbprint, format: Format) -> String {
+    export_counting(thumbprint, format).0
+}
+
+fn sorted(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
 }
 
 #[test]
@@ -111,18 +128,30 @@ fn every_format_is_known_by_its_fields_and_says_what_it_means() {
         (
             r#"{"prompt": "\n\nHuman: Why?\n\nAssistant: ", "answers": [{"answer": "No.", "rank": 3}, {"answer": "So.", "rank": 1}, {"answer": "Hm.", "rank": 2}]}"#,
             Format::Nectar,
-            vec![
-                pick(&why, "So.", "Hm."),
-                pick(&why, "So.", "No."),
-                pick(&why, "Hm.", "No."),
-            ],
+            vec![ranking(&why, &["So.", "Hm.", "No."])],
         ),
         (
-            r#"{"message_tree_id": "x", "prompt": {"text": "Why?", "role": "prompter", "replies": [{"text": "No.", "role": "assistant", "rank": 1}, {"text": "So.", "role": "assistant", "rank": 0, "replies": [{"text": "And?", "role": "prompter", "replies": [{"text": "1", "role": "assistant", "rank": 1}, {"text": "2", "role": "assistant", "rank": 0}]}]}]}}"#,
+            r#"{"instruction": "Why?", "completions": [{"response": "No.", "overall_score": 3}, {"response": "So.", "overall_score": 8}, {"response": "Hm.", "overall_score": 8}, {"response": " ", "overall_score": 1}]}"#,
+            Format::UltraFeedback,
+            // Two were rated alike, so that there is no order of all.
+            vec![pick(&why, "So.", "No."), pick(&why, "Hm.", "No.")],
+        ),
+        (
+            r#"{"prompt": "Why?", "ranked": ["So.", "Hm.", "No."]}"#,
+            Format::Ranking,
+            vec![ranking(&why, &["So.", "Hm.", "No."])],
+        ),
+        (
+            r#"{"prompt": [{"role": "user", "content": "Why?"}], "ranked": [[{"role": "assistant", "content": "So."}], [{"role": "assistant", "content": "No."}]]}"#,
+            Format::Ranking,
+            vec![pick(&why, "So.", "No.")],
+        ),
+        (
+            r#"{"message_tree_id": "x", "prompt": {"text": "Why?", "role": "prompter", "replies": [{"text": "No.", "role": "assistant", "rank": 1}, {"text": "So.", "role": "assistant", "rank": 0, "replies": [{"text": "And?", "role": "prompter", "replies": [{"text": "1", "role": "assistant", "rank": 1}, {"text": "2", "role": "assistant", "rank": 0}, {"text": "3", "role": "assistant", "rank": 2}]}]}]}}"#,
             Format::Oasst,
             vec![
                 pick(&why, "So.", "No."),
-                pick(&[u("Why?"), a("So."), u("And?")], "2", "1"),
+                ranking(&[u("Why?"), a("So."), u("And?")], &["2", "1", "3"]),
             ],
         ),
     ];
@@ -159,6 +188,10 @@ fn a_broken_line_is_named_and_nothing_is_taken_in() {
             r#"{"prompt": "Why?", "completion": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}], "label": true}"#,
             "several turns",
         ),
+        (
+            r#"{"prompt": "Why?", "completion": ["So."], "label": true}"#,
+            "completion[0]",
+        ),
     ] {
         let text = format!("{good}\n\n{bad}\n");
         let error = thumbprint
@@ -182,6 +215,57 @@ fn a_broken_line_is_named_and_nothing_is_taken_in() {
             .contains("no known format: name one of preference")
     );
     assert_eq!(import(&thumbprint, good).recorded, 1);
+
+    let good = r#"{"prompt": "Why?", "ranked": ["So.", "No."]}"#;
+    for (bad, words) in [
+        (r#"{"prompt": "Why?", "ranked": ["So."]}"#, "two answers"),
+        (
+            r#"{"prompt": "Why?", "ranked": "So."}"#,
+            "a list of answers",
+        ),
+        (r#"{"prompt": "Why?", "ranked": ["So.", 3]}"#, "ranked[1]"),
+        (r#"{"prompt": "Why?", "ranked": ["So.", ""]}"#, "ranked[1]"),
+        (r#"{"ranked": ["So.", "No."]}"#, "no field `prompt`"),
+        (
+            r#"{"prompt": "Why?", "ranked": ["So.", [{"role": "assistant", "content": "No."}]]}"#,
+            "a string, as `prompt` is",
+        ),
+    ] {
+        let text = format!("{good}\n{bad}\n");
+        let mut lines = reader(&text, None, Filters::default());
+        let error = thumbprint.import(&mut lines).unwrap_err().to_string();
+        assert!(error.starts_with("said.jsonl, line 2: "), "{error}");
+        assert!(error.contains(words), "{error}");
+        assert_eq!(thumbprint.readiness().unwrap().have.events, 1, "{bad}");
+    }
+}
+
+#[test]
+fn a_ranking_that_is_taken_in_again_is_known_and_another_order_is_not() {
+    let folder = Folder::new();
+    let thumbprint = folder.open();
+    let line =
+        |ranked: &[&str]| serde_json::json!({ "prompt": "Why?", "ranked": ranked }).to_string();
+    let first = line(&["So.", "Hm.", "No."]);
+    let imported = import(&thumbprint, &first);
+    assert_eq!((imported.recorded, imported.known), (1, 0));
+    let imported = import(&thumbprint, &first);
+    assert_eq!((imported.recorded, imported.known), (0, 1));
+    let imported = import(&thumbprint, &line(&["So.", "No.", "Hm."]));
+    assert_eq!((imported.recorded, imported.known), (1, 0));
+    // The later one counts, and replies of the same words are the same replies.
+    let log = thumbprint.store().effective_feedback().unwrap();
+    let [event] = log.as_slice() else { panic!() };
+    assert!(matches!(&event.feedback, Feedback::Rank { over } if over.len() == 2));
+    assert_eq!(event.ranked[0].text, "No.");
+    assert_eq!(
+        thumbprint
+            .store()
+            .replies_to_same_prompt(event.reply.id)
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[test]
@@ -196,12 +280,7 @@ fn a_file_that_is_taken_in_twice_counts_once() {
     let second = import(&thumbprint, text);
     assert_eq!((second.rows, second.recorded, second.known), (3, 0, 3));
     // A reply in two rows is one reply.
-    assert_eq!(
-        export(&thumbprint, ExportFormat::Preference)
-            .lines()
-            .count(),
-        3
-    );
+    assert_eq!(export(&thumbprint, Format::Preference).lines().count(), 3);
 }
 
 #[test]
@@ -224,6 +303,7 @@ fn what_says_nothing_is_passed_over_and_counted() {
         max_chars: Some(100),
         refusals: true,
         duplicates: true,
+        ..Filters::default()
     };
     let text = lines.join("\n");
     let mut filtered = reader(&text, None, filters);
@@ -251,6 +331,192 @@ fn what_says_nothing_is_passed_over_and_counted() {
 }
 
 #[test]
+fn each_filter_passes_over_what_it_names() {
+    let row = |prompt: &str, chosen: &str| {
+        serde_json::json!({ "prompt": prompt, "chosen": chosen, "rejected": "Something else." })
+            .to_string()
+    };
+    let story = "The cat sleeps on the old mat all afternoon while the rain falls on the garden and the dog waits at the door.";
+    let lines = [
+        row("Tell me a story.", story),
+        row("Tell me a story.", &story.replace("cat", "hen")),
+        row(
+            "And the capital of France?",
+            "It is Paris, on the river Seine.",
+        ),
+        row(
+            "What do you think?",
+            "As an AI language model, I have no view.",
+        ),
+        row(
+            "Who wrote it?",
+            "I think that it was Jane. I hope this helps!",
+        ),
+        row("Short?", "Yes."),
+        row("Link?", "See https://example.org for more about it."),
+    ];
+    let text = lines.join("\n");
+    let passed = |filters: Filters| -> Vec<(Passed, u64)> {
+        let mut filtered = reader(&text, None, filters);
+        let n = filtered.by_ref().map(Result::unwrap).count() as u64;
+        let passed: Vec<_> = filtered.counts().passed.clone().into_iter().collect();
+        assert_eq!(n + passed.iter().map(|(_, n)| n).sum::<u64>(), 7);
+        passed
+    };
+    let all = Filters::default;
+    assert_eq!(passed(all()), []);
+    let near = |similarity| Filters {
+        near_duplicates: Some(similarity),
+        ..all()
+    };
+    assert_eq!(passed(near(0.75)), [(Passed::NearDuplicate, 1)]);
+    assert_eq!(passed(near(1.0)), []);
+    assert_eq!(
+        passed(Filters {
+            boilerplate: true,
+            ..all()
+        }),
+        [(Passed::Boilerplate, 2)]
+    );
+    assert_eq!(
+        passed(Filters {
+            min_chars: Some(10),
+            ..all()
+        }),
+        [(Passed::TooShort, 1)]
+    );
+    let patterns = vec![
+        r"https?://\S+".parse().unwrap(),
+        "(?i)JANE".parse().unwrap(),
+    ];
+    assert_eq!(
+        passed(Filters { patterns, ..all() }),
+        [(Passed::Pattern, 2)]
+    );
+    assert!("(".parse::<thumbprint::exchange::Pattern>().is_err());
+}
+
+/// Each format with what it can hold of a log in which there is everything.
+#[test]
+fn every_format_says_what_it_can_and_counts_what_it_cannot() {
+    let folder = Folder::new();
+    let thumbprint = folder.open();
+    let (u, a, system) = (Message::user, Message::assistant, Message::system);
+    let say = |prompt: &[Message], text: &str, feedback: &Feedback| {
+        thumbprint.record_external(prompt, text, feedback).unwrap();
+    };
+    let chat = [u("你好"), a("Ja?\n\nUnd?"), u("Why?")];
+    say(&[u("Liked?")], "Da.", &Feedback::Up);
+    say(
+        &[u("Disliked?")],
+        "Niet.",
+        &Feedback::Down { reasons: vec![] },
+    );
+    say(
+        &[system("Be brief."), u("Edit?")],
+        "A long one.",
+        &Feedback::Edit("Kurz.".into()),
+    );
+    let lines = [
+        serde_json::json!({ "prompt": chat, "ranked": [[a("Eins.")], [a("Zwei.")], [a("Drei.")]] }),
+        serde_json::json!({ "prompt": [u("One turn?")], "ranked": [[a("\u{1f642}.")], [a("B.")], [a("C.")], [a("D.")]] }),
+        // A transcript cannot tell this from another turn.
+        serde_json::json!({ "prompt": [u("Tricky?")], "chosen": [a("Yes.\n\nHuman: no.")], "rejected": [a("No.")] }),
+    ];
+    for line in lines {
+        import(&thumbprint, &line.to_string());
+    }
+    let said_by = |format| {
+        let (text, exported) = export_counting(&thumbprint, format);
+        let read: Vec<Said> = reader(&text, Some(format), Filters::default())
+            .map(Result::unwrap)
+            .collect();
+        (read, exported)
+    };
+    let (three, four) = (
+        ranking(&chat, &["Eins.", "Zwei.", "Drei."]),
+        ranking(&[u("One turn?")], &["\u{1f642}.", "B.", "C.", "D."]),
+    );
+    let edit = pick(&[system("Be brief."), u("Edit?")], "Kurz.", "A long one.");
+    let tricky = pick(&[u("Tricky?")], "Yes.\n\nHuman: no.", "No.");
+    let pairs_of = |said: &Said| -> Vec<Said> {
+        let answers = said.answers();
+        let better = answers.iter().enumerate();
+        better
+            .flat_map(|(i, better)| answers[i + 1..].iter().map(move |worse| (better, worse)))
+            .map(|(better, worse)| pick(said.prompt(), better, worse))
+            .collect()
+    };
+    let all_pairs = [pairs_of(&three), pairs_of(&four)].concat();
+    let liked = judged(&[u("Liked?")], "Da.", true);
+    let expected: [(Format, Vec<Said>, u64); 7] = [
+        // Two thumbs have no pair.
+        (
+            Format::Preference,
+            [&all_pairs[..], &[edit.clone(), tricky.clone()]].concat(),
+            2,
+        ),
+        (
+            Format::ShareGpt,
+            [
+                &all_pairs[..],
+                &[edit.clone(), tricky.clone(), liked.clone()],
+            ]
+            .concat(),
+            1,
+        ),
+        // And a transcript no system message.
+        (Format::HhRlhf, all_pairs.clone(), 4),
+        (
+            Format::Ranking,
+            vec![three.clone(), four.clone(), edit.clone(), tricky.clone()],
+            2,
+        ),
+        // One question, and nothing before it.
+        (Format::UltraFeedback, vec![four.clone(), tricky.clone()], 4),
+        (
+            Format::Nectar,
+            vec![three.clone(), four.clone(), tricky.clone()],
+            3,
+        ),
+        (
+            Format::Oasst,
+            vec![three.clone(), four.clone(), tricky.clone()],
+            3,
+        ),
+    ];
+    let key = |said: &Said| format!("{said:?}");
+    for (format, mut expected, left_out) in expected {
+        let (mut read, exported) = said_by(format);
+        read.sort_by_key(key);
+        expected.sort_by_key(key);
+        assert_eq!(read, expected, "{}", format.name());
+        assert_eq!(exported.left_out, left_out, "{}", format.name());
+    }
+    let (read, exported) = said_by(Format::Unpaired);
+    // Two thumbs, two of the edit, the ends of two rankings, two of a pick.
+    assert_eq!((read.len(), exported.left_out), (10, 0));
+    assert!(
+        read.contains(&judged(&chat, "Drei.", false))
+            && !read.contains(&judged(&chat, "Zwei.", false))
+    );
+
+    // The log of a copy that was taken in says the same again.
+    for format in Format::ALL {
+        let exported = export(&thumbprint, format);
+        let other = Folder::new();
+        let copy = other.open();
+        import(&copy, &exported);
+        assert_eq!(
+            sorted(&export(&copy, format)),
+            sorted(&exported),
+            "{}",
+            format.name()
+        );
+    }
+}
+
+#[test]
 fn a_round_trip_keeps_every_turn_and_every_character() {
     let turns = [
         Message::system("Antworte kurz. \u{1F1E8}\u{1F1ED}"),
@@ -274,22 +540,14 @@ fn a_round_trip_keeps_every_turn_and_every_character() {
         .record_external(&[Message::user("Und?")], "So lala.", &edit)
         .unwrap();
 
-    let pairs = export(&thumbprint, ExportFormat::Preference);
-    let thumbs = export(&thumbprint, ExportFormat::Unpaired);
+    let pairs = export(&thumbprint, Format::Preference);
+    let thumbs = export(&thumbprint, Format::Unpaired);
     assert_eq!((pairs.lines().count(), thumbs.lines().count()), (2, 4));
-    for (format, exported) in [
-        (ExportFormat::Preference, pairs),
-        (ExportFormat::Unpaired, thumbs),
-    ] {
+    for (format, exported) in [(Format::Preference, pairs), (Format::Unpaired, thumbs)] {
         let other = Folder::new();
         let copy = other.open();
         import(&copy, &exported);
         let again = export(&copy, format);
-        let sorted = |text: &str| {
-            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            lines.sort();
-            lines
-        };
         assert_eq!(sorted(&again), sorted(&exported), "{format:?}");
         assert!(exported.contains("为什么天是蓝的？"));
     }

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use thumbprint::gate::{AdapterState, Decision};
 use thumbprint::store::{NewAdapter, NewVote, Outcome as Vote};
 use thumbprint::{
-    AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Recipe, Request, Target,
-    Thumbprint,
+    AdapterFormat, AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Recipe,
+    Request, Target, Thumbprint,
 };
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::graph::Kernels;
@@ -393,7 +393,7 @@ fn a_damaged_adapter_is_reported_the_base_answers_and_it_can_be_replaced() {
     assert!(matches!(ask(), Err(Error::AdapterChanged { adapter }) if adapter == id));
     assert_eq!(ask().unwrap().wait().unwrap().adapter, None);
     assert!(matches!(
-        tp.export(id, &path),
+        tp.export(id, &path, AdapterFormat::Gguf),
         Err(Error::AdapterChanged { .. })
     ));
     tp.unload();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{AdapterError, LoraConfig};
-use crate::objective::{ObjectiveError, PairObjective, UnpairedObjective};
+use crate::objective::{ObjectiveError, PairObjective, RankingObjective, UnpairedObjective};
 use crate::optimizer::AdamWConfig;
 use crate::schedule::{Schedule, ScheduleError, Shape, warmup_steps};
 
@@ -15,6 +15,9 @@ pub struct TrainConfig {
     pub pair: PairObjective,
     /// Loss over unpaired examples.
     pub unpaired: UnpairedObjective,
+    /// Loss over rankings. Not written where it is the default, so that settings from before there were rankings keep their hash.
+    #[serde(skip_serializing_if = "is_default")]
+    pub ranking: RankingObjective,
     /// The adapter.
     pub lora: LoraConfig,
     /// The optimizer.
@@ -47,6 +50,7 @@ impl Default for TrainConfig {
         Self {
             pair: PairObjective::default(),
             unpaired: UnpairedObjective::default(),
+            ranking: RankingObjective::default(),
             lora: LoraConfig::default(),
             adamw: AdamWConfig::default(),
             learning_rate: 1e-4,
@@ -96,6 +100,7 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.pair.validate()?;
         self.unpaired.validate()?;
+        self.ranking.validate()?;
         self.lora.validate()?;
         self.schedule()?;
         let range = |setting, range, value, ok| {
@@ -173,4 +178,8 @@ impl TrainConfig {
             self.max_steps,
         )
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

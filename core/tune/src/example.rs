@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::batch::Group;
-use crate::objective::PairWeights;
+use crate::objective::{PairWeights, RankingWeights};
 
 /// One example. Completions hold the tokens to be scored, the end token included where the answer was finished.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,13 @@ pub enum Kind {
         rejected: Vec<i32>,
         /// Factors on the objective's terms.
         weights: PairWeights,
+    },
+    /// Several completions in order.
+    Ranking {
+        /// Two at least, the best first.
+        completions: Vec<Vec<i32>>,
+        /// Factors on the objective's terms.
+        weights: RankingWeights,
     },
     /// A completion that was liked or disliked on its own.
     Unpaired {
@@ -67,8 +74,16 @@ pub enum ExampleError {
         /// The example's index.
         index: usize,
     },
-    /// A pair whose sides are the same.
-    #[error("example {index}: chosen and rejected are identical, so there is nothing to prefer")]
+    /// A ranking of fewer than two.
+    #[error("example {index}: a ranking needs two completions at least")]
+    TooFew {
+        /// The example's index.
+        index: usize,
+    },
+    /// A pair, or two of a ranking, that are the same.
+    #[error(
+        "example {index}: chosen and rejected, or two of a ranking, are identical, so there is nothing to prefer"
+    )]
     Identical {
         /// The example's index.
         index: usize,
@@ -88,12 +103,13 @@ pub enum ExampleError {
 }
 
 impl Example {
-    /// The completions, chosen first.
+    /// The completions, chosen or best first.
     pub fn completions(&self) -> Vec<&[i32]> {
         match &self.kind {
             Kind::Pair {
                 chosen, rejected, ..
             } => vec![chosen, rejected],
+            Kind::Ranking { completions, .. } => completions.iter().map(Vec::as_slice).collect(),
             Kind::Unpaired { completion, .. }
             | Kind::Demonstration { completion, .. }
             | Kind::Anchor { completion, .. } => vec![completion],
@@ -147,6 +163,7 @@ impl Example {
             } => (1, [f64::from(u8::from(*desirable)), *weight, 0.0]),
             Kind::Demonstration { weight, .. } => (2, [*weight, 0.0, 0.0]),
             Kind::Anchor { weight, .. } => (3, [*weight, 0.0, 0.0]),
+            Kind::Ranking { weights, .. } => (4, [weights.ranking, weights.nll, 0.0]),
         };
         hash.update([tag]);
         numbers.iter().for_each(|n| hash.update(n.to_le_bytes()));
@@ -168,12 +185,18 @@ impl Example {
         {
             return Err(ExampleError::EmptyCompletion { index });
         }
-        if let Kind::Pair {
-            chosen, rejected, ..
-        } = &self.kind
-            && chosen == rejected
-        {
-            return Err(ExampleError::Identical { index });
+        let compared = match &self.kind {
+            Kind::Pair { .. } => self.completions(),
+            Kind::Ranking { completions, .. } if completions.len() < 2 => {
+                return Err(ExampleError::TooFew { index });
+            }
+            Kind::Ranking { .. } => self.completions(),
+            _ => Vec::new(),
+        };
+        for (at, completion) in compared.iter().enumerate() {
+            if compared[..at].contains(completion) {
+                return Err(ExampleError::Identical { index });
+            }
         }
         let rows = self.n_rows();
         if rows > max {

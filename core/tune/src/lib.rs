@@ -14,6 +14,7 @@ pub mod model;
 pub mod objective;
 pub mod optimizer;
 pub mod plan;
+pub mod preset;
 pub mod rng;
 pub mod schedule;
 pub mod trainer;

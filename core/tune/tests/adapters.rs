@@ -502,6 +502,33 @@ fn an_adapter_for_another_base_is_refused() {
 }
 
 #[test]
+fn a_peft_folder_of_ours_names_its_base_and_the_same_adapter_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = file(random(3, 5.0, 2, 8));
+    let written = |name: &str| {
+        let out = folder.path().join(name);
+        adapter.write_peft(&out, Some(HEADS)).unwrap();
+        fs::read(out.join("adapter_model.safetensors")).unwrap()
+    };
+    let bytes = written("one");
+    assert_eq!(bytes, written("two"));
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    // transformers asks for it.
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    let one = folder.path().join("one");
+    let read = AdapterFile::read_peft(&one, "llama", Some(HEADS)).unwrap();
+    assert_eq!(read.base_sha256, adapter.base_sha256);
+    assert_same(&read.lora, &adapter.lora);
+    read.check_base(&"ab".repeat(32)).unwrap();
+    assert!(read.check_base(&"cd".repeat(32)).is_err());
+
+    let nameless = folder.path().join("nameless");
+    adapter.lora.write_peft(&nameless, Some(HEADS)).unwrap();
+    let read = AdapterFile::read_peft(&nameless, "llama", Some(HEADS)).unwrap();
+    assert_eq!(read.base_sha256, None);
+}
+
+#[test]
 fn an_adapter_with_values_that_are_not_finite_is_neither_written_nor_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapter.gguf");

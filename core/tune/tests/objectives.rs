@@ -834,7 +834,7 @@ fn a_value_that_is_not_finite_names_its_example() {
             unpaired: 1,
             nll_tokens: 1,
             anchor_tokens: 1,
-            pairs: 0,
+            ..Totals::default()
         };
         assert!(
             UnpairedObjective::default()

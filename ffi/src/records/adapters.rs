@@ -8,7 +8,7 @@ use crate::translate::{Translate, choice, record};
 choice! {
     /// Where an adapter stands.
     AdapterState of gate::AdapterState {
-        /// Trained, not yet judged.
+        /// Trained, taken from a file or made of others, and not judged.
         Candidate,
         /// Failed the checks after training; kept for the record, never used.
         Rejected,
@@ -78,6 +78,44 @@ impl Translate<AdapterDetails> for thumbprint::AdapterDetails {
             decisions: self.decisions.translate(),
             verdict: self.verdict.translate(),
         }
+    }
+}
+
+choice! {
+    /// What an adapter is written as.
+    AdapterFormat of thumbprint::AdapterFormat {
+        /// One file, a stock GGUF LoRA that llama.cpp loads.
+        Gguf,
+        /// A folder as PEFT's `save_pretrained` writes it, which transformers loads.
+        Peft,
+    }
+}
+
+/// How much of an adapter goes into a sum.
+#[derive(Debug, Clone, Copy, PartialEq, uniffi::Record)]
+pub struct AdapterPart {
+    /// The adapter, as it is served: at its scale.
+    pub adapter: AdapterId,
+    /// Finite; below 0 takes it away.
+    pub weight: f32,
+}
+
+impl Translate<thumbprint::Part> for AdapterPart {
+    fn translate(self) -> thumbprint::Part {
+        thumbprint::Part {
+            adapter: self.adapter,
+            weight: self.weight,
+        }
+    }
+}
+
+record! {
+    /// What a merge came to.
+    Merged of thumbprint::Merged {
+        /// Matrices that the adapter changed.
+        changed: u64,
+        /// Matrices that were not brought to the type that was asked for, since they are not quantized by anyone: routers of experts.
+        left: Vec<String>,
     }
 }
 

@@ -56,6 +56,11 @@ pub enum Feedback {
         /// The reply that was not picked.
         over: ReplyId,
     },
+    /// An order among several replies to the same prompt, of which this one is the best.
+    Rank {
+        /// The other replies, one at least, the best of them first.
+        over: Vec<ReplyId>,
+    },
     /// The person asked for another reply; [`Request::replaces`](crate::Request::replaces) names this one there.
     Retry,
 }
@@ -67,6 +72,7 @@ impl Translate<thumbprint::Feedback> for Feedback {
             Self::Down { reasons } => thumbprint::Feedback::Down { reasons },
             Self::Edit { text } => thumbprint::Feedback::Edit(text),
             Self::Prefer { over } => thumbprint::Feedback::Prefer { over },
+            Self::Rank { over } => thumbprint::Feedback::Rank { over },
             Self::Retry => thumbprint::Feedback::Retry,
         }
     }
@@ -79,6 +85,7 @@ impl Translate<Feedback> for thumbprint::Feedback {
             Self::Down { reasons } => Feedback::Down { reasons },
             Self::Edit(text) => Feedback::Edit { text },
             Self::Prefer { over } => Feedback::Prefer { over },
+            Self::Rank { over } => Feedback::Rank { over },
             Self::Retry => Feedback::Retry,
         }
     }

@@ -13,13 +13,13 @@ use crate::error::ThumbprintError;
 use crate::translate::{Translate, choice, record};
 
 record! {
-    /// How much was said. An edit or a pick is one event, and counts as one of each class.
+    /// How much was said. An edit, a pick or a ranking is one event, and counts as one of each class.
     Tally of curation::Tally {
-        /// Thumbs, edits and picks.
+        /// Thumbs, edits, picks and rankings.
         events: u64,
-        /// 👍, edits and picks.
+        /// 👍, edits, picks and rankings.
         liked: u64,
-        /// 👎, edits and picks.
+        /// 👎, edits, picks and rankings.
         disliked: u64,
     }
 }
@@ -61,6 +61,8 @@ choice! {
         Fold,
         /// Trains on everything.
         Train,
+        /// Answers prompts of the feedback again, and trains on what its own reward prefers (see `Budget.online_rounds`).
+        Online,
         /// Measures whether the candidate harms.
         Gate,
         /// Over.
@@ -205,6 +207,24 @@ record! {
         adapters: Vec<AdapterId>,
         /// Runs that had seen one: never to be continued.
         runs: Vec<RunId>,
+    }
+}
+
+/// What an export came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Record)]
+pub struct Exported {
+    /// Lines written.
+    pub lines: u64,
+    /// Events in effect that the format has no form for.
+    pub left_out: u64,
+}
+
+impl Translate<Exported> for exchange::Exported {
+    fn translate(self) -> Exported {
+        Exported {
+            lines: self.lines,
+            left_out: self.left_out,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use thumbprint::exchange;
 use thumbprint::{AdapterId, DatabaseKey, ReplyId, Sampling};
 
 use super::Message;
+use crate::error::{ThumbprintError, invalid_option};
 use crate::translate::{Translate, choice};
 
 /// How to open a data folder.
@@ -252,6 +253,10 @@ pub struct Budget {
     /// processes for using the GPU in the background.
     #[uniffi(default = None)]
     pub gpu: Option<bool>,
+    /// Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
+    /// goes on with them; each is braked. What a model thinks of its own words is no feedback: by default there are none.
+    #[uniffi(default = None)]
+    pub online_rounds: Option<u32>,
 }
 
 impl Translate<thumbprint::Budget> for Budget {
@@ -270,17 +275,20 @@ impl Translate<thumbprint::Budget> for Budget {
                 .map_or(default.max_example_tokens, |n| n as usize),
             replace_trial: self.replace_trial.unwrap_or(default.replace_trial),
             gpu: self.gpu.unwrap_or(default.gpu),
+            online: self.online_rounds.and_then(thumbprint::Online::rounds),
         }
     }
 }
 
 choice! {
-    /// How lines of a file of feedback are to be understood.
+    /// What the lines of a file of feedback hold.
     FeedbackFormat of exchange::Format {
         /// TRL's preference form: `prompt`, `chosen`, `rejected`.
         Preference,
         /// TRL's unpaired form: `prompt`, `completion`, `label`.
         Unpaired,
+        /// Rankings: `prompt`, `ranked`, the best answer first.
+        Ranking,
         /// ShareGPT's conversations.
         ShareGpt,
         /// Transcripts as in HH-RLHF.
@@ -294,36 +302,54 @@ choice! {
     }
 }
 
-choice! {
-    /// What a line of exported feedback holds.
-    ExportFormat of exchange::ExportFormat {
-        /// `prompt`, `chosen`, `rejected`, for TRL's DPOTrainer.
-        Preference,
-        /// `prompt`, `completion`, `label`, for TRL's KTOTrainer.
-        Unpaired,
-    }
-}
-
 /// What an import passes over. By default nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, uniffi::Record)]
+#[derive(Debug, Clone, Default, PartialEq, uniffi::Record)]
 pub struct ImportFilters {
+    /// Rows whose answer has fewer characters. Here and below, of several answers the liked or best one.
+    #[uniffi(default = None)]
+    pub min_chars: Option<u32>,
     /// Rows whose prompt and longest answer have more characters.
     #[uniffi(default = None)]
     pub max_chars: Option<u32>,
-    /// Rows whose liked answer begins as refusals do (English phrases).
+    /// Rows whose answer begins as refusals do (English phrases).
     #[uniffi(default = false)]
     pub refusals: bool,
+    /// Rows whose answer has a phrase that assistants put into any answer (English phrases).
+    #[uniffi(default = false)]
+    pub boilerplate: bool,
+    /// Rows whose answer matches one of these regular expressions, in the syntax of the Rust crate regex-lite.
+    #[uniffi(default = [])]
+    pub patterns: Vec<String>,
     /// Rows that differ from an earlier one in case, spaces and punctuation at most.
     #[uniffi(default = false)]
     pub duplicates: bool,
+    /// Rows that have this share, in (0, 1], of runs of four letters in common with an earlier one; estimated, within 0.04.
+    #[uniffi(default = None)]
+    pub near_duplicates: Option<f64>,
 }
 
-impl Translate<exchange::Filters> for ImportFilters {
-    fn translate(self) -> exchange::Filters {
-        exchange::Filters {
+impl ImportFilters {
+    /// # Errors
+    /// A pattern that is none, or a share that is none.
+    pub(crate) fn of(self) -> Result<exchange::Filters, ThumbprintError> {
+        let patterns = self.patterns.iter().map(|pattern| {
+            let parsed = pattern.parse::<exchange::Pattern>();
+            parsed.map_err(|why| invalid_option(format!("no regular expression: {why}")))
+        });
+        let share = self.near_duplicates;
+        if share.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
+            return Err(invalid_option(
+                "near_duplicates must be in (0, 1]".to_owned(),
+            ));
+        }
+        Ok(exchange::Filters {
+            min_chars: self.min_chars.map(|n| n as usize),
             max_chars: self.max_chars.map(|n| n as usize),
             refusals: self.refusals,
+            boilerplate: self.boilerplate,
+            patterns: patterns.collect::<Result<_, _>>()?,
             duplicates: self.duplicates,
-        }
+            near_duplicates: share,
+        })
     }
 }

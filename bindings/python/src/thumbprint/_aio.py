@@ -14,14 +14,16 @@ from ._errors import ClosedError
 from ._sync import Conversation, Generation, PersonalizeJob, Thumbprint
 from ._types import (
     AdapterDetails,
+    AdapterFormat,
     AdapterId,
+    AdapterPart,
     Budget,
     By,
     ConversationId,
     ConversationInfo,
     EngineOptions,
     Event,
-    ExportFormat,
+    Exported,
     Feedback,
     FeedbackFormat,
     FeedbackId,
@@ -30,6 +32,7 @@ from ._types import (
     GenerateOptions,
     ImportFilters,
     Imported,
+    Merged,
     Message,
     MessageId,
     ModelInfo,
@@ -207,8 +210,8 @@ class AsyncThumbprint:
         """Takes in feedback from a file, all of it or nothing."""
         return await self._run(lambda tp: tp.import_feedback(path, format, filters))
 
-    async def export_feedback(self, path: StrPath, format: ExportFormat = ExportFormat.PREFERENCE) -> int:
-        """Writes feedback in effect to a file that TRL's trainers load, and returns how many lines there are."""
+    async def export_feedback(self, path: StrPath, format: FeedbackFormat = FeedbackFormat.PREFERENCE) -> Exported:
+        """Writes feedback in effect to a file, in a form that TRL's trainers load or in that of a data set."""
         return await self._run(lambda tp: tp.export_feedback(path, format))
 
     # ---- learning ----
@@ -248,9 +251,21 @@ class AsyncThumbprint:
         """Takes the active adapter back and serves the one before it, or the base alone (`None`)."""
         return await self._run(lambda tp: tp.rollback())
 
-    async def export(self, id: AdapterId, path: StrPath) -> None:
-        """Writes an adapter's file, a stock GGUF LoRA that llama.cpp loads."""
-        await self._run(lambda tp: tp.export(id, path))
+    async def export(self, id: AdapterId, path: StrPath, format: AdapterFormat = AdapterFormat.GGUF) -> None:
+        """Writes an adapter at full strength: the scale that it is served at is not in it."""
+        await self._run(lambda tp: tp.export(id, path, format))
+
+    async def import_adapter(self, path: StrPath, accept_unnamed_base: bool = False) -> AdapterId:
+        """Takes in an adapter's file or folder that names the model at hand as its base or, if you say so, names none."""
+        return await self._run(lambda tp: tp.import_adapter(path, accept_unnamed_base))
+
+    async def combine(self, parts: Sequence[AdapterPart], rank: int | None = None) -> AdapterId:
+        """Makes an adapter that is the weighted sum of others: exactly, or the nearest one of a rank."""
+        return await self._run(lambda tp: tp.combine(parts, rank))
+
+    async def merge(self, id: AdapterId, path: StrPath, tensor_type: str | None = None) -> Merged:
+        """Writes a model that needs no adapter: the base with the adapter, as it is served, in its weights."""
+        return await self._run(lambda tp: tp.merge(id, path, tensor_type))
 
     async def record_vote(self, vote: Vote) -> Verdict:
         """Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back."""

@@ -25,6 +25,7 @@ from ._types import (
     Outcome,
     Prefer,
     Prompt,
+    Rank,
     Reply,
     Request,
     Retry,
@@ -133,9 +134,11 @@ def feedback_boundary(feedback: Feedback) -> Any:
             return _sums.Feedback.EDIT(text=text)
         case Prefer(over):
             return _sums.Feedback.PREFER(over=over)
+        case Rank(over):
+            return _sums.Feedback.RANK(over=list(over))
         case Retry():
             return _sums.Feedback.RETRY()
-    raise TypeError(f"feedback is one of Up, Down, Edit, Prefer and Retry, not {type(feedback).__name__}")
+    raise TypeError(f"feedback is one of Up, Down, Edit, Prefer, Rank and Retry, not {type(feedback).__name__}")
 
 
 def feedback_public(value: Any) -> Feedback:
@@ -148,6 +151,8 @@ def feedback_public(value: Any) -> Feedback:
         return Edit(value.text)
     if value.is_PREFER():
         return Prefer(value.over)
+    if value.is_RANK():
+        return Rank(tuple(value.over))
     return Retry()
 
 

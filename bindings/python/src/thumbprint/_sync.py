@@ -11,7 +11,9 @@ from . import _convert, _ffi
 from ._errors import BOUNDARY, public_errors, to_public
 from ._types import (
     AdapterDetails,
+    AdapterFormat,
     AdapterId,
+    AdapterPart,
     Budget,
     By,
     ConversationId,
@@ -19,7 +21,7 @@ from ._types import (
     Done,
     EngineOptions,
     Event,
-    ExportFormat,
+    Exported,
     Feedback,
     FeedbackFormat,
     FeedbackId,
@@ -30,6 +32,7 @@ from ._types import (
     Imported,
     Machine,
     MemoryEstimate,
+    Merged,
     Message,
     MessageId,
     ModelInfo,
@@ -207,16 +210,22 @@ class Thumbprint:
 
         Without a format, the fields of the first line decide.
         """
+        if filters is not None and isinstance(filters.patterns, str):
+            raise TypeError("patterns is a sequence of strings: write patterns=[...]")
         with public_errors():
             imported = self._inner.import_feedback(
                 os.fspath(path), _convert.boundary(format), _convert.boundary(filters)
             )
         return _convert.public(Imported, imported)
 
-    def export_feedback(self, path: StrPath, format: ExportFormat = ExportFormat.PREFERENCE) -> int:
-        """Writes feedback in effect to a file that TRL's trainers load, and returns how many lines there are."""
+    def export_feedback(self, path: StrPath, format: FeedbackFormat = FeedbackFormat.PREFERENCE) -> Exported:
+        """Writes feedback in effect to a file, in a form that TRL's trainers load or in that of a data set.
+
+        The file is replaced whole or not at all.
+        """
         with public_errors():
-            return self._inner.export_feedback(os.fspath(path), _convert.boundary(format))
+            exported = self._inner.export_feedback(os.fspath(path), _convert.boundary(format))
+        return _convert.public(Exported, exported)
 
     # ---- learning ----
 
@@ -263,10 +272,39 @@ class Thumbprint:
         with public_errors():
             return self._inner.rollback()
 
-    def export(self, id: AdapterId, path: StrPath) -> None:
-        """Writes an adapter's file, a stock GGUF LoRA that llama.cpp loads."""
+    def export(self, id: AdapterId, path: StrPath, format: AdapterFormat = AdapterFormat.GGUF) -> None:
+        """Writes an adapter at full strength: the scale that it is served at is not in it.
+
+        For PEFT's form the base model's file must be at hand.
+        """
         with public_errors():
-            self._inner.export(id, os.fspath(path))
+            self._inner.export(id, os.fspath(path), _convert.boundary(format))
+
+    def import_adapter(self, path: StrPath, accept_unnamed_base: bool = False) -> AdapterId:
+        """Takes in an adapter's file or folder that names the model at hand as its base or, if you say so, names none.
+
+        It becomes a candidate that no gate has judged; one that is here already is left as it is.
+        """
+        with public_errors():
+            return self._inner.import_adapter(os.fspath(path), accept_unnamed_base)
+
+    def combine(self, parts: Sequence[AdapterPart], rank: int | None = None) -> AdapterId:
+        """Makes an adapter that is the weighted sum of others: exactly, or the nearest one of a rank.
+
+        It becomes a candidate that no gate has judged, and is forgotten with any of the feedback that its parts learned
+        from.
+        """
+        with public_errors():
+            return self._inner.combine([_convert.boundary(part) for part in parts], rank)
+
+    def merge(self, id: AdapterId, path: StrPath, tensor_type: str | None = None) -> Merged:
+        """Writes a model that needs no adapter: the base with the adapter, as it is served, in its weights.
+
+        Matrices become `tensor_type`, "F32" or "Q8_0" say, or stay of their types without one.
+        """
+        with public_errors():
+            merged = self._inner.merge(id, os.fspath(path), tensor_type)
+        return _convert.public(Merged, merged)
 
     def record_vote(self, vote: Vote) -> Verdict:
         """Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back."""

@@ -207,11 +207,19 @@ class Prefer:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """An order among several replies to the same prompt, of which this one is the best."""
+
+    over: Sequence[ReplyId]
+    """The other replies, one at least, the best of them first."""
+
+
+@dataclass(frozen=True)
 class Retry:
     """The person asked for another reply."""
 
 
-Feedback: TypeAlias = Union[Up, Down, Edit, Prefer, Retry]
+Feedback: TypeAlias = Union[Up, Down, Edit, Prefer, Rank, Retry]
 """What a person said about a reply, or did with it."""
 
 
@@ -233,15 +241,20 @@ class Budget:
     """Whether a new candidate may take the place of one whose trial is undecided."""
     gpu: bool | None = None
     """Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none."""
+    online_rounds: int | None = None
+    """Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
+    goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback."""
 
 
 class FeedbackFormat(_Named):
-    """How lines of a file of feedback are to be understood."""
+    """What the lines of a file of feedback hold."""
 
     PREFERENCE = enum.auto()
     """TRL's preference form: `prompt`, `chosen`, `rejected`."""
     UNPAIRED = enum.auto()
     """TRL's unpaired form: `prompt`, `completion`, `label`."""
+    RANKING = enum.auto()
+    """Rankings: `prompt`, `ranked`, the best answer first."""
     SHARE_GPT = enum.auto()
     """ShareGPT's conversations."""
     HH_RLHF = enum.auto()
@@ -254,25 +267,24 @@ class FeedbackFormat(_Named):
     """Trees as in OASST."""
 
 
-class ExportFormat(_Named):
-    """What a line of exported feedback holds."""
-
-    PREFERENCE = enum.auto()
-    """`prompt`, `chosen`, `rejected`, for TRL's DPOTrainer."""
-    UNPAIRED = enum.auto()
-    """`prompt`, `completion`, `label`, for TRL's KTOTrainer."""
-
-
 @dataclass(frozen=True)
 class ImportFilters:
     """What an import passes over; by default nothing."""
 
+    min_chars: int | None = None
+    """Rows whose answer has fewer characters. Here and below, of several answers the liked or best one."""
     max_chars: int | None = None
     """Rows whose prompt and longest answer have more characters."""
     refusals: bool = False
-    """Rows whose liked answer begins as refusals do (English phrases)."""
+    """Rows whose answer begins as refusals do (English phrases)."""
+    boilerplate: bool = False
+    """Rows whose answer has a phrase that assistants put into any answer (English phrases)."""
+    patterns: Sequence[str] = ()
+    """Rows whose answer matches one of these regular expressions, in the syntax of the Rust crate regex-lite."""
     duplicates: bool = False
     """Rows that differ from an earlier one in case, spaces and punctuation at most."""
+    near_duplicates: float | None = None
+    """Rows that have this share, in (0, 1], of runs of four letters in common with an earlier one; estimated, within 0.04."""
 
 
 class VoteOutcome(_Named):
@@ -435,14 +447,14 @@ class FeedbackInEffect:
 
 @dataclass(frozen=True)
 class Tally:
-    """How much was said. An edit or a pick is one event, and counts as one of each class."""
+    """How much was said. An edit, a pick or a ranking is one event, and counts as one of each class."""
 
     events: int
-    """Thumbs, edits and picks."""
+    """Thumbs, edits, picks and rankings."""
     liked: int
-    """👍, edits and picks."""
+    """👍, edits, picks and rankings."""
     disliked: int
-    """👎, edits and picks."""
+    """👎, edits, picks and rankings."""
 
 
 @dataclass(frozen=True)
@@ -472,6 +484,8 @@ class Phase(_Named):
     """Trains on one half, to rank the other."""
     TRAIN = enum.auto()
     """Trains on everything."""
+    ONLINE = enum.auto()
+    """Answers prompts of the feedback again, and trains on what its own reward prefers (see `Budget.online_rounds`)."""
     GATE = enum.auto()
     """Measures whether the candidate harms."""
     DONE = enum.auto()
@@ -598,7 +612,7 @@ class AdapterState(_Named):
     """Where an adapter stands."""
 
     CANDIDATE = enum.auto()
-    """Trained, not yet judged."""
+    """Trained, taken from a file or made of others, and not judged."""
     REJECTED = enum.auto()
     """Failed the checks after training; kept for the record, never used."""
     TRIAL = enum.auto()
@@ -609,6 +623,35 @@ class AdapterState(_Named):
     """Withdrawn by votes, by a newer adapter or by the person."""
     FORGOTTEN = enum.auto()
     """Had seen something that was forgotten since; its file is gone."""
+
+
+class AdapterFormat(_Named):
+    """What an adapter is written as."""
+
+    GGUF = enum.auto()
+    """One file, a stock GGUF LoRA that llama.cpp loads."""
+    PEFT = enum.auto()
+    """A folder as PEFT's `save_pretrained` writes it, which transformers loads."""
+
+
+@dataclass(frozen=True)
+class AdapterPart:
+    """How much of an adapter goes into a sum."""
+
+    adapter: AdapterId
+    """The adapter, as it is served: at its scale."""
+    weight: float
+    """Finite; below 0 takes it away."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge came to."""
+
+    changed: int
+    """Matrices that the adapter changed."""
+    left: list[str]
+    """Matrices that were not brought to the type that was asked for, since they are not quantized by anyone: routers of experts."""
 
 
 class Decision(_Named):
@@ -714,6 +757,16 @@ class Forgotten:
     """Adapters that had seen an erased event: never to be served again."""
     runs: list[RunId]
     """Runs that had seen one: never to be continued."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to."""
+
+    lines: int
+    """Lines written."""
+    left_out: int
+    """Events in effect that the format has no form for."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::PairWeights;
 
 use crate::error::Result;
-use crate::pairs::{Pair, Pairs, Preparation};
+use crate::pairs::{Preparation, Rows};
 
 /// Rows of a full ubatch: llama.cpp's `n_ubatch`, and what its pp512 reads.
 pub const UBATCH: usize = 512;
@@ -33,20 +33,14 @@ impl BenchBatch {
     /// The model's chat template refuses the conversations.
     pub fn new(chat: &Chat, n_rows: usize) -> Result<Self> {
         let rows = PreferenceReader::new("pairs.jsonl", PAIRS.as_bytes());
-        let pairs =
-            Pairs::from_reader(Path::new("pairs.jsonl"), rows, chat, Preparation::EndToken)?.pairs;
+        let pairs = Rows::from_reader(Path::new("pairs.jsonl"), rows, chat, Preparation::EndToken)?;
         let mut batch = Self {
             pairs: Vec::new(),
             n_rows,
         };
-        for Pair {
-            prompt,
-            chosen,
-            rejected,
-            ..
-        } in pairs.into_iter().cycle()
-        {
-            batch.pairs.push([prompt, chosen, rejected]);
+        for row in pairs.rows.iter().cycle() {
+            let sides = [&row.prompt[..], row.chosen(), row.rejected()];
+            batch.pairs.push(sides.map(<[Token]>::to_vec));
             let n = batch.packed().tokens.len();
             if n < n_rows {
                 continue;

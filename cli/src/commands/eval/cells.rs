@@ -8,7 +8,8 @@ use thumbprint::engine::{AdapterSource, Canceller, ScoreText, With};
 use thumbprint::gate::AdapterState;
 use thumbprint::gate::stats::median;
 use thumbprint::{
-    AdapterDetails, Budget, By, Feedback, Options, Outcome, Recipe, ReplyId, Thumbprint,
+    AdapterDetails, AdapterFormat, Budget, By, Feedback, Options, Outcome, Recipe, ReplyId,
+    Thumbprint,
 };
 use thumbprint_simulated_user::{
     Act, Course, Event, Population, Prompt, SimulatedUser, User, lesson,
@@ -518,7 +519,7 @@ impl<'a> Bench<'a> {
                 let file = self
                     .folder
                     .path(&format!("{}/reward.gguf", work_folder(&cell.of(of))));
-                thumbprint.export(details.row.id, &file)?;
+                thumbprint.export(details.row.id, &file, AdapterFormat::Gguf)?;
                 let engine = thumbprint.engine()?;
                 let source = AdapterSource::File(file.clone());
                 let adapter = With::Adapter(engine.load_adapter(source, "reward", 1.0)?);

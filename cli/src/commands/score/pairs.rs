@@ -13,7 +13,7 @@ use crate::interrupt::Interrupt;
 use crate::kernels::kernels;
 use crate::options::{ModelOption, Precision, ThreadsOption};
 use crate::output::Output;
-use crate::pairs::{Pair, Pairs, Preparation};
+use crate::pairs::{Preparation, Row, Rows};
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -50,9 +50,9 @@ pub fn run(options: &Options, model: &ModelOption, data: &Path, out: &Output) ->
     } else {
         Preparation::EndToken
     };
-    let pairs = Pairs::read(data, &base_model::load_chat(&path)?, preparation)?;
+    let pairs = Rows::pairs(data, &base_model::load_chat(&path)?, preparation)?;
     let n_ctx = model.spec.n_ctx_train;
-    if let Some(pair) = pairs.pairs.iter().find(|pair| pair.length() > n_ctx) {
+    if let Some(pair) = pairs.rows.iter().find(|pair| pair.length() > n_ctx) {
         let n = pair.length();
         return Err(pairs.error(
             pair.line,
@@ -63,13 +63,7 @@ pub fn run(options: &Options, model: &ModelOption, data: &Path, out: &Output) ->
     let n_threads = options.threads.count();
     let network = NetworkOptions {
         n_threads,
-        max_tokens: pairs
-            .pairs
-            .iter()
-            .map(n_rows)
-            .max()
-            .unwrap_or(0)
-            .max(UBATCH),
+        max_tokens: pairs.rows.iter().map(n_rows).max().unwrap_or(0).max(UBATCH),
         kernels: kernels(options.kernels, n_threads)?,
         // With it a network keeps one layer's activations instead of all: nothing is kept here.
         checkpoint: true,
@@ -85,8 +79,8 @@ pub fn run(options: &Options, model: &ModelOption, data: &Path, out: &Output) ->
     }
 
     let mut summary = Summary::default();
-    let bar = out.progress(pairs.pairs.len() as u64, "scoring");
-    for chunk in chunks(&pairs.pairs, max_tokens) {
+    let bar = out.progress(pairs.rows.len() as u64, "scoring");
+    for chunk in chunks(&pairs.rows, max_tokens) {
         let packed = pack(chunk);
         let mut score = |with_adapter| match network.score(&packed, with_adapter) {
             Err(error) if error.is_aborted() => Err(CliError::Interrupted(String::new())),
@@ -114,7 +108,7 @@ type Sides<'a> = [&'a [f64]; 2];
 
 /// A pair with its log-probabilities under the base and, if there is one, with the adapter.
 struct Scored<'a> {
-    pair: &'a Pair,
+    pair: &'a Row,
     base: Sides<'a>,
     adapted: Option<Sides<'a>>,
 }
@@ -137,12 +131,8 @@ impl Scored<'_> {
     }
 
     fn print(&self, out: &Output) -> Result<()> {
-        let Pair {
-            line,
-            prompt,
-            chosen,
-            rejected,
-        } = self.pair;
+        let Row { line, prompt, .. } = self.pair;
+        let (chosen, rejected) = (self.pair.chosen(), self.pair.rejected());
         let logps = self.policy();
         if !out.is_json() {
             let margins = match self.reward_margin() {
@@ -230,18 +220,18 @@ fn sum(logps: &[f64]) -> f64 {
     logps.iter().sum()
 }
 
-fn n_rows(pair: &Pair) -> usize {
+fn n_rows(pair: &Row) -> usize {
     Group {
         prompt: &pair.prompt,
-        completions: &[&pair.chosen, &pair.rejected],
+        completions: &[pair.chosen(), pair.rejected()],
     }
     .n_rows()
 }
 
-fn pack(pairs: &[Pair]) -> Packed {
+fn pack(pairs: &[Row]) -> Packed {
     let completions: Vec<[&[i32]; 2]> = pairs
         .iter()
-        .map(|pair| [&pair.chosen[..], &pair.rejected[..]])
+        .map(|pair| [pair.chosen(), pair.rejected()])
         .collect();
     let groups = pairs.iter().zip(&completions);
     Packed::new(
@@ -255,7 +245,7 @@ fn pack(pairs: &[Pair]) -> Packed {
 }
 
 /// Runs of pairs that fit a ubatch.
-fn chunks(pairs: &[Pair], max_tokens: usize) -> Vec<&[Pair]> {
+fn chunks(pairs: &[Row], max_tokens: usize) -> Vec<&[Row]> {
     let mut chunks = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (at, pair) in pairs.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! `train`: from TRL's preference JSONL to an adapter that llama.cpp loads.
+//! `train`: from TRL's preference JSONL, or rankings, to an adapter that llama.cpp loads.
 
 mod options;
 mod report;
@@ -13,6 +13,7 @@ use thumbprint_tune::graph::{DeviceOptions, NetworkError};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::objective::ObjectiveError;
 use thumbprint_tune::plan::{Budget, Plan};
+use thumbprint_tune::preset::Amount;
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
 use crate::base_model::{self, Base};
@@ -21,7 +22,7 @@ use crate::files;
 use crate::interrupt::Interrupt;
 use crate::kernels::kernels;
 use crate::output::Output;
-use crate::pairs::{Pairs, Preparation};
+use crate::pairs::{Preparation, Rows};
 
 pub use options::Options;
 use options::{Objective, Truncation};
@@ -46,7 +47,8 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let data = Data::read(options, objective, &path, &model, out)?;
     interrupt.check()?;
 
-    let mut config = options.config(objective, data.examples.len());
+    let n_params = n_params(&model);
+    let mut config = options.config(objective, n_params, Amount::of(&data.examples));
     let read = |file: &Option<PathBuf>| {
         let file = file.as_deref();
         file.map(|file| base.read_adapter(file, model.gguf()))
@@ -61,7 +63,15 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         None => Lora::new(config.lora.clone(), &lora_shapes(&model))?,
     };
     config.lora = lora.config.clone();
-    let plan = plan(options, device, &model, &data.examples, &lora)?;
+    let total = config.max_steps;
+    let plan = plan(
+        options,
+        config.batch_size,
+        device,
+        &model,
+        &data.examples,
+        &lora,
+    )?;
     let architecture = model.spec.architecture.clone();
     // A checkpoint belongs to this start, and to this reference, only.
     let mut started_from = base.sha256.clone();
@@ -91,6 +101,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         trainer,
         data,
         options,
+        total,
         interrupt,
         out,
     };
@@ -117,7 +128,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
 
 /// Examples, and where they came from.
 struct Data {
-    pairs: Pairs,
+    rows: Rows,
     examples: Vec<Example>,
     /// The line of each example.
     lines: Vec<usize>,
@@ -136,26 +147,36 @@ impl Data {
         } else {
             Preparation::EndToken
         };
-        let mut pairs = Pairs::read(&options.data, &base_model::load_chat(path)?, preparation)?;
-        if pairs.n_merged > 0 {
-            let n = pairs.n_merged;
+        let chat = base_model::load_chat(path)?;
+        let mut rows = match objective {
+            Objective::Rankings => Rows::rankings(&options.data, &chat, preparation)?,
+            _ => Rows::pairs(&options.data, &chat, preparation)?,
+        };
+        if rows.n_merged > 0 {
+            let n = rows.n_merged;
             out.note(&format!(
                 "{n} completions begin within a token of their prompt's text, as TRL would warn"
             ));
         }
-        let max_length = options.max_length(model.spec.n_ctx_train)?;
-        let n_before = pairs.pairs.len();
-        match options.truncation {
-            Truncation::Refuse => refuse_long(&pairs, max_length)?,
-            Truncation::Skip => pairs.pairs.retain(|pair| pair.length() <= max_length),
+        if rows.n_passed > 0 {
+            let n = rows.n_passed;
+            out.note(&format!(
+                "passed over {n} answers or comparisons: empty, or rated alike"
+            ));
         }
-        let n_skipped = n_before - pairs.pairs.len();
+        let max_length = options.max_length(model.spec.n_ctx_train)?;
+        let n_before = rows.rows.len();
+        match options.truncation {
+            Truncation::Refuse => refuse_long(&rows, max_length)?,
+            Truncation::Skip => rows.rows.retain(|row| row.length() <= max_length),
+        }
+        let n_skipped = n_before - rows.rows.len();
         if n_skipped > 0 {
             out.note(&format!(
                 "skipped {n_skipped} of {n_before} pairs, which are longer than {max_length} tokens"
             ));
         }
-        if pairs.pairs.is_empty() {
+        if rows.rows.is_empty() {
             return Err(CliError::Nothing(
                 "no pair is short enough: raise --max-length".to_owned(),
             ));
@@ -163,12 +184,12 @@ impl Data {
         let mut data = Self {
             examples: Vec::new(),
             lines: Vec::new(),
-            pairs,
+            rows,
         };
-        for pair in &data.pairs.pairs {
-            for example in objective.examples(pair) {
+        for row in &data.rows.rows {
+            for example in objective.examples(row) {
                 data.examples.push(example);
-                data.lines.push(pair.line);
+                data.lines.push(row.line);
             }
         }
         Ok(data)
@@ -185,24 +206,25 @@ impl Data {
                 ExampleError::EmptyPrompt { index }
                 | ExampleError::EmptyCompletion { index }
                 | ExampleError::Identical { index }
+                | ExampleError::TooFew { index }
                 | ExampleError::TooLong { index, .. },
             ) => *index,
             _ => return error.into(),
         };
         match self.lines.get(index) {
-            Some(&line) => self.pairs.error(line, error.to_string()),
+            Some(&line) => self.rows.error(line, error.to_string()),
             None => error.into(),
         }
     }
 }
 
 /// Names the lines, the first few of them at least.
-fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
+fn refuse_long(rows: &Rows, max_length: usize) -> Result<()> {
     const NAMED: usize = 8;
-    let long: Vec<_> = pairs
-        .pairs
+    let long: Vec<_> = rows
+        .rows
         .iter()
-        .filter(|pair| pair.length() > max_length)
+        .filter(|row| row.length() > max_length)
         .collect();
     let Some(first) = long.first() else {
         return Ok(());
@@ -210,24 +232,30 @@ fn refuse_long(pairs: &Pairs, max_length: usize) -> Result<()> {
     let named: Vec<String> = long
         .iter()
         .take(NAMED)
-        .map(|pair| pair.line.to_string())
+        .map(|row| row.line.to_string())
         .collect();
     let more = if long.len() > NAMED {
         format!(" and {} more", long.len() - NAMED)
     } else {
         String::new()
     };
-    let longest = long.iter().map(|pair| pair.length()).max().unwrap_or(0);
+    let longest = long.iter().map(|row| row.length()).max().unwrap_or(0);
     let problem = format!(
         "longer than {max_length} tokens, prompt and completion together; the longest has {longest} (lines {}{more}): \
          raise --max-length, or leave them out with --truncation skip",
         named.join(", ")
     );
-    Err(pairs.error(first.line, problem))
+    Err(rows.error(first.line, problem))
+}
+
+fn n_params(model: &Model) -> u64 {
+    let tensors = model.gguf().tensors().iter();
+    tensors.map(|tensor| tensor.n_elements() as u64).sum()
 }
 
 fn plan(
     options: &Options,
+    batch_size: usize,
     device: Option<DeviceOptions>,
     model: &Model,
     examples: &[Example],
@@ -235,7 +263,6 @@ fn plan(
 ) -> Result<Plan> {
     let n_threads = options.threads.count();
     let kernels = kernels(options.kernels, n_threads)?;
-    let batch_size = options.batch_size() as usize;
     let memory_mib = options.memory_mib;
     let mut budget = Budget::for_examples(examples, batch_size, n_threads, kernels, memory_mib);
     budget.last_layers = lora.config.last_layers;
@@ -254,6 +281,8 @@ struct Run<'a> {
     trainer: Trainer,
     data: Data,
     options: &'a Options,
+    /// Steps in all.
+    total: u64,
     interrupt: Interrupt,
     out: &'a Output,
 }
@@ -275,10 +304,9 @@ impl Run<'_> {
         self.score_references()?;
         report::header(self.out)?;
         let mut losses = 0.0;
-        let total = self.options.n_steps(self.data.examples.len());
         let bar = self
             .out
-            .progress(total, "training")
+            .progress(self.total, "training")
             .with_position(resumed_from);
         while !self.trainer.is_finished() {
             let step_started = Instant::now();

@@ -9,38 +9,44 @@ use thumbprint_tune::adapter::{LoraConfig, Module};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::{
-    FDivergence, LossType, PairObjective, PairWeights, UnpairedLossType, UnpairedObjective,
+    FDivergence, LossType, PairObjective, PairWeights, RankingObjective, RankingWeights,
+    UnpairedLossType, UnpairedObjective,
 };
 use thumbprint_tune::optimizer::{AdamW, AdamWConfig};
+use thumbprint_tune::preset::{Amount, Preset};
 use thumbprint_tune::schedule::Shape;
 
 use crate::error::{CliError, Result};
 use crate::options::{DeviceOption, ModelOption, Precision, SeedOption, ThreadsOption};
-use crate::pairs::Pair;
+use crate::pairs::Row;
 
 #[derive(Args, Debug)]
 pub struct Options {
     #[command(flatten)]
     pub model: ModelOption,
-    /// Preferences, one JSON object a line, as TRL reads them: `prompt`, `chosen`, `rejected`, each text or a list of messages
+    /// Preferences, one JSON object a line, as TRL reads them: `prompt`, `chosen`, `rejected`, each text or a list of messages. For
+    /// plackett_luce: `prompt` and `ranked`, a list of answers, the best first; or rankings as in UltraFeedback, Nectar and OASST
     #[arg(long, value_name = "JSONL")]
     pub data: PathBuf,
     /// Where the adapter goes: a GGUF LoRA that llama.cpp loads
     #[arg(long, value_name = "GGUF")]
     pub out: PathBuf,
 
+    /// A recipe, whose settings hold where no option says otherwise: thumbprint (the product's own), zephyr, tulu2, smollm2
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<Preset>,
+
     /// Losses, added up: sigmoid, cdpo, robust, hinge, ipo, exo_pair, nca_pair, bco_pair, sppo_hard, aot, aot_unpaired, apo_zero,
-    /// apo_down, discopop, sigmoid_norm, dpop, sft; without a reference cpo, simpo, orpo; or one of kto, bco, apo_zero_unpaired, which
-    /// take each side as a thumb of its own
+    /// apo_down, discopop, sigmoid_norm, dpop, sft; without a reference cpo, simpo, orpo; plackett_luce, which takes rankings (and sft of
+    /// the best); or one of kto, bco, apo_zero_unpaired, which take each side as a thumb of its own [default: sigmoid]
     #[arg(
         long,
         visible_alias = "objective",
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "sigmoid",
         help_heading = "Objective"
     )]
-    loss_type: Vec<Loss>,
+    loss_type: Option<Vec<Loss>>,
     /// A factor for each loss [default: 1 each]
     #[arg(
         long,
@@ -48,18 +54,13 @@ pub struct Options {
         value_delimiter = ',',
         help_heading = "Objective"
     )]
-    loss_weights: Vec<f64>,
-    /// Strength of the pull towards the reference
-    #[arg(long, value_name = "X", default_value_t = PairObjective::default().beta, help_heading = "Objective")]
-    beta: f64,
-    /// Share of labels taken to be wrong (cdpo, robust, exo_pair, aot, aot_unpaired, cpo, simpo)
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        help_heading = "Objective"
-    )]
-    label_smoothing: f64,
+    loss_weights: Option<Vec<f64>>,
+    /// Strength of the pull towards the reference [default: 0.1]
+    #[arg(long, value_name = "X", help_heading = "Objective")]
+    beta: Option<f64>,
+    /// Share of labels taken to be wrong (cdpo, robust, exo_pair, aot, aot_unpaired, cpo, simpo) [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Objective")]
+    label_smoothing: Option<f64>,
     /// Divergence from the reference: reverse_kl, forward_kl, js_divergence, alpha_divergence
     #[arg(long, value_name = "NAME", default_value_t = FDivergence::default(), help_heading = "Objective")]
     f_divergence_type: FDivergence,
@@ -82,42 +83,34 @@ pub struct Options {
     #[arg(long, value_name = "X", default_value_t = PairObjective::default().simpo_gamma, help_heading = "Objective")]
     simpo_gamma: f64,
 
-    /// Peak learning rate
-    #[arg(long, value_name = "X", default_value_t = TrainConfig::default().learning_rate, help_heading = "Optimization")]
-    learning_rate: f64,
-    /// Course of the learning rate: constant, constant_with_warmup, linear, cosine
-    #[arg(long, value_name = "NAME", default_value_t = TrainConfig::default().lr_scheduler_type,
-          help_heading = "Optimization")]
-    lr_scheduler_type: Shape,
-    /// Share of the steps in which the learning rate rises
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        help_heading = "Optimization"
-    )]
-    warmup_ratio: f64,
+    /// Peak learning rate [default: 1e-4]
+    #[arg(long, value_name = "X", help_heading = "Optimization")]
+    learning_rate: Option<f64>,
+    /// Course of the learning rate: constant, constant_with_warmup, linear, cosine [default: linear]
+    #[arg(long, value_name = "NAME", help_heading = "Optimization")]
+    lr_scheduler_type: Option<Shape>,
+    /// Share of the steps in which the learning rate rises [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Optimization")]
+    warmup_ratio: Option<f64>,
     /// Optimizer steps
     #[arg(long, value_name = "N", conflicts_with = "num_train_epochs",
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Optimization")]
     max_steps: Option<u64>,
-    /// Passes over the data, instead of a number of steps
-    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive, help_heading = "Optimization")]
-    num_train_epochs: f64,
-    /// Pairs of one micro-batch. Memory does not depend on it: micro-batches are packed by tokens
-    #[arg(long, value_name = "N", default_value_t = TrainConfig::default().batch_size as u64,
-          value_parser = clap::value_parser!(u64).range(1..1 << 20), help_heading = "Optimization")]
-    per_device_train_batch_size: u64,
-    /// Micro-batches of one step
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..1 << 20),
-          help_heading = "Optimization")]
-    gradient_accumulation_steps: u64,
+    /// Passes over the data, instead of a number of steps [default: 3]
+    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Optimization")]
+    num_train_epochs: Option<f64>,
+    /// Examples of one micro-batch [default: 8]. Memory does not depend on it: micro-batches are packed by tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 20), help_heading = "Optimization")]
+    per_device_train_batch_size: Option<u64>,
+    /// Micro-batches of one step [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 20), help_heading = "Optimization")]
+    gradient_accumulation_steps: Option<u64>,
     /// In which order examples are taken
     #[arg(long, value_enum, default_value_t = Sampling::Random, value_name = "NAME", help_heading = "Optimization")]
     train_sampling_strategy: Sampling,
-    /// Global norm that gradients are scaled down to; 0 for none
-    #[arg(long, value_name = "X", default_value_t = TrainConfig::default().max_grad_norm, help_heading = "Optimization")]
-    max_grad_norm: f64,
+    /// Global norm that gradients are scaled down to; 0 for none [default: 1]
+    #[arg(long, value_name = "X", help_heading = "Optimization")]
+    max_grad_norm: Option<f64>,
     /// Decoupled weight decay
     #[arg(long, value_name = "X", default_value_t = AdamWConfig::default().weight_decay, help_heading = "Optimization")]
     weight_decay: f64,
@@ -130,6 +123,10 @@ pub struct Options {
     /// Added to the root of AdamW's second moment
     #[arg(long, value_name = "X", default_value_t = AdamWConfig::default().epsilon, help_heading = "Optimization")]
     adam_epsilon: f64,
+
+    /// End the run when the estimated divergence from the reference exceeds this, nats per token [default: never]
+    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Optimization")]
+    max_kl: Option<f64>,
 
     /// Rank
     #[arg(long, value_name = "N", default_value_t = LoraConfig::default().rank, help_heading = "Adapter")]
@@ -217,6 +214,7 @@ pub enum Truncation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loss {
     Pair(LossType),
+    Ranking,
     Unpaired(UnpairedLossType),
 }
 
@@ -227,10 +225,14 @@ impl FromStr for Loss {
         if let Ok(loss) = name.parse() {
             return Ok(Loss::Pair(loss));
         }
+        if name == RankingObjective::NAME {
+            return Ok(Loss::Ranking);
+        }
         let unpaired = name.parse().map(Loss::Unpaired);
         unpaired.map_err(|_| {
             let all = LossType::ALL.iter().map(|loss| loss.name());
             let all: Vec<_> = all
+                .chain([RankingObjective::NAME])
                 .chain(UnpairedLossType::ALL.iter().map(|loss| loss.name()))
                 .collect();
             format!("unknown loss type: use {}", all.join(", "))
@@ -266,15 +268,17 @@ pub enum Objective {
     Pairs,
     /// The chosen side is imitated.
     Demonstrations,
+    /// Answers are put in order.
+    Rankings,
     /// Each side is a thumb of its own.
     Thumbs(UnpairedLossType),
 }
 
 impl Objective {
-    /// The examples that a pair becomes.
-    pub fn examples(self, pair: &Pair) -> Vec<Example> {
+    /// The examples that a row becomes, whose completions are in order.
+    pub fn examples(self, row: &Row) -> Vec<Example> {
         let example = |kind| Example {
-            prompt: pair.prompt.clone(),
+            prompt: row.prompt.clone(),
             kind,
         };
         let thumb = |completion: &[i32], desirable| {
@@ -284,19 +288,26 @@ impl Objective {
                 weight: 1.0,
             })
         };
+        let [best, .., worst] = row.completions.as_slice() else {
+            return Vec::new();
+        };
         match self {
             Objective::Pairs => vec![example(Kind::Pair {
-                chosen: pair.chosen.clone(),
-                rejected: pair.rejected.clone(),
+                chosen: best.clone(),
+                rejected: worst.clone(),
                 weights: PairWeights::default(),
             })],
             Objective::Demonstrations => {
                 vec![example(Kind::Demonstration {
-                    completion: pair.chosen.clone(),
+                    completion: best.clone(),
                     weight: 1.0,
                 })]
             }
-            Objective::Thumbs(_) => vec![thumb(&pair.chosen, true), thumb(&pair.rejected, false)],
+            Objective::Rankings => vec![example(Kind::Ranking {
+                completions: row.completions.clone(),
+                weights: RankingWeights::default(),
+            })],
+            Objective::Thumbs(_) => vec![thumb(best, true), thumb(worst, false)],
         }
     }
 }
@@ -308,24 +319,42 @@ impl Options {
     /// Losses that cannot be added up, or settings that they would ignore.
     pub fn objective(&self) -> Result<Objective> {
         let usage = |message: String| Err(CliError::Usage(message));
-        match self.loss_type.as_slice() {
-            [Loss::Pair(LossType::Sft)] => Ok(Objective::Demonstrations),
-            [Loss::Unpaired(loss)] => {
-                let given = [
-                    ("--label-smoothing", self.label_smoothing > 0.0),
-                    ("--loss-weights", !self.loss_weights.is_empty()),
-                    (
-                        "--f-divergence-type",
-                        self.f_divergence_type != FDivergence::default(),
-                    ),
-                    ("--ld-alpha", self.ld_alpha.is_some()),
-                    ("--use-weighting", self.use_weighting),
-                ];
-                if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-                    return usage(format!("{option} has no effect on {loss}"));
-                }
-                Ok(Objective::Thumbs(*loss))
+        let losses = self.losses();
+        let alone = |losses: &[Loss]| losses.iter().all(|loss| *loss == Loss::Pair(LossType::Sft));
+        let not_of_pairs = losses.iter().find_map(|loss| match loss {
+            Loss::Pair(_) => None,
+            Loss::Ranking => Some(RankingObjective::NAME),
+            Loss::Unpaired(loss) => Some(loss.name()),
+        });
+        if let Some(name) = not_of_pairs {
+            let given = [
+                (
+                    "--label-smoothing",
+                    self.label_smoothing.is_some_and(|e| e > 0.0),
+                ),
+                (
+                    "--loss-weights",
+                    self.loss_weights.is_some() && !losses.contains(&Loss::Ranking),
+                ),
+                (
+                    "--f-divergence-type",
+                    self.f_divergence_type != FDivergence::default(),
+                ),
+                ("--ld-alpha", self.ld_alpha.is_some()),
+                ("--use-weighting", self.use_weighting),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                return usage(format!("{option} has no effect on {name}"));
             }
+        }
+        match losses.as_slice() {
+            [Loss::Pair(LossType::Sft)] => Ok(Objective::Demonstrations),
+            [Loss::Unpaired(loss)] => Ok(Objective::Thumbs(*loss)),
+            [Loss::Ranking, rest @ ..] if rest.len() < 2 && alone(rest) => Ok(Objective::Rankings),
+            losses if losses.contains(&Loss::Ranking) => usage(format!(
+                "--loss-type: {} compares more than two answers, and only sft can be added to it: {0},sft",
+                RankingObjective::NAME
+            )),
             losses => match losses.iter().find(|loss| matches!(loss, Loss::Unpaired(_))) {
                 Some(Loss::Unpaired(loss)) => usage(format!(
                     "--loss-type: {loss} rates each side on its own and cannot be added to other losses"
@@ -335,40 +364,69 @@ impl Options {
         }
     }
 
-    /// The trainer's settings for so many examples.
-    pub fn config(&self, objective: Objective, n_examples: usize) -> TrainConfig {
-        let pair_losses = self.loss_type.iter().filter_map(|loss| match loss {
-            Loss::Pair(loss) => Some(*loss),
-            Loss::Unpaired(_) => None,
-        });
+    fn losses(&self) -> Vec<Loss> {
+        let of_preset = || {
+            let losses = self.start(0).pair.loss_type.into_iter();
+            losses.map(Loss::Pair).collect()
+        };
+        self.loss_type.clone().unwrap_or_else(of_preset)
+    }
+
+    /// What holds where no option says otherwise.
+    fn start(&self, n_params: u64) -> TrainConfig {
+        let preset = self.preset.map(|preset| preset.config(n_params));
+        preset.unwrap_or_default()
+    }
+
+    /// The trainer's settings for these examples, and a model of so many parameters.
+    pub fn config(&self, objective: Objective, n_params: u64, amount: Amount) -> TrainConfig {
+        let start = self.start(n_params);
+        let beta = self.beta.unwrap_or(start.pair.beta);
+        let losses = self.losses();
+        let mut pair = PairObjective {
+            loss_type: losses
+                .iter()
+                .filter_map(|loss| match loss {
+                    Loss::Pair(loss) => Some(*loss),
+                    _ => None,
+                })
+                .collect(),
+            beta,
+            f_divergence_type: self.f_divergence_type,
+            f_alpha_divergence_coef: self.f_alpha_divergence_coef,
+            ld_alpha: self.ld_alpha,
+            use_weighting: self.use_weighting,
+            discopop_tau: self.discopop_tau,
+            dpop_lambda: self.dpop_lambda,
+            simpo_gamma: self.simpo_gamma,
+            ..start.pair
+        };
+        if self.loss_type.is_some() {
+            // A preset's weights and smoothing are those of its own losses.
+            pair.loss_weights.clear();
+            pair.label_smoothing = 0.0;
+        }
+        if let Some(weights) = &self.loss_weights {
+            pair.loss_weights.clone_from(weights);
+        }
+        pair.label_smoothing = self.label_smoothing.unwrap_or(pair.label_smoothing);
+        let ranking = self.ranking(&losses, beta);
         let (pair, unpaired) = match objective {
             Objective::Thumbs(loss_type) => (
                 PairObjective::default(),
-                UnpairedObjective {
-                    loss_type,
-                    beta: self.beta,
-                },
+                UnpairedObjective { loss_type, beta },
             ),
-            Objective::Pairs | Objective::Demonstrations => (
-                PairObjective {
-                    loss_type: pair_losses.collect(),
-                    loss_weights: self.loss_weights.clone(),
-                    beta: self.beta,
-                    label_smoothing: self.label_smoothing,
-                    f_divergence_type: self.f_divergence_type,
-                    f_alpha_divergence_coef: self.f_alpha_divergence_coef,
-                    ld_alpha: self.ld_alpha,
-                    use_weighting: self.use_weighting,
-                    discopop_tau: self.discopop_tau,
-                    dpop_lambda: self.dpop_lambda,
-                    simpo_gamma: self.simpo_gamma,
-                },
-                UnpairedObjective::default(),
-            ),
+            Objective::Rankings => (PairObjective::default(), UnpairedObjective::default()),
+            Objective::Pairs | Objective::Demonstrations => (pair, UnpairedObjective::default()),
         };
+        let batch_size = self.batch_size(start.batch_size);
         TrainConfig {
             pair,
             unpaired,
+            ranking: match objective {
+                Objective::Rankings => ranking,
+                _ => RankingObjective::default(),
+            },
             lora: self.dropout_and_seed(LoraConfig {
                 rank: self.lora_r,
                 alpha: self.lora_alpha,
@@ -382,15 +440,26 @@ impl Options {
                 epsilon: self.adam_epsilon,
                 weight_decay: self.weight_decay,
             },
-            learning_rate: self.learning_rate,
-            lr_scheduler_type: self.lr_scheduler_type,
-            warmup_ratio: self.warmup_ratio,
-            max_grad_norm: self.max_grad_norm,
+            learning_rate: self.learning_rate.unwrap_or(start.learning_rate),
+            lr_scheduler_type: self.lr_scheduler_type.unwrap_or(start.lr_scheduler_type),
+            warmup_ratio: self.warmup_ratio.unwrap_or(start.warmup_ratio),
+            max_grad_norm: self.max_grad_norm.unwrap_or(start.max_grad_norm),
             shuffle: self.train_sampling_strategy == Sampling::Random,
-            batch_size: self.batch_size() as usize,
-            max_steps: self.n_steps(n_examples),
+            batch_size,
+            max_steps: self.n_steps(n_params, amount, batch_size),
+            max_kl: self.max_kl.or(start.max_kl),
             seed: self.seed.seed,
             ..TrainConfig::default()
+        }
+    }
+
+    fn ranking(&self, losses: &[Loss], beta: f64) -> RankingObjective {
+        let weights = self.loss_weights.as_deref().unwrap_or_default();
+        let weight = |at: usize| weights.get(at).copied().unwrap_or(1.0);
+        RankingObjective {
+            beta,
+            loss_weight: weight(0),
+            sft_weight: if losses.len() > 1 { weight(1) } else { 0.0 },
         }
     }
 
@@ -400,7 +469,20 @@ impl Options {
     /// [`CliError::Usage`] names the first that is out of range.
     pub fn validate(&self, objective: Objective) -> Result<()> {
         let usage = |error: &dyn std::fmt::Display| CliError::Usage(error.to_string());
-        let config = self.config(objective, 1);
+        let one = Amount {
+            examples: 1,
+            sides: 2,
+            texts: 2,
+        };
+        let config = self.config(objective, 0, one);
+        if objective == Objective::Rankings {
+            let (losses, weights) = (self.losses().len(), self.loss_weights.as_ref());
+            if weights.is_some_and(|weights| weights.len() != losses) {
+                return Err(CliError::Usage(format!(
+                    "loss_weights: must be as many as losses, {losses}"
+                )));
+            }
+        }
         config.validate().map_err(|error| usage(&error))?;
         AdamW::new(config.adamw, 0).map_err(|error| usage(&error))?;
         Ok(())
@@ -415,12 +497,16 @@ impl Options {
         }
     }
 
-    /// Optimizer steps over so many examples.
-    pub fn n_steps(&self, n_examples: usize) -> u64 {
-        self.max_steps.unwrap_or_else(|| {
-            let steps = self.num_train_epochs * n_examples as f64 / self.batch_size() as f64;
-            (steps.ceil() as u64).max(1)
-        })
+    /// Optimizer steps over these examples.
+    fn n_steps(&self, n_params: u64, amount: Amount, batch_size: usize) -> u64 {
+        match (self.max_steps, self.num_train_epochs, self.preset) {
+            (Some(steps), ..) => steps,
+            (None, None, Some(preset)) => preset.steps(n_params, amount, batch_size),
+            (None, epochs, _) => {
+                let examples = epochs.unwrap_or(3.0) * amount.examples as f64;
+                ((examples / batch_size as f64).ceil() as u64).max(1)
+            }
+        }
     }
 
     /// The longest prompt with completion that is taken.
@@ -429,8 +515,9 @@ impl Options {
     /// Longer than what the model was trained for.
     pub fn max_length(&self, n_ctx_train: usize) -> Result<usize> {
         const TRL_DEFAULT: usize = 1024;
+        let of_preset = self.preset.and_then(Preset::max_length);
         match self.max_length {
-            None => Ok(TRL_DEFAULT.min(n_ctx_train)),
+            None => Ok(of_preset.unwrap_or(TRL_DEFAULT).min(n_ctx_train)),
             Some(n) if n as usize <= n_ctx_train => Ok(n as usize),
             Some(n) => Err(CliError::Usage(format!(
                 "--max-length {n} is beyond the {n_ctx_train} tokens that the model was trained for"
@@ -438,8 +525,14 @@ impl Options {
         }
     }
 
-    pub fn batch_size(&self) -> u64 {
-        self.per_device_train_batch_size * self.gradient_accumulation_steps
+    /// Examples of one step; `otherwise` where no option says so.
+    fn batch_size(&self, otherwise: usize) -> usize {
+        let micro = self.per_device_train_batch_size;
+        let accumulated = self.gradient_accumulation_steps;
+        match (micro, accumulated) {
+            (None, None) => otherwise,
+            _ => (micro.unwrap_or(8) * accumulated.unwrap_or(1)) as usize,
+        }
     }
 
     fn targets(&self) -> BTreeSet<Module> {

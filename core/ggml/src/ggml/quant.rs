@@ -55,13 +55,7 @@ pub enum QuantError {
 /// # Errors
 /// [`QuantError`]; a number that is not finite is refused for quantized types only.
 pub fn quantize(ty: GgmlType, values: &[f32], n_per_row: usize) -> Result<Vec<u8>, QuantError> {
-    if matches!(ty, GgmlType::Q8_1 | GgmlType::Q8_K) || (!ty.is_quantized() && !is_float(ty)) {
-        return Err(QuantError::Unsupported { ty });
-    }
-    // SAFETY: a pure function of a type that ggml knows.
-    if unsafe { sys::ggml_quantize_requires_imatrix(ty as sys::ggml_type) } {
-        return Err(QuantError::NeedsImportanceMatrix { ty });
-    }
+    check_quantizable(ty)?;
     check_shape(ty, values.len(), n_per_row)?;
     if ty.is_quantized()
         && let Some(index) = values.iter().position(|value| !value.is_finite())
@@ -84,6 +78,21 @@ pub fn quantize(ty: GgmlType, values: &[f32], n_per_row: usize) -> Result<Vec<u8
         );
     }
     Ok(out.as_bytes().to_vec())
+}
+
+/// Checks that numbers can be encoded as this type. The first encoding as some takes seconds, for tables; this does not.
+///
+/// # Errors
+/// [`QuantError::Unsupported`] or [`QuantError::NeedsImportanceMatrix`].
+pub fn check_quantizable(ty: GgmlType) -> Result<(), QuantError> {
+    if matches!(ty, GgmlType::Q8_1 | GgmlType::Q8_K) || (!ty.is_quantized() && !is_float(ty)) {
+        return Err(QuantError::Unsupported { ty });
+    }
+    // SAFETY: a pure function of a type that ggml knows.
+    match unsafe { sys::ggml_quantize_requires_imatrix(ty as sys::ggml_type) } {
+        true => Err(QuantError::NeedsImportanceMatrix { ty }),
+        false => Ok(()),
+    }
 }
 
 /// Decodes `n_elements` numbers, which lie in whole rows in `data`.

@@ -38,7 +38,8 @@ struct Tensor<'a> {
     name: String,
     dims: Vec<i64>,
     ty: GgmlType,
-    data: Cow<'a, [u8]>,
+    /// None for one whose data is made as the file is written.
+    data: Option<Cow<'a, [u8]>>,
 }
 
 impl<'a> GgufWriter<'a> {
@@ -81,7 +82,18 @@ impl<'a> GgufWriter<'a> {
             name: name.to_owned(),
             dims: dims.to_owned(),
             ty,
-            data: data.into(),
+            data: Some(data.into()),
+        });
+        self
+    }
+
+    /// Adds a tensor whose data is made when it is written, by [`write_with`](Self::write_with): a model need not fit the memory.
+    pub fn declare(&mut self, name: &str, dims: &[i64], ty: GgmlType) -> &mut Self {
+        self.tensors.push(Tensor {
+            name: name.to_owned(),
+            dims: dims.to_owned(),
+            ty,
+            data: None,
         });
         self
     }
@@ -101,16 +113,38 @@ impl<'a> GgufWriter<'a> {
     /// What [`Gguf::parse`] would refuse about keys and tensors, before anything is written; [`GgufError::TensorData`];
     /// [`GgufError::Stream`].
     pub fn write_to(&self, out: &mut impl Write) -> Result<(), GgufError> {
-        let alignment = self.check()?;
-        let header = self.header(alignment);
+        // A tensor that was only declared has fewer bytes than it should.
+        self.write_with(out, &mut |_, _| Ok(()))
+    }
+
+    /// The same, where `make` writes the data of the tensor of that name, for each that was [declared](Self::declare).
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to), and what `make` says; [`GgufError::TensorData`] where it writes more or less than the tensor
+    /// takes.
+    pub fn write_with(
+        &self,
+        out: &mut impl Write,
+        make: &mut dyn FnMut(&str, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), GgufError> {
+        let (alignment, sizes) = self.check()?;
+        let header = self.header(alignment, &sizes);
         out.write_all(&header)?;
         if self.tensors.is_empty() {
             return Ok(());
         }
         write_padding(out, header.len(), alignment)?;
-        for tensor in &self.tensors {
-            out.write_all(&tensor.data)?;
-            write_padding(out, tensor.data.len(), alignment)?;
+        for (tensor, &size) in self.tensors.iter().zip(&sizes) {
+            let mut counted = Counted { out, n: 0 };
+            match &tensor.data {
+                Some(data) => counted.write_all(data)?,
+                None => make(&tensor.name, &mut counted)?,
+            }
+            let found = counted.n;
+            if found != size {
+                return Err(tensor_data(tensor, size, found));
+            }
+            write_padding(out, size, alignment)?;
         }
         Ok(())
     }
@@ -168,15 +202,16 @@ impl<'a> GgufWriter<'a> {
         sync_folder(path).map_err(failed("sync the folder"))
     }
 
-    /// Checks everything that a reader would refuse, and gives the alignment.
-    fn check(&self) -> Result<usize, GgufError> {
+    /// Checks everything that a reader would refuse, and gives the alignment and each tensor's bytes.
+    fn check(&self) -> Result<(usize, Vec<usize>), GgufError> {
         // Reading back what will be written, with tensors that take no data, finds all that is wrong with the keys.
         let keys_only = GgufWriter {
             entries: self.entries.clone(),
             tensors: Vec::new(),
         };
-        let keys = Gguf::parse(keys_only.header(DEFAULT_ALIGNMENT))?;
+        let keys = Gguf::parse(keys_only.header(DEFAULT_ALIGNMENT, &[]))?;
         let mut names = std::collections::HashSet::new();
+        let mut sizes = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
             let (name, length) = (&tensor.name, tensor.name.len());
             if length == 0 || length > MAX_TENSOR_NAME {
@@ -203,20 +238,17 @@ impl<'a> GgufWriter<'a> {
                 });
             }
             let expected = parse::tensor_bytes(name, &tensor.dims, tensor.ty)?;
-            if tensor.data.len() != expected {
-                let (expected, found) = (expected as u64, tensor.data.len() as u64);
-                return Err(GgufError::TensorData {
-                    tensor: name.clone(),
-                    expected,
-                    found,
-                });
+            let found = tensor.data.as_ref().map_or(expected, |data| data.len());
+            if found != expected {
+                return Err(tensor_data(tensor, expected, found));
             }
+            sizes.push(expected);
         }
-        Ok(keys.alignment())
+        Ok((keys.alignment(), sizes))
     }
 
     /// Everything before the tensor data, without the padding.
-    fn header(&self, alignment: usize) -> Vec<u8> {
+    fn header(&self, alignment: usize, sizes: &[usize]) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(b"GGUF");
         3u32.encode(&mut out);
@@ -227,7 +259,7 @@ impl<'a> GgufWriter<'a> {
             out.extend_from_slice(&entry.value);
         }
         let mut offset = 0;
-        for tensor in &self.tensors {
+        for (tensor, size) in self.tensors.iter().zip(sizes) {
             encode_string(&tensor.name, &mut out);
             (tensor.dims.len() as u32).encode(&mut out);
             for &dim in &tensor.dims {
@@ -235,7 +267,7 @@ impl<'a> GgufWriter<'a> {
             }
             (tensor.ty as u32).encode(&mut out);
             (offset as u64).encode(&mut out);
-            offset = (offset + tensor.data.len()).next_multiple_of(alignment);
+            offset = (offset + size).next_multiple_of(alignment);
         }
         out
     }
@@ -248,6 +280,32 @@ impl<'a> GgufWriter<'a> {
                 value,
             }),
         }
+    }
+}
+
+/// A stream that counts what goes through it.
+struct Counted<'a, W> {
+    out: &'a mut W,
+    n: usize,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.n += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn tensor_data(tensor: &Tensor<'_>, expected: usize, found: usize) -> GgufError {
+    GgufError::TensorData {
+        tensor: tensor.name.clone(),
+        expected: expected as u64,
+        found: found as u64,
     }
 }
 

@@ -34,6 +34,16 @@ pub enum Kind {
         /// raised.
         nll: bool,
     },
+    /// Several replies in order.
+    Ranking {
+        /// Two at least, all different, the best first.
+        completions: Vec<Completion>,
+        /// In (0, 1].
+        weight: f64,
+        /// Whether the best reply is good in itself (it got a 👍), so that its likelihood may be
+        /// raised.
+        nll: bool,
+    },
     /// A reply is good, or is bad.
     Unpaired {
         /// The reply.
@@ -92,29 +102,37 @@ impl Completion {
 
 impl Kind {
     pub(super) fn key(&self, prompt_key: &[u8; 32]) -> [u8; 32] {
-        let (name, texts): (&str, &[&str]) = match self {
-            Kind::Pair {
-                chosen, rejected, ..
-            } => ("pair", &[&chosen.text, &rejected.text]),
+        let name = match self {
+            Kind::Pair { .. } => "pair",
+            Kind::Ranking { .. } => "ranking",
             Kind::Unpaired {
-                completion,
-                desirable: true,
-                ..
-            } => ("desirable", &[&completion.text]),
+                desirable: true, ..
+            } => "desirable",
             Kind::Unpaired {
-                completion,
-                desirable: false,
-                ..
-            } => ("undesirable", &[&completion.text]),
-            Kind::Demonstration { completion, .. } => ("demonstration", &[&completion.text]),
+                desirable: false, ..
+            } => "undesirable",
+            Kind::Demonstration { .. } => "demonstration",
         };
         let mut hash = Sha256::new();
         hash.update(b"thumbprint example 1");
         hash.update(prompt_key);
         update_with_length(&mut hash, name.as_bytes());
-        for text in texts {
-            update_with_length(&mut hash, text.as_bytes());
+        for completion in self.completions() {
+            update_with_length(&mut hash, completion.text.as_bytes());
         }
         hash.finalize().into()
+    }
+
+    /// The completions, the better ones first.
+    pub fn completions(&self) -> Vec<&Completion> {
+        match self {
+            Kind::Pair {
+                chosen, rejected, ..
+            } => vec![chosen, rejected],
+            Kind::Ranking { completions, .. } => completions.iter().collect(),
+            Kind::Unpaired { completion, .. } | Kind::Demonstration { completion, .. } => {
+                vec![completion]
+            }
+        }
     }
 }

@@ -39,8 +39,11 @@ pub(super) fn examples_of<'a>(
         };
     }
     let mut candidates = Candidates::default();
-    group.collect_pairs(&mut candidates);
-    let mut examples = candidates.best(&group);
+    let mut examples: Vec<_> = group.ranking(&mut candidates).into_iter().collect();
+    if examples.is_empty() {
+        group.collect_pairs(&mut candidates);
+        examples = candidates.best(&group);
+    }
     if examples.is_empty() && options.learn_from == LearnFrom::Everything {
         examples.extend(group.unpaired(&candidates.identical));
     }
@@ -95,7 +98,11 @@ type Made<'a> = (Example, Vec<Option<&'a LoggedReply>>);
 impl<'a, 'o> Group<'a, 'o> {
     fn new(prompt_key: &[u8; 32], events: &[&'a LoggedFeedback], options: &'o Options) -> Self {
         let is_verdict = |event: &&&LoggedFeedback| {
-            !matches!(event.feedback, Feedback::Prefer { .. } | Feedback::Retry)
+            let verdict = &event.feedback;
+            !matches!(
+                verdict,
+                Feedback::Prefer { .. } | Feedback::Rank { .. } | Feedback::Retry
+            )
         };
         Self {
             prompt_key: *prompt_key,
@@ -183,6 +190,17 @@ impl<'a, 'o> Group<'a, 'o> {
                     });
                     [(this, true, 1.0)].into_iter().chain(other).collect()
                 }
+                Feedback::Rank { .. } => {
+                    let worst = event.ranked.last().map(|worst| &**worst);
+                    let worst = worst.map(|worst| {
+                        (
+                            (Some(worst), Completion::of_reply(worst, self.options)),
+                            false,
+                            1.0,
+                        )
+                    });
+                    [(this, true, 1.0)].into_iter().chain(worst).collect()
+                }
                 Feedback::Retry if silent => vec![(this, false, RETRY_ALONE)],
                 Feedback::Retry => Vec::new(),
             };
@@ -208,6 +226,72 @@ impl<'a, 'o> Group<'a, 'o> {
             }
         }
         made.into_values().collect()
+    }
+
+    /// The latest ranking that no later thumbs contradict, if there is one.
+    fn ranking(&self, candidates: &mut Candidates<'a>) -> Option<Made<'a>> {
+        for event in self.events.iter().rev() {
+            if !matches!(event.feedback, Feedback::Rank { .. }) {
+                continue;
+            }
+            let mut ranked: Vec<&'a LoggedReply> = Vec::new();
+            for reply in std::iter::once(&event.reply).chain(&event.ranked) {
+                let says_something = !reply.text.trim().is_empty();
+                if says_something && !ranked.iter().any(|before| same_text(before, reply)) {
+                    ranked.push(reply);
+                }
+            }
+            if ranked.len() < 2 {
+                candidates.identical.insert(event.id);
+                continue;
+            }
+            let against = self.thumbs_against(event, &ranked);
+            if !against.is_empty() {
+                candidates.witnesses.extend(against);
+                continue;
+            }
+            let neighbours = ranked.windows(2);
+            let similarities = neighbours.map(|pair| similarity(&pair[0].text, &pair[1].text));
+            let weight = similarities.map(|s| self.discount(s)).sum::<f64>();
+            let up = self.verdicts.get(&ranked[0].id);
+            let up = up.filter(|verdict| verdict.feedback == Feedback::Up && ranked[0].finished);
+            let kind = Kind::Ranking {
+                completions: ranked
+                    .iter()
+                    .map(|reply| Completion::of_reply(reply, self.options))
+                    .collect(),
+                weight: weight / (ranked.len() - 1) as f64,
+                nll: up.is_some(),
+            };
+            let items = [event.id].into_iter().chain(up.map(|up| up.id)).collect();
+            return Some((
+                self.example(kind, items),
+                ranked.into_iter().map(Some).collect(),
+            ));
+        }
+        None
+    }
+
+    /// A 👎 on a reply and a 👍 on one that was ranked below it, of which one came after the ranking; all of them.
+    fn thumbs_against(
+        &self,
+        ranking: &LoggedFeedback,
+        ranked: &[&'a LoggedReply],
+    ) -> BTreeSet<FeedbackId> {
+        let mut against = BTreeSet::new();
+        for (at, better) in ranked.iter().enumerate() {
+            for worse in &ranked[at + 1..] {
+                if let (Some(down), Some(up)) =
+                    (self.verdicts.get(&better.id), self.verdicts.get(&worse.id))
+                    && matches!(down.feedback, Feedback::Down { .. })
+                    && up.feedback == Feedback::Up
+                    && ranking.id < down.id.max(up.id)
+                {
+                    against.extend([down.id, up.id]);
+                }
+            }
+        }
+        against
     }
 
     fn collect_pairs(&self, candidates: &mut Candidates<'a>) {

@@ -6,6 +6,7 @@
 //! | Events on the replies to one prompt | Example |
 //! |---|---|
 //! | an edit | [`Kind::Demonstration`] of the edited text, weight 1 |
+//! | a ranking of several replies | [`Kind::Ranking`], weight 1 |
 //! | a pick of one reply over another | [`Kind::Pair`], weight 1, label smoothing 0.1 |
 //! | 👍 on one reply and 👎 on another | [`Kind::Pair`], weight 1, label smoothing 0.1 |
 //! | a retry whose new reply was kept or got a 👍 | [`Kind::Pair`], weight 0.5, label smoothing 0.25 |
@@ -15,12 +16,13 @@
 //!
 //! All replies to the same prompt messages are one group, and a group gives one example: the first
 //! row of the table that applies; pairs by the rule of [`Options::pairs_per_prompt`]; among edits,
-//! 👍 alone, 👎 alone or retries alone, the latest. What is left over in a group is reported and
+//! rankings, 👍 alone, 👎 alone or retries alone, the latest. A ranking that later thumbs contradict
+//! does not apply, and replies in it that say the same or nothing are passed over. What is left over in a group is reported and
 //! teaches nothing.
 //!
 //! Two numbers change a weight afterwards. A pair of nearly identical replies carries little signal
 //! and moves the model most (2410.08847), so above a [`similarity`] of [`Options::similar_from`]
-//! its weight falls linearly, down to a tenth. And the weights of the rarer kind of unpaired
+//! its weight falls linearly, down to a tenth; that of a ranking by the mean over its neighbours. And the weights of the rarer kind of unpaired
 //! examples are raised, see [`Options::max_minority_weight`].
 //!
 //! Examples are in the order of their keys, which are hashes of their texts: the same log gives the
@@ -128,15 +130,15 @@ pub struct Skipped {
     pub reason: Reason,
 }
 
-/// How much was said. An edit or a pick is one event, and counts as one of each class: it shows
-/// what is liked and what is not.
+/// How much was said. An edit, a pick or a ranking is one event, and counts as one of each class: it
+/// shows what is liked and what is not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
-    /// Thumbs, edits and picks.
+    /// Thumbs, edits, picks and rankings.
     pub events: usize,
-    /// 👍, edits and picks.
+    /// 👍, edits, picks and rankings.
     pub liked: usize,
-    /// 👎, edits and picks.
+    /// 👎, edits, picks and rankings.
     pub disliked: usize,
 }
 
@@ -170,6 +172,8 @@ pub struct Counts {
     pub prompts: usize,
     /// [`Kind::Pair`] examples.
     pub pairs: usize,
+    /// [`Kind::Ranking`] examples.
+    pub rankings: usize,
     /// [`Kind::Demonstration`] examples.
     pub demonstrations: usize,
     /// [`Kind::Unpaired`] examples, desirable.
@@ -296,11 +300,12 @@ fn latest<'a>(
         .map(|event| Event {
             id: event.id,
             reply: event.reply.id,
-            act: match event.feedback {
+            act: match &event.feedback {
                 Feedback::Up => Act::Up,
                 Feedback::Down { .. } => Act::Down,
                 Feedback::Edit(_) => Act::Edit,
-                Feedback::Prefer { over } => Act::Prefer { over },
+                Feedback::Prefer { over } => Act::Prefer { over: *over },
+                Feedback::Rank { over } => Act::Rank { over: over.clone() },
                 Feedback::Retry => Act::Retry,
             },
         })
@@ -377,7 +382,7 @@ impl Tally {
         let (liked, disliked) = match feedback {
             Feedback::Up => (1, 0),
             Feedback::Down { .. } => (0, 1),
-            Feedback::Edit(_) | Feedback::Prefer { .. } => (1, 1),
+            Feedback::Edit(_) | Feedback::Prefer { .. } | Feedback::Rank { .. } => (1, 1),
             Feedback::Retry => return,
         };
         self.events += 1;
@@ -391,6 +396,7 @@ impl Counts {
     fn add(&mut self, kind: &Kind, sources: &[Option<&LoggedReply>], options: &Options) {
         match kind {
             Kind::Pair { .. } => self.pairs += 1,
+            Kind::Ranking { .. } => self.rankings += 1,
             Kind::Demonstration { .. } => self.demonstrations += 1,
             Kind::Unpaired {
                 desirable: true, ..

@@ -1,8 +1,5 @@
 //! Versions of the adapter: which there are, which is in use, what votes and people decide about them.
 
-use std::io;
-use std::path::Path;
-
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use thumbprint_tune::adapter::AdapterFile;
@@ -16,6 +13,8 @@ use crate::types::AdapterId;
 
 /// Decision with which a trial begins again; votes before it do not count.
 const NEW_TRIAL: &str = "by hand: trial";
+/// Decision with which an adapter that no run here made is tried at all.
+const ADOPTED: &str = "by hand: adopted";
 
 /// An adapter with everything that was decided about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,40 +74,50 @@ impl Thumbprint {
         })
     }
 
-    /// Serves replies with an adapter. One that was rolled back starts a new trial.
+    /// Serves replies with an adapter. One that was rolled back starts a new trial, and one that was taken in or added up from others
+    /// its first, without the checks that a trained one has passed.
     ///
     /// # Errors
     /// [`Error::State`] for one that was rejected, forgotten or not yet judged.
     pub fn activate(&self, id: AdapterId) -> Result<()> {
         let row = self.0.store.adapter(id)?;
-        let new_state = if row.state.may_be_active() {
-            None
-        } else {
-            let state = row.state.after(gate::Event::ReinstatedByHand);
-            Some(state.map_err(|source| Error::State {
-                adapter: id,
-                source,
-            })?)
+        let is_made_elsewhere = row.run.is_none() && row.state == AdapterState::Candidate;
+        let (event, kind, explanation) = match (row.state.may_be_active(), is_made_elsewhere) {
+            (true, _) => (None, "by hand: activated", "Put in use by hand."),
+            (false, true) => (
+                Some(gate::Event::AdoptedByHand),
+                ADOPTED,
+                "Put on trial by hand, without the checks after training: no run here made it.",
+            ),
+            (false, false) => (
+                Some(gate::Event::ReinstatedByHand),
+                NEW_TRIAL,
+                "Put on trial again by hand; the votes of its earlier trial no longer count.",
+            ),
         };
+        let at = |source| Error::State {
+            adapter: id,
+            source,
+        };
+        let new_state = event.map(|event| row.state.after(event).map_err(at));
+        let new_state = new_state.transpose()?;
         let last_vote = self.0.store.votes(id)?.last().map(|vote| vote.id);
-        if new_state.is_some() {
-            let explanation =
-                "Put on trial again by hand; the votes of its earlier trial no longer count.";
+        let decide = || {
             self.decide_by_hand(
                 &row,
-                NEW_TRIAL,
+                kind,
                 json!({ "last_vote": last_vote, "explanation": explanation }),
-            )?;
+            )
+        };
+        // Votes count from the decision on, so that it has to be there first.
+        if new_state.is_some() {
+            decide()?;
         }
         self.0
             .store
             .activate(&row.base_hash, Some(id), new_state, "by hand")?;
         if new_state.is_none() {
-            self.decide_by_hand(
-                &row,
-                "by hand: activated",
-                json!({ "explanation": "Put in use by hand." }),
-            )?;
+            decide()?;
         }
         self.swap_if_loaded()
     }
@@ -172,27 +181,13 @@ impl Thumbprint {
         Ok(now)
     }
 
-    /// Writes an adapter's file, a stock GGUF LoRA, to `path`.
-    ///
-    /// # Errors
-    /// [`Error::AdapterChanged`], [`Error::File`].
-    pub fn export(&self, id: AdapterId, path: &Path) -> Result<()> {
-        let bytes = self.adapter_bytes(&self.0.store.adapter(id)?)?;
-        thumbprint_tune::durable::replace(path, |file| io::Write::write_all(file, &bytes)).map_err(
-            |error| Error::File {
-                path: error.path,
-                source: error.source,
-            },
-        )
-    }
-
     pub(super) fn base_hash(&self) -> Result<String> {
         let path = lock(&self.0.model).clone().ok_or(Error::NoModel)?;
         self.model_hash(&path)
     }
 
     /// The adapter's file, checked against its record.
-    fn adapter_bytes(&self, row: &AdapterRow) -> Result<Vec<u8>> {
+    pub(super) fn adapter_bytes(&self, row: &AdapterRow) -> Result<Vec<u8>> {
         let path = self.0.store.dir().join(&row.file);
         let bytes = std::fs::read(&path).map_err(|source| Error::File { path, source })?;
         if hex(Sha256::digest(&bytes)) == row.file_hash {
@@ -323,7 +318,7 @@ impl Thumbprint {
         let began = decisions
             .iter()
             .rev()
-            .find(|d| d.decision.kind == NEW_TRIAL)
+            .find(|d| [NEW_TRIAL, ADOPTED].contains(&d.decision.kind.as_str()))
             .map_or(row.created_at, |d| d.at);
         let days = (now_ms() - began) as f64 / 86_400_000.0;
         Ok(gate::decide(row.state, &votes, k, days))

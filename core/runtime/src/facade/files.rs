@@ -29,15 +29,15 @@ impl Thumbprint {
         })
     }
 
-    /// Writes feedback in effect as lines that TRL's trainers load, and returns how many there are.
+    /// Writes feedback in effect as lines of a format (see [`exchange::export`]).
     ///
     /// # Errors
     /// Of the store, or of the writer.
     pub fn export_feedback(
         &self,
-        format: exchange::ExportFormat,
+        format: exchange::Format,
         out: &mut dyn Write,
-    ) -> Result<u64> {
+    ) -> Result<exchange::Exported> {
         let log = self.0.store.effective_feedback()?;
         exchange::export(&log, format, out).map_err(|source| Error::Write { source })
     }
@@ -46,12 +46,16 @@ impl Thumbprint {
     ///
     /// # Errors
     /// Of the store, or [`Error::File`].
-    pub fn export_feedback_to(&self, format: exchange::ExportFormat, path: &Path) -> Result<u64> {
-        let mut lines = 0;
+    pub fn export_feedback_to(
+        &self,
+        format: exchange::Format,
+        path: &Path,
+    ) -> Result<exchange::Exported> {
+        let mut exported = exchange::Exported::default();
         let mut refused = None;
         let written = durable::replace(path, |file| match self.export_feedback(format, file) {
-            Ok(n) => {
-                lines = n;
+            Ok(written) => {
+                exported = written;
                 Ok(())
             }
             Err(Error::Write { source }) => Err(source),
@@ -60,13 +64,9 @@ impl Thumbprint {
                 Err(io::Error::other("the feedback cannot be read"))
             }
         });
-        match (refused, written) {
-            (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok(lines),
-            (None, Err(error)) => Err(Error::File {
-                path: error.path,
-                source: error.source,
-            }),
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(written.map(|()| exported)?),
         }
     }
 }

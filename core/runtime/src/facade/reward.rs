@@ -217,6 +217,30 @@ impl HeadMaterial {
                     },
                     _ => continue,
                 },
+                // Each over the next, all of them together as heavy as the ranking.
+                Kind::Ranking {
+                    completions,
+                    weight,
+                    ..
+                } => {
+                    let weight = weight / completions.len().saturating_sub(1).max(1) as f64;
+                    for pair in completions.windows(2) {
+                        let (Some(better), Some(worse)) = (text(&pair[0])?, text(&pair[1])?) else {
+                            continue;
+                        };
+                        let judgement = Judgement::Pair {
+                            better: made.place(better),
+                            worse: made.place(worse),
+                            weight,
+                            label_smoothing: 0.0,
+                        };
+                        made.judged.push(Judged {
+                            judgement,
+                            fold: fold_of(&example.prompt_key, FOLDS),
+                        });
+                    }
+                    continue;
+                }
                 // The pair of an edit over what was edited says it already.
                 Kind::Demonstration { .. }
                     if example.items.iter().any(|item| in_pairs.contains(item)) =>

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdapterState {
-    /// Trained, not yet judged.
+    /// Made, not yet judged.
     Candidate,
     /// Failed the offline tier; kept for the record, never used.
     Rejected,
@@ -41,6 +41,8 @@ pub enum Event {
     RolledBackByHand,
     /// The person activated it again: it starts a new trial, and counts as a new candidate put to a vote.
     ReinstatedByHand,
+    /// The person activated one that was not trained here, and that the offline tier never saw.
+    AdoptedByHand,
 }
 
 /// An event that cannot happen in this state.
@@ -86,7 +88,8 @@ impl AdapterState {
                 Self::Trial | Self::Promoted,
                 Event::VotedDown | Event::Superseded | Event::RolledBackByHand,
             ) => Ok(Self::RolledBack),
-            (Self::RolledBack, Event::ReinstatedByHand) => Ok(Self::Trial),
+            (Self::RolledBack, Event::ReinstatedByHand)
+            | (Self::Candidate, Event::AdoptedByHand) => Ok(Self::Trial),
             (state, event) => Err(IllegalTransition { state, event }),
         }
     }
@@ -99,11 +102,9 @@ impl AdapterState {
     /// One sentence for people.
     pub fn explain(self) -> &'static str {
         match self {
-            Self::Candidate => "Trained, and not yet checked.",
+            Self::Candidate => "Made, and not yet checked.",
             Self::Rejected => "Failed the checks after training; it is not used.",
-            Self::Trial => {
-                "Passed the checks and is being tried; blind votes will confirm it or roll it back."
-            }
+            Self::Trial => "Is being tried; blind votes will confirm it or roll it back.",
             Self::Promoted => "Confirmed by blind votes.",
             Self::RolledBack => "Was in use and has been withdrawn.",
             Self::Forgotten => "Had learned from something that was forgotten since; it is gone.",
@@ -134,6 +135,7 @@ impl fmt::Display for Event {
             Self::Superseded => "superseded",
             Self::RolledBackByHand => "rolled back",
             Self::ReinstatedByHand => "reinstated",
+            Self::AdoptedByHand => "adopted",
         })
     }
 }
@@ -144,8 +146,8 @@ mod tests {
 
     use AdapterState::{Candidate, Promoted, Rejected, RolledBack, Trial};
     use Event::{
-        Confirmed, FailedOffline, PassedOffline, ReinstatedByHand, RolledBackByHand, Superseded,
-        VotedDown,
+        AdoptedByHand, Confirmed, FailedOffline, PassedOffline, ReinstatedByHand, RolledBackByHand,
+        Superseded, VotedDown,
     };
 
     #[test]
@@ -161,6 +163,7 @@ mod tests {
             (Promoted, Superseded, RolledBack),
             (Promoted, RolledBackByHand, RolledBack),
             (RolledBack, ReinstatedByHand, Trial),
+            (Candidate, AdoptedByHand, Trial),
         ];
         let states = AdapterState::ALL;
         let events = [
@@ -171,6 +174,7 @@ mod tests {
             Superseded,
             RolledBackByHand,
             ReinstatedByHand,
+            AdoptedByHand,
         ];
         for state in states {
             for event in events {

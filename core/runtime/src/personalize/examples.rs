@@ -1,7 +1,7 @@
 //! From curated text to the trainer's tokens.
 
 use thumbprint_tune::example::{Example, Kind};
-use thumbprint_tune::objective::PairWeights;
+use thumbprint_tune::objective::{PairWeights, RankingWeights};
 
 use super::recipe::Classes;
 use crate::curation;
@@ -13,11 +13,16 @@ pub struct Tokenized {
     pub examples: Vec<Example>,
     /// The index of each in the curated list.
     pub sources: Vec<usize>,
+    /// Which of the curated example's completions its own are.
+    pub sides: Vec<Vec<usize>>,
     /// Curated examples that are longer than `max_rows`.
     pub too_long: usize,
+    /// Answers that were left out of rankings which are longer with them.
+    pub ranked_left_out: usize,
 }
 
-/// Tokenizes curated examples for the model at hand, leaving out those that take more than `max_rows`.
+/// Tokenizes curated examples for the model at hand, leaving out those that take more than `max_rows`. A ranking loses answers from its
+/// middle before that, down to the best and the last: without some of its answers, a ranking is one of the others.
 pub fn tokenize(
     curated: &[curation::Example],
     chat: &Chat,
@@ -26,7 +31,9 @@ pub fn tokenize(
     let mut tokenized = Tokenized {
         examples: Vec::new(),
         sources: Vec::new(),
+        sides: Vec::new(),
         too_long: 0,
+        ranked_left_out: 0,
     };
     for (index, example) in curated.iter().enumerate() {
         let completion = |completion: &curation::Completion| -> Result<Vec<i32>, EngineError> {
@@ -57,6 +64,20 @@ pub fn tokenize(
                     label_smoothing: Some(*label_smoothing),
                 },
             },
+            curation::Kind::Ranking {
+                completions,
+                weight,
+                nll,
+            } => Kind::Ranking {
+                completions: completions
+                    .iter()
+                    .map(completion)
+                    .collect::<Result<_, _>>()?,
+                weights: RankingWeights {
+                    ranking: *weight,
+                    nll: if *nll { *weight } else { 0.0 },
+                },
+            },
             curation::Kind::Unpaired {
                 completion: text,
                 desirable,
@@ -74,18 +95,47 @@ pub fn tokenize(
                 weight: *weight,
             },
         };
-        let example = Example {
+        let mut example = Example {
             prompt: chat.prompt_tokens(&example.prompt)?,
             kind,
         };
-        if example.n_rows() > max_rows {
+        let sides = thin_out(&mut example, max_rows);
+        if example.n_rows() > max_rows || sides.is_empty() {
             tokenized.too_long += 1;
-        } else {
-            tokenized.examples.push(example);
-            tokenized.sources.push(index);
+            continue;
         }
+        let all = curated[index].kind.completions().len();
+        tokenized.ranked_left_out += all - sides.len();
+        tokenized.examples.push(example);
+        tokenized.sources.push(index);
+        tokenized.sides.push(sides);
     }
     Ok(tokenized)
+}
+
+/// Takes answers out of a ranking until it fits, from its middle; and those whose tokens repeat those of a better one. Says which of an
+/// example's completions are left, none if nothing is left to be compared.
+fn thin_out(example: &mut Example, max_rows: usize) -> Vec<usize> {
+    let mut sides: Vec<usize> = (0..example.completions().len()).collect();
+    let prompt = example.prompt.len();
+    let Kind::Ranking { completions, .. } = &mut example.kind else {
+        return sides;
+    };
+    sides.retain(|&at| !completions[..at].contains(&completions[at]));
+    let rows = |sides: &[usize]| {
+        let own = sides
+            .iter()
+            .map(|at| completions[*at].len().saturating_sub(1));
+        prompt + own.sum::<usize>()
+    };
+    while sides.len() > 2 && rows(&sides) > max_rows {
+        sides.remove(sides.len() / 2);
+    }
+    if sides.len() < 2 {
+        sides.clear();
+    }
+    *completions = sides.iter().map(|at| completions[*at].clone()).collect();
+    sides
 }
 
 /// Shortens an anchor or a demonstration to `max_rows`, for which memory was planned; false where nothing of it is left.
@@ -125,6 +175,31 @@ pub fn classes(examples: &[Example]) -> Classes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ranking_that_is_too_long_loses_answers_from_its_middle() {
+        let ranking = |lengths: &[i32]| Example {
+            prompt: vec![1, 2],
+            kind: Kind::Ranking {
+                completions: lengths.iter().map(|n| (0..*n).collect()).collect(),
+                weights: RankingWeights::default(),
+            },
+        };
+        let kept = |lengths: &[i32], max_rows| {
+            let mut example = ranking(lengths);
+            let sides = thin_out(&mut example, max_rows);
+            let left: Vec<i32> = sides.iter().map(|at| lengths[*at]).collect();
+            assert_eq!(example, ranking(&left));
+            sides
+        };
+        assert_eq!(kept(&[9, 8, 7, 6, 5], 40), [0, 1, 2, 3, 4]);
+        assert_eq!(kept(&[9, 8, 7, 6, 5], 30), [0, 1, 3, 4]);
+        assert_eq!(kept(&[9, 8, 7, 6, 5], 14), [0, 4]);
+        // Never fewer than two: then it is left out as a whole.
+        assert_eq!(kept(&[9, 8], 10), [0, 1]);
+        assert_eq!(kept(&[9, 8, 9, 5], 99), [0, 1, 3]);
+        assert_eq!(kept(&[9, 9], 99), [0usize; 0]);
+    }
 
     #[test]
     fn an_anchor_is_cut_to_the_rows_that_were_planned_for() {

@@ -2,6 +2,7 @@
 
 mod examples;
 mod measure;
+mod online;
 mod recipe;
 mod run;
 
@@ -17,10 +18,11 @@ use crate::facade::{Thumbprint, WeakThumbprint, lock};
 use crate::gate::OfflineReport;
 use crate::types::AdapterId;
 
+pub use online::Online;
 pub use recipe::{GuardFile, Recipe};
 
 /// What a job may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Budget {
     /// Most resident memory of training, MiB, the mapped model included; none: as much as is fastest.
@@ -38,6 +40,8 @@ pub struct Budget {
     /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. A system that ends
     /// processes for using the GPU in the background wants this off there.
     pub gpu: bool,
+    /// Rounds on what the new adapter thinks of its own answers; none by default.
+    pub online: Option<Online>,
 }
 
 impl Default for Budget {
@@ -50,6 +54,7 @@ impl Default for Budget {
             max_example_tokens: 1024,
             replace_trial: false,
             gpu: false,
+            online: None,
         }
     }
 }
@@ -68,6 +73,8 @@ pub enum Phase {
     Fold,
     /// Trains on everything.
     Train,
+    /// Answers prompts of the feedback again, and trains on what its own reward prefers ([`Budget::online`]).
+    Online,
     /// Measures whether the candidate harms.
     Gate,
     /// Over.

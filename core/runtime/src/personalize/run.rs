@@ -5,6 +5,7 @@
 
 mod cache_keys;
 mod judging;
+mod online;
 mod ranking;
 mod training;
 mod watch;
@@ -28,11 +29,12 @@ use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
+use online::Round;
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
-use super::{Budget, Outcome, Phase, Shared, Wish};
+use super::{Budget, Online, Outcome, Phase, Shared, Wish};
 use crate::curation::{Curated, curate};
 use crate::engine::{EngineError, GenerateOptions, Prompt, Request, With};
 use crate::error::{Error, Result};
@@ -144,6 +146,9 @@ struct Resolved {
     recipe: Recipe,
     /// The last event that is learned from.
     until: Option<FeedbackId>,
+    /// Rounds after the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    online: Option<Online>,
 }
 
 /// What is learned from.
@@ -199,12 +204,18 @@ impl Context<'_> {
             part: 0,
             parts: 1,
             name: "train",
+            recorded: 0,
         };
-        let mut trainer = self.train(&label, &everything, &course)?;
+        let trainer = self.train(&label, &everything, &course)?;
+        let stopped = Stopped {
+            steps: trainer.steps_done(),
+            by_kl: trainer.stopped_by_kl(),
+        };
+        let (mut trainer, rounds) = self.online(trainer, &course, &rankings)?;
         let shifts = self.kept(&dir, "shifts.json", |this| {
             this.shifts(&mut trainer, &material, &references)
         })?;
-        let adapter = self.record(trainer, &resolved, &material.curated, &shifts)?;
+        let adapter = self.record(trainer, &resolved, &material, &shifts, stopped, &rounds)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -317,6 +328,7 @@ impl Context<'_> {
             anchors,
             folds: if self.recipe.folds { FOLDS } else { 0 },
             recipe: self.recipe.clone(),
+            online: self.budget.online,
             until: material.curated.items().last().copied(),
         })
     }
@@ -436,8 +448,12 @@ impl Context<'_> {
         &self,
         mut trainer: Trainer,
         resolved: &Resolved,
-        curated: &Curated,
+        Material {
+            curated, tokenized, ..
+        }: &Material,
         shifts: &Shifts,
+        stopped: Stopped,
+        rounds: &[Round],
     ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
@@ -469,9 +485,12 @@ impl Context<'_> {
             config: serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?,
             manifest: json!({
                 "counts": curated.counts,
+                "too_long": tokenized.too_long,
+                "ranked_left_out": tokenized.ranked_left_out,
                 "logp_shifts": shifts,
-                "steps": trainer.steps_done(),
-                "stopped_by_kl": trainer.stopped_by_kl(),
+                "online": rounds,
+                "steps": stopped.steps,
+                "stopped_by_kl": stopped.by_kl,
                 "template": self.loaded.engine.info().template_hash,
             }),
             items: curated.items(),
@@ -499,10 +518,7 @@ impl Context<'_> {
         }
         let made = make(self)?;
         let bytes = serde_json::to_vec(&made).map_err(|e| Error::Job(e.to_string()))?;
-        durable::replace(&path, |file| file.write_all(&bytes)).map_err(|error| Error::File {
-            path: error.path,
-            source: error.source,
-        })?;
+        durable::replace(&path, |file| file.write_all(&bytes))?;
         Ok(made)
     }
 
@@ -569,6 +585,13 @@ impl Context<'_> {
         )?;
         Ok(())
     }
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, Copy)]
+struct Stopped {
+    steps: u64,
+    by_kl: bool,
 }
 
 /// A base's answer to a neutral prompt.

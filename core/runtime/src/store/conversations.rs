@@ -177,6 +177,7 @@ pub(super) fn delete_unowned(db: &Connection) -> Result<()> {
                  WHERE m.conversation IS NULL AND (
                      EXISTS (SELECT 1 FROM feedback WHERE reply = r.id)
                      OR EXISTS (SELECT 1 FROM feedback WHERE other = r.id)
+                     OR EXISTS (SELECT 1 FROM ranked WHERE ranked.reply = r.id)
                      OR EXISTS (SELECT 1 FROM votes WHERE candidate_reply = r.id)
                      OR EXISTS (SELECT 1 FROM votes WHERE baseline_reply = r.id)
                      OR EXISTS (SELECT 1 FROM matches WHERE left_reply = r.id)

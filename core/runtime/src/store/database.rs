@@ -17,8 +17,11 @@ pub const DATABASE_FILE: &str = "thumbprint.db";
 pub const ENCRYPTED_DATABASE_FILE: &str = "thumbprint.encrypted.db";
 
 /// The schema, one step a version: entry `i` leads from version `i` to `i + 1`.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("schema/v1.sql"),
+    include_str!("schema/v2.sql"),
+    include_str!("schema/v3.sql"),
+];
 
 /// Databases up to this size are checked at every opening (about 0.1 s); larger ones only after the
 /// last process died, or met damage.

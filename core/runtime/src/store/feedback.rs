@@ -88,9 +88,9 @@ impl Store {
         }
     }
 
-    /// Everything in effect, in the order it was said. [`Feedback`] says what replaces what: a
-    /// reply has one verdict (👍, 👎 or an edit; the latest counts, and a 👍 after an edit confirms
-    /// the edit), two replies have one pick between them, and a retry stands beside any verdict.
+    /// Everything in effect, in the order it was said. A reply has one verdict (👍, 👎 or an edit;
+    /// the latest counts, and a 👍 after an edit confirms the edit), two replies have one pick between
+    /// them, a reply is in one ranking, and a retry stands beside any verdict.
     pub fn effective_feedback(&self) -> Result<Vec<LoggedFeedback>> {
         self.read(|db| {
             let events = events(db, "", &[])?;
@@ -102,18 +102,30 @@ impl Store {
         })
     }
 
-    /// What is in effect on one reply, picks in which it took part included, for showing a thumb as
-    /// pressed.
+    /// What is in effect on one reply, picks and rankings in which it took part included, for showing
+    /// a thumb as pressed.
     pub fn feedback_on(&self, reply: ReplyId) -> Result<Vec<(FeedbackId, Feedback)>> {
         self.read(|db| {
             replies::prompt_key_of(db, reply)?;
             let events = events(
                 db,
-                // A pick may have been given on either of its two replies.
-                "WHERE reply = ?1 OR other = ?1 OR withdraws IN (SELECT id FROM feedback WHERE other = ?1)",
+                // Of all replies to its prompt: a ranking of others may have taken the place of one that it was in.
+                "WHERE reply IN (SELECT other.id FROM replies this JOIN replies other USING (prompt_key) WHERE this.id = ?1)",
                 &[&reply],
             )?;
-            in_effect(&events).into_iter().map(|id| Ok((id, said(db, id)?.1))).collect()
+            let mut on_it = Vec::new();
+            for id in in_effect(&events) {
+                let (on, feedback) = said(db, id)?;
+                let takes_part = match &feedback {
+                    Feedback::Prefer { over } => *over == reply,
+                    Feedback::Rank { over } => over.contains(&reply),
+                    _ => false,
+                };
+                if on == reply || takes_part {
+                    on_it.push((id, feedback));
+                }
+            }
+            Ok(on_it)
         })
     }
 
@@ -165,15 +177,36 @@ fn record_said(db: &Connection, said: &Said) -> Result<bool> {
             let over = handed_in(db, prompt, worse)?;
             (handed_in(db, prompt, better)?, Feedback::Prefer { over })
         }
+        Said::Ranked { prompt, answers } => {
+            let mut replies = Vec::with_capacity(answers.len());
+            for answer in answers {
+                replies.push(handed_in(db, prompt, answer)?);
+            }
+            let over = replies.split_off(replies.len().min(1));
+            let best = replies.pop().ok_or(StoreError::Empty {
+                what: "the ranking",
+            })?;
+            (best, Feedback::Rank { over })
+        }
     };
-    let (kind, other) = match feedback {
-        Feedback::Prefer { over } => ("prefer", Some(over)),
+    let (kind, other) = match &feedback {
+        Feedback::Prefer { over } => ("prefer", Some(*over)),
+        Feedback::Rank { .. } => ("rank", None),
         Feedback::Up => ("up", None),
         _ => ("down", None),
     };
-    let known = db
-        .prepare_cached("SELECT 1 FROM feedback WHERE reply = ? AND kind = ? AND other IS ?")?
-        .exists(params![reply, kind, other])?;
+    let same: Vec<FeedbackId> = db
+        .prepare_cached("SELECT id FROM feedback WHERE reply = ? AND kind = ? AND other IS ?")?
+        .query_map(params![reply, kind, other], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut known = false;
+    for id in same {
+        known = known
+            || match &feedback {
+                Feedback::Rank { over } => ranked(db, id)? == *over,
+                _ => true,
+            };
+    }
     if !known {
         insert(db, reply, &feedback)?;
     }
@@ -229,13 +262,52 @@ pub(super) fn insert(db: &Connection, reply: ReplyId, feedback: &Feedback) -> Re
             }
             ("prefer", None, Some(*over))
         }
+        Feedback::Rank { over } => {
+            check_ranking(db, reply, over)?;
+            ("rank", None, None)
+        }
         Feedback::Retry => ("retry", None, None),
     };
     db.prepare_cached(
         "INSERT INTO feedback (reply, kind, body, other, created_at) VALUES (?, ?, ?, ?, ?)",
     )?
     .execute(params![reply, kind, body, other, now_ms()])?;
-    Ok(FeedbackId(db.last_insert_rowid()))
+    let id = FeedbackId(db.last_insert_rowid());
+    if let Feedback::Rank { over } = feedback {
+        let mut insert =
+            db.prepare_cached("INSERT INTO ranked (feedback, place, reply) VALUES (?, ?, ?)")?;
+        for (place, reply) in (1i64..).zip(over) {
+            insert.execute(params![id, place, reply])?;
+        }
+    }
+    Ok(id)
+}
+
+fn check_ranking(db: &Connection, best: ReplyId, over: &[ReplyId]) -> Result<()> {
+    if over.is_empty() {
+        return Err(StoreError::Empty {
+            what: "the ranking",
+        });
+    }
+    let prompt = replies::prompt_key_of(db, best)?;
+    for (at, reply) in over.iter().enumerate() {
+        if *reply == best || over[..at].contains(reply) {
+            return Err(StoreError::SameReply(*reply));
+        }
+        if replies::prompt_key_of(db, *reply)? != prompt {
+            return Err(StoreError::OtherPrompt(*reply));
+        }
+    }
+    Ok(())
+}
+
+/// The replies of a ranking after the best, in order.
+fn ranked(db: &Connection, id: FeedbackId) -> Result<Vec<ReplyId>> {
+    let mut statement =
+        db.prepare_cached("SELECT reply FROM ranked WHERE feedback = ? ORDER BY place")?;
+    Ok(statement
+        .query_map([id], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 /// Events that meet a condition, in the order of their ids.
@@ -250,12 +322,12 @@ fn events(
     let mut rows = statement.query(parameters)?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
-        events.push(event_from_row(row)?);
+        events.push(event_from_row(db, row)?);
     }
     Ok(events)
 }
 
-fn event_from_row(row: &Row<'_>) -> Result<Event> {
+fn event_from_row(db: &Connection, row: &Row<'_>) -> Result<Event> {
     let id: FeedbackId = row.get(0)?;
     let act = match (
         row.get_ref(2)?.as_str().unwrap_or(""),
@@ -266,6 +338,9 @@ fn event_from_row(row: &Row<'_>) -> Result<Event> {
         ("down", ..) => Act::Down,
         ("edit", ..) => Act::Edit,
         ("prefer", Some(over), _) => Act::Prefer { over },
+        ("rank", ..) => Act::Rank {
+            over: ranked(db, id)?,
+        },
         ("retry", ..) => Act::Retry,
         ("withdraw", _, Some(withdrawn)) => Act::Withdraw(withdrawn),
         _ => {
@@ -299,6 +374,9 @@ fn said(db: &Connection, id: FeedbackId) -> Result<(ReplyId, Feedback)> {
         },
         ("edit", Some(text), _) => Feedback::Edit(text),
         ("prefer", _, Some(over)) => Feedback::Prefer { over },
+        ("rank", ..) => Feedback::Rank {
+            over: ranked(db, id)?,
+        },
         ("retry", ..) => Feedback::Retry,
         _ => {
             return Err(StoreError::Unreadable {
@@ -317,8 +395,8 @@ fn logged(
     seen: &mut HashMap<ReplyId, Arc<LoggedReply>>,
 ) -> Result<LoggedFeedback> {
     let (reply, feedback) = said(db, id)?;
-    let other = match feedback {
-        Feedback::Prefer { over } => Some(over),
+    let other = match &feedback {
+        Feedback::Prefer { over } => Some(*over),
         Feedback::Retry => kept_successor(db, reply)?,
         _ => None,
     };
@@ -345,11 +423,19 @@ fn logged(
         seen.insert(id, reply.clone());
         Ok(reply)
     };
+    let after = match &feedback {
+        Feedback::Rank { over } => over.as_slice(),
+        _ => &[],
+    };
     Ok(LoggedFeedback {
         id,
         reply: reply_of(reply)?,
-        feedback,
         other: other.map(&mut reply_of).transpose()?,
+        ranked: after
+            .iter()
+            .map(|reply| reply_of(*reply))
+            .collect::<Result<_>>()?,
+        feedback,
     })
 }
 

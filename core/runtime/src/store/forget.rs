@@ -14,14 +14,14 @@ use crate::types::{AdapterId, ConversationId, FeedbackId, MessageId, ReplyId, Ro
 /// What to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An event and the reply that it was given on (for a pick, also the reply not picked, unless
-    /// something else was said about that one).
+    /// An event and the reply that it was given on (for a pick or a ranking, also the other replies in
+    /// it, unless something else was said about them).
     Feedback(FeedbackId),
-    /// A reply and all feedback on it.
+    /// A reply and all feedback on it, picks and rankings in which it took part included.
     Reply(ReplyId),
     /// A conversation, with every branch of it.
     Conversation(ConversationId),
-    /// All that anybody ever said here. Models and settings stay.
+    /// All that anybody ever said here, and every adapter. Models and settings stay.
     Everything,
 }
 
@@ -98,6 +98,8 @@ struct Doomed {
     replies: BTreeSet<ReplyId>,
     messages: BTreeSet<MessageId>,
     conversations: Vec<ConversationId>,
+    /// Every adapter, whatever it learned from: one that was taken in does not say.
+    adapters: bool,
 }
 
 impl Doomed {
@@ -110,6 +112,7 @@ impl Doomed {
                 .into_iter()
                 .collect(),
             conversations: column(db, "SELECT id FROM conversations", [])?,
+            adapters: true,
         })
     }
 
@@ -177,10 +180,15 @@ impl Doomed {
                     [quoted, cut_off],
                 )?);
             }
-            // The loser of a pick is part of the item, unless it is part of another one too.
-            let losers = "SELECT other FROM feedback mine WHERE reply = ?1 AND other IS NOT NULL
-                AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.reply = mine.other)
-                AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.other = mine.other AND f.reply <> ?1)";
+            // The losers of a pick or a ranking are part of the item, unless they are part of another one too.
+            let losers = "WITH losers(id) AS (
+                    SELECT other FROM feedback WHERE reply = ?1 AND other IS NOT NULL
+                    UNION SELECT r.reply FROM ranked r JOIN feedback f ON f.id = r.feedback WHERE f.reply = ?1)
+                SELECT id FROM losers WHERE
+                    NOT EXISTS (SELECT 1 FROM feedback f WHERE f.reply = losers.id)
+                    AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.other = losers.id AND f.reply <> ?1)
+                    AND NOT EXISTS (SELECT 1 FROM ranked r JOIN feedback f ON f.id = r.feedback
+                        WHERE r.reply = losers.id AND f.reply <> ?1)";
             waiting.extend(column::<ReplyId>(db, losers, [id])?);
             // And so is the other side of a blind comparison.
             let others = "SELECT CASE left_reply WHEN ?1 THEN right_reply ELSE left_reply END AS side FROM matches
@@ -239,11 +247,12 @@ impl Doomed {
         for &reply in &self.replies {
             feedback.extend(column::<FeedbackId>(
                 db,
-                "SELECT id FROM feedback WHERE reply = ?1 OR other = ?1",
+                "SELECT id FROM feedback WHERE reply = ?1 OR other = ?1
+                 UNION SELECT feedback FROM ranked WHERE reply = ?1",
                 [reply],
             )?);
         }
-        // A pick of a reply that stays, over one that goes, may have been withdrawn.
+        // A pick or a ranking of a reply that stays, over one that goes, may have been withdrawn.
         for id in feedback.clone() {
             feedback.extend(column::<FeedbackId>(
                 db,
@@ -251,7 +260,11 @@ impl Doomed {
                 [id],
             )?);
         }
-        condemn_adapters(db, &feedback, &mut forgotten)?;
+        let adapters = match self.adapters {
+            true => column(db, "SELECT id FROM adapters WHERE state <> 'forgotten'", [])?,
+            false => adapters_that_saw(db, &feedback)?,
+        };
+        condemn_adapters(db, adapters, &mut forgotten)?;
         condemn_runs(db, &feedback, &mut forgotten)?;
 
         for item in &feedback {
@@ -330,20 +343,24 @@ fn reply_of_feedback(db: &Connection, id: FeedbackId) -> Result<ReplyId> {
         .ok_or(StoreError::UnknownFeedback(id))
 }
 
-/// Marks the adapters that learnt from an erased event, and serves their bases with something else.
-fn condemn_adapters(
-    db: &Connection,
-    feedback: &BTreeSet<FeedbackId>,
-    forgotten: &mut Forgotten,
-) -> Result<()> {
-    let mut condemned = BTreeSet::new();
+fn adapters_that_saw(db: &Connection, feedback: &BTreeSet<FeedbackId>) -> Result<Vec<AdapterId>> {
+    let mut saw = BTreeSet::new();
     for item in feedback {
-        condemned.extend(column::<AdapterId>(
+        saw.extend(column::<AdapterId>(
             db,
             "SELECT adapter FROM adapter_items WHERE feedback = ?",
             [item],
         )?);
     }
+    Ok(saw.into_iter().collect())
+}
+
+/// Marks adapters as forgotten, and serves their bases with something else.
+fn condemn_adapters(
+    db: &Connection,
+    condemned: Vec<AdapterId>,
+    forgotten: &mut Forgotten,
+) -> Result<()> {
     let mut bases = HashSet::new();
     for &id in &condemned {
         let (base, file): (String, String) = db.query_row(
@@ -368,7 +385,7 @@ fn condemn_adapters(
         forgotten.served.push((base, next));
     }
     forgotten.served.sort();
-    forgotten.adapters = condemned.into_iter().collect();
+    forgotten.adapters = condemned;
     Ok(())
 }
 

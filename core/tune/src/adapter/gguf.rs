@@ -10,7 +10,7 @@ use super::{AdapterError, Lora, LoraConfig, LoraShape, Module};
 use crate::durable;
 use crate::model::has_fused_matrices;
 
-const BASE_SHA256: &str = "thumbprint.base_sha256";
+pub(super) const BASE_SHA256: &str = "thumbprint.base_sha256";
 const VERSION: &str = "thumbprint.version";
 
 /// An adapter with what its GGUF file says of its origin. Unmodified llama.cpp loads the file; it ignores the keys that are ours.

@@ -3,7 +3,9 @@
 //! In memory everything is as in GGUF: the rows of q and k in the order of the base model's file. PEFT's order differs for
 //! `llama`-like architectures, see [`HeadCounts`].
 
+mod combine;
 mod gguf;
+mod merge;
 mod module;
 mod peft;
 mod permute;
@@ -20,6 +22,7 @@ use crate::durable::WriteError;
 use crate::rng::Rng;
 
 pub use gguf::AdapterFile;
+pub use merge::{Merged, matrix_type, merge, mergeable_types};
 pub use module::Module;
 pub use peft::PeftConfig;
 pub use permute::HeadCounts;
@@ -421,6 +424,15 @@ pub enum AdapterError {
         adapter: String,
         /// The hash of the model at hand.
         base: String,
+    },
+    /// An adapter that does not name the model that it was made for.
+    #[error(
+        "{} does not say which base model it was made for: accept that if you know that it is this one",
+        path.display()
+    )]
+    UnnamedBase {
+        /// The file.
+        path: PathBuf,
     },
     /// A PEFT adapter with a feature that this library, or llama.cpp, cannot express.
     #[error("{}: {problem}", path.display())]

@@ -1,4 +1,6 @@
 //! Adapters as PEFT saves them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! PEFT's files do not say which weights they belong to. Ours do, in the tensors' metadata, which others pass over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,12 +8,13 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thumbprint_ggml::GgmlType;
 use thumbprint_ggml::ggml::quant::dequantize;
 
+use super::gguf::BASE_SHA256;
 use super::permute::{Direction, permute};
-use super::{AdapterError, HeadCounts, Lora, LoraConfig, LoraShape, Module};
+use super::{AdapterError, AdapterFile, HeadCounts, Lora, LoraConfig, LoraShape, Module};
 use crate::durable;
 
 const CONFIG: &str = "adapter_config.json";
@@ -39,10 +42,7 @@ impl PeftConfig {
             path: path.to_owned(),
             problem,
         };
-        let text = std::fs::read(path).map_err(|source| AdapterError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = read(path)?;
         let raw: RawConfig = serde_json::from_slice(&text)
             .map_err(|e| refuse(format!("is no PEFT configuration: {e}")))?;
         if raw.peft_type != "LORA" {
@@ -72,6 +72,47 @@ impl PeftConfig {
     }
 }
 
+impl AdapterFile {
+    /// As [`Lora::read_peft`], with the base that the file names, if we wrote it. `architecture` is that of the model at hand: PEFT's
+    /// files name none.
+    ///
+    /// # Errors
+    /// As [`Lora::read_peft`].
+    pub fn read_peft(
+        folder: &Path,
+        architecture: &str,
+        permute: Option<HeadCounts>,
+    ) -> Result<Self, AdapterError> {
+        let lora = Lora::read_peft(folder, permute)?;
+        let path = folder.join(TENSORS);
+        let bytes = read(&path)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| AdapterError::Peft {
+            path,
+            problem: e.to_string(),
+        })?;
+        let named = header.metadata().as_ref();
+        let base_sha256 = named.and_then(|named| named.get(BASE_SHA256)).cloned();
+        Ok(Self {
+            lora,
+            architecture: architecture.to_owned(),
+            base_sha256,
+        })
+    }
+
+    /// As [`Lora::write_peft`], naming the base.
+    ///
+    /// # Errors
+    /// As [`Lora::write_peft`].
+    pub fn write_peft(
+        &self,
+        folder: &Path,
+        permute: Option<HeadCounts>,
+    ) -> Result<(), AdapterError> {
+        self.lora
+            .write_peft_of(folder, permute, self.base_sha256.as_deref())
+    }
+}
+
 impl Lora {
     /// Reads a folder that PEFT's `save_pretrained` wrote. `permute`: the heads of a `llama`-like model (see [`HeadCounts`]); None where
     /// GGUF keeps the order of the rows.
@@ -93,10 +134,7 @@ impl Lora {
         config: PeftConfig,
         permute: Option<HeadCounts>,
     ) -> Result<Self, AdapterError> {
-        let bytes = std::fs::read(path).map_err(|source| AdapterError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = read(path)?;
         let refuse = |problem: String| AdapterError::Peft {
             path: path.to_owned(),
             problem,
@@ -186,6 +224,15 @@ impl Lora {
         folder: &Path,
         permute: Option<HeadCounts>,
     ) -> Result<(), AdapterError> {
+        self.write_peft_of(folder, permute, None)
+    }
+
+    fn write_peft_of(
+        &self,
+        folder: &Path,
+        permute: Option<HeadCounts>,
+        base_sha256: Option<&str>,
+    ) -> Result<(), AdapterError> {
         self.check_finite()?;
         let rank = self.config.rank;
         let mut matrices: Vec<(String, [usize; 2], Vec<u8>)> =
@@ -217,6 +264,7 @@ impl Lora {
             ));
         }
         let tensors = safetensors::serialize(views, None).map_err(refuse)?;
+        let tensors = with_metadata(&tensors, base_sha256);
         let config = format!("{:#}\n", self.peft_config());
         std::fs::create_dir_all(folder).map_err(|source| durable::WriteError {
             path: folder.to_owned(),
@@ -398,6 +446,34 @@ fn reorder(
             shape.n_out
         ),
     })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, AdapterError> {
+    std::fs::read(path).map_err(|source| AdapterError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The file with what it says of itself: the header is a length (8 bytes, little-endian) and that much JSON, filled up with spaces to
+/// whole words. By hand, since the library keeps metadata in an order of chance, and the same adapter has to give the same bytes.
+fn with_metadata(tensors: &[u8], base_sha256: Option<&str>) -> Vec<u8> {
+    let (length, rest) = tensors.split_at(8);
+    let length = length
+        .iter()
+        .rev()
+        .fold(0, |n, byte| n << 8 | usize::from(*byte));
+    let (header, data) = rest.split_at(length);
+    let mut header: Map<String, Value> = serde_json::from_slice(header).unwrap_or_default();
+    // transformers refuses metadata without a format.
+    let mut metadata = json!({ "format": "pt" });
+    if let Some(sha256) = base_sha256 {
+        metadata[BASE_SHA256] = json!(sha256);
+    }
+    header.insert("__metadata__".to_owned(), metadata);
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes()[..], &header, data].concat()
 }
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {

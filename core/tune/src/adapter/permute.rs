@@ -1,6 +1,7 @@
 //! The order of the rows of q and k.
 
 use super::Module;
+use crate::model::{BlockSpec, RopeKind};
 
 /// Attention heads of a model whose q and k rows llama.cpp's converter reorders (`llama` and its like): it puts the two halves that a
 /// rotation joins beside each other. In GGUF row `i d + 2 j + s` is PEFT's row `i d + s d/2 + j`, for head `i`, head size `d`, `j < d/2`,
@@ -14,6 +15,15 @@ pub struct HeadCounts {
 }
 
 impl HeadCounts {
+    /// The heads whose rows are reordered: of models that rotate neighbours, which is why the converter does it.
+    pub fn reordered_in(spec: &BlockSpec) -> Option<HeadCounts> {
+        let heads = HeadCounts {
+            n_head: spec.n_head,
+            n_head_kv: spec.n_head_kv,
+        };
+        (spec.rope.kind == RopeKind::Interleaved).then_some(heads)
+    }
+
     /// The number of heads of a module whose rows are reordered.
     pub(super) fn of(&self, module: Module) -> Option<usize> {
         match module {

@@ -1,8 +1,10 @@
-//! Preference data in TRL's JSONL format, streamed line by line. Nothing here tokenizes or renders a template.
+//! Preference data in TRL's JSONL format, and rankings in one like it, streamed line by line. Nothing here tokenizes or renders a template.
 //!
 //! A line is an object with `chosen`, `rejected` and, unless implicit, `prompt`; each a string, or a list of messages
 //! (`role`, `content`). Without a `prompt` (or with a string beside conversations) the prompt is what the two sides begin with in
 //! common, as TRL's `maybe_extract_prompt` has it. Other fields are ignored, except those that TRL would render into the text.
+//!
+//! A ranking has `prompt` and `ranked`, a list of answers, the best first, each as `chosen` is.
 
 mod reader;
 mod row;
@@ -31,6 +33,25 @@ impl PreferenceRow {
     /// What is wrong with them.
     pub fn from_fields(fields: &Map<String, Value>) -> Result<Self, Problem> {
         row::parse(fields)
+    }
+}
+
+/// A prompt and several answers to it, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankingRow {
+    /// Never empty.
+    pub prompt: Text,
+    /// Two at least, the best first; of the same kind as the prompt, never empty, all different.
+    pub ranked: Vec<Text>,
+}
+
+impl RankingRow {
+    /// From the fields of a line. A row of two sides is a ranking of two.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_fields(fields: &Map<String, Value>) -> Result<Self, Problem> {
+        row::parse_ranking(fields)
     }
 }
 
@@ -106,10 +127,16 @@ pub enum Problem {
     Empty(String),
     /// A conversation that cannot be an answer.
     #[error("field `{0}` must end with an assistant message")]
-    NotAnAnswer(&'static str),
+    NotAnAnswer(String),
     /// Both sides say the same.
     #[error("fields `chosen` and `rejected` are identical, so that nothing is preferred")]
     Identical,
+    /// Two of several say the same.
+    #[error("two answers of `{0}` are identical, so that neither is preferred")]
+    Repeated(&'static str),
+    /// A ranking of fewer than two.
+    #[error("field `{0}` must hold two answers at least")]
+    TooFew(&'static str),
     /// No prompt was given, and none can be found.
     #[error("has no field `prompt`, and `chosen` and `rejected` do not begin alike")]
     NoCommonPrefix,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ChatMessage, PreferenceRow, Problem, Text};
+use super::{ChatMessage, PreferenceRow, Problem, RankingRow, Text};
 
 /// Fields of a row that TRL hands to the template or the processor.
 const RENDERED_BY_TRL: [&str; 5] = ["tools", "chat_template_kwargs", "image", "images", "videos"];
@@ -17,12 +17,7 @@ pub(super) fn object(line: &[u8]) -> Result<Map<String, Value>, Problem> {
 }
 
 pub(super) fn parse(fields: &Map<String, Value>) -> Result<PreferenceRow, Problem> {
-    if let Some(field) = RENDERED_BY_TRL
-        .into_iter()
-        .find(|f| fields.get(*f).is_some_and(says_something))
-    {
-        return Err(Problem::Unsupported(field.to_owned()));
-    }
+    refuse_unsupported(fields)?;
     let chosen = required(fields, "chosen")?;
     let rejected = required(fields, "rejected")?;
     let prompt = optional(fields, "prompt")?;
@@ -56,31 +51,88 @@ pub(super) fn parse(fields: &Map<String, Value>) -> Result<PreferenceRow, Proble
     check(row)
 }
 
+pub(super) fn parse_ranking(fields: &Map<String, Value>) -> Result<RankingRow, Problem> {
+    const LIST: &str = "ranked";
+    if !fields.contains_key(LIST) && fields.contains_key("chosen") {
+        let PreferenceRow {
+            prompt,
+            chosen,
+            rejected,
+        } = parse(fields)?;
+        let ranked = vec![chosen, rejected];
+        return Ok(RankingRow { prompt, ranked });
+    }
+    refuse_unsupported(fields)?;
+    let prompt = required(fields, "prompt")?;
+    if is_empty(&prompt) {
+        return Err(Problem::Empty("prompt".to_owned()));
+    }
+    let items = match fields.get(LIST) {
+        Some(Value::Array(items)) => items,
+        None => return Err(Problem::Missing(LIST.to_owned())),
+        Some(_) => return Err(wrong_kind(LIST, "a list of answers, the best first")),
+    };
+    if items.len() < 2 {
+        return Err(Problem::TooFew(LIST));
+    }
+    let mut ranked: Vec<Text> = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        let at = format!("{LIST}[{i}]");
+        let answer = text(item, &at)?;
+        check_answer(&answer, &at)?;
+        match (&prompt, &answer) {
+            (Text::Plain(_), Text::Plain(_)) | (Text::Chat(_), Text::Chat(_)) => {}
+            (Text::Plain(_), _) => return Err(wrong_kind(at, "a string, as `prompt` is")),
+            (Text::Chat(_), _) => {
+                return Err(wrong_kind(at, "a list of messages, as `prompt` is"));
+            }
+        }
+        if ranked.contains(&answer) {
+            return Err(Problem::Repeated(LIST));
+        }
+        ranked.push(answer);
+    }
+    Ok(RankingRow { prompt, ranked })
+}
+
+fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), Problem> {
+    let unsupported = RENDERED_BY_TRL
+        .into_iter()
+        .find(|f| fields.get(*f).is_some_and(says_something));
+    match unsupported {
+        Some(field) => Err(Problem::Unsupported(field.to_owned())),
+        None => Ok(()),
+    }
+}
+
 fn check(row: PreferenceRow) -> Result<PreferenceRow, Problem> {
     if is_empty(&row.prompt) {
         return Err(Problem::Empty("prompt".to_owned()));
     }
-    for (field, side) in [("chosen", &row.chosen), ("rejected", &row.rejected)] {
-        if is_empty(side) {
-            return Err(Problem::Empty(field.to_owned()));
-        }
-        if let Text::Chat(messages) = side {
-            match messages.last() {
-                Some(last) if last.role == "assistant" && last.content.trim().is_empty() => {
-                    return Err(Problem::Empty(format!(
-                        "{field}[{}].content",
-                        messages.len() - 1
-                    )));
-                }
-                Some(last) if last.role == "assistant" => {}
-                _ => return Err(Problem::NotAnAnswer(field)),
-            }
-        }
-    }
+    check_answer(&row.chosen, "chosen")?;
+    check_answer(&row.rejected, "rejected")?;
     if row.chosen == row.rejected {
         return Err(Problem::Identical);
     }
     Ok(row)
+}
+
+/// An answer says something, and is the assistant's.
+fn check_answer(answer: &Text, field: &str) -> Result<(), Problem> {
+    if is_empty(answer) {
+        return Err(Problem::Empty(field.to_owned()));
+    }
+    let Text::Chat(messages) = answer else {
+        return Ok(());
+    };
+    match messages.last() {
+        Some(last) if last.role == "assistant" && last.content.trim().is_empty() => {
+            let at = messages.len() - 1;
+            Err(Problem::Empty(format!("{field}[{at}].content")))
+        }
+        Some(last) if last.role == "assistant" => Ok(()),
+        _ => Err(Problem::NotAnAnswer(field.to_owned())),
+    }
 }
 
 /// The common first messages become the prompt. As TRL: where one side is the beginning of the other, the shorter side keeps its
@@ -139,15 +191,21 @@ pub(super) fn optional(
 ) -> Result<Option<Text>, Problem> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(s)) => Ok(Some(Text::Plain(s.clone()))),
-        Some(Value::Array(items)) => {
+        Some(value) => text(value, name).map(Some),
+    }
+}
+
+fn text(value: &Value, at: &str) -> Result<Text, Problem> {
+    match value {
+        Value::String(s) => Ok(Text::Plain(s.clone())),
+        Value::Array(items) => {
             let messages = items
                 .iter()
                 .enumerate()
-                .map(|(i, item)| message(item, &format!("{name}[{i}]")));
-            Ok(Some(Text::Chat(messages.collect::<Result<_, _>>()?)))
+                .map(|(i, item)| message(item, &format!("{at}[{i}]")));
+            Ok(Text::Chat(messages.collect::<Result<_, _>>()?))
         }
-        Some(_) => Err(wrong_kind(name, "a string or a list of messages")),
+        _ => Err(wrong_kind(at, "a string or a list of messages")),
     }
 }
 

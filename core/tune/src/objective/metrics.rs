@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::{PairLogps, UnpairedLogps};
+use super::{PairLogps, RankingLogps, UnpairedLogps};
 
-/// Means over the examples of a step. A value that no example of the step defines is absent.
+/// Means over the examples of a step. A value that no example of the step defines is absent. The best of a ranking is its chosen
+/// side, and the mean of the others its rejected one.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Metrics {
     /// Mean `beta rho` of chosen and of desirable completions.
@@ -16,7 +17,7 @@ pub struct Metrics {
     /// `rewards/chosen - rewards/rejected`.
     #[serde(rename = "rewards/margins", skip_serializing_if = "Option::is_none")]
     pub rewards_margins: Option<f64>,
-    /// Share of pairs whose chosen reward is above the rejected one (a tie is not), 0 to 1.
+    /// Share of pairs whose chosen reward is above the rejected one (a tie is not), 0 to 1. Of a ranking: of all its pairs.
     #[serde(rename = "rewards/accuracies", skip_serializing_if = "Option::is_none")]
     pub rewards_accuracies: Option<f64>,
     /// Mean summed log-probability of chosen and desirable completions, nats.
@@ -33,7 +34,7 @@ pub struct MetricsSum {
     chosen: Side,
     rejected: Side,
     pairs: usize,
-    right: usize,
+    right: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -50,7 +51,32 @@ impl MetricsSum {
         self.chosen.add(chosen, p.chosen);
         self.rejected.add(rejected, p.rejected);
         self.pairs += 1;
-        self.right += usize::from(chosen > rejected);
+        self.right += f64::from(u8::from(chosen > rejected));
+    }
+
+    /// Counts a ranking of two answers or more.
+    pub fn add_ranking(&mut self, r: &RankingLogps, beta: f64) {
+        let rewards: Vec<f64> = r.rho().map(|rho| beta * rho).collect();
+        let (Some((best, others)), Some((best_logp, other_logps))) =
+            (rewards.split_first(), r.policy.split_first())
+        else {
+            return;
+        };
+        let n = others.len().max(1) as f64;
+        self.chosen.add(*best, *best_logp);
+        self.rejected.add(
+            others.iter().sum::<f64>() / n,
+            other_logps.iter().sum::<f64>() / n,
+        );
+        let (mut right, mut all) = (0, 0);
+        for (at, better) in rewards.iter().enumerate() {
+            for worse in &rewards[at + 1..] {
+                right += usize::from(better > worse);
+                all += 1;
+            }
+        }
+        self.pairs += 1;
+        self.right += right as f64 / f64::from(all.max(1));
     }
 
     /// Counts an unpaired example on its side.
@@ -71,7 +97,7 @@ impl MetricsSum {
             rewards_chosen,
             rewards_rejected,
             rewards_margins: rewards_chosen.zip(rewards_rejected).map(|(c, r)| c - r),
-            rewards_accuracies: (self.pairs > 0).then(|| self.right as f64 / self.pairs as f64),
+            rewards_accuracies: (self.pairs > 0).then(|| self.right / self.pairs as f64),
             logps_chosen,
             logps_rejected,
         }

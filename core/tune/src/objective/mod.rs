@@ -4,7 +4,7 @@
 //! d loss / d (that sum), the one coefficient per sequence from which the backward pass starts. All values are already
 //! divided by the counts of the whole optimizer step ([`Totals`]), so that adding up micro-batches gives the step's mean.
 //!
-//! Per kind of example: pairs and unpaired examples are `sum of weight * loss / number of examples of that kind` (dividing by the
+//! Per kind of example: pairs, rankings and unpaired examples are `sum of weight * loss / number of examples of that kind` (dividing by the
 //! sum of weights would cancel them); likelihood terms and anchors are `sum of weight * loss / number of tokens they score`.
 //!
 //! Notation: `rho = log pi_theta(y|x) - log pi_ref(y|x)`, `sigma` the logistic function, `w` chosen, `l` rejected.
@@ -13,6 +13,7 @@ mod anchor;
 mod math;
 mod metrics;
 mod pair;
+mod plackett_luce;
 mod sft;
 mod unpaired;
 
@@ -22,6 +23,7 @@ pub use pair::{
     FDivergence, LossType, PairGrad, PairItem, PairLogps, PairObjective, PairTerm, PairWeights,
     Tails,
 };
+pub use plackett_luce::{RankingLogps, RankingObjective, RankingWeights};
 pub use sft::demonstration;
 pub use unpaired::{BcoState, ClassRewards, UnpairedLogps, UnpairedLossType, UnpairedObjective};
 
@@ -41,7 +43,10 @@ pub struct Totals {
     pub pairs: usize,
     /// Unpaired examples.
     pub unpaired: usize,
-    /// Tokens scored by a likelihood term: of demonstrations, and of the chosen side of pairs whose `nll` weight is not zero.
+    /// Rankings.
+    pub rankings: usize,
+    /// Tokens scored by a likelihood term: of demonstrations, and of the chosen side of pairs and the best of rankings whose `nll`
+    /// weight is not zero.
     pub nll_tokens: usize,
     /// Tokens of anchors.
     pub anchor_tokens: usize,
@@ -59,6 +64,14 @@ impl Totals {
     /// Counts an unpaired example.
     pub fn add_unpaired(&mut self) {
         self.unpaired += 1;
+    }
+
+    /// Counts a ranking whose best completion has `n_best` tokens.
+    pub fn add_ranking(&mut self, n_best: usize, weights: &RankingWeights) {
+        self.rankings += 1;
+        if weights.nll != 0.0 {
+            self.nll_tokens += n_best;
+        }
     }
 
     /// Counts a demonstration of `n_tokens` tokens.
@@ -119,8 +132,14 @@ pub enum ObjectiveError {
     EmptyCompletion {
         /// The example's index, as the caller counts.
         index: usize,
-        /// chosen, rejected, or the only one.
+        /// chosen, rejected, one of the ranked, or the only one.
         side: &'static str,
+    },
+    /// A ranking of fewer than two.
+    #[error("example {index}: a ranking needs two answers at least")]
+    TooFew {
+        /// The example's index, as the caller counts.
+        index: usize,
     },
     /// The step's totals do not count the example that is being scored.
     #[error(
@@ -129,7 +148,7 @@ pub enum ObjectiveError {
     NotCounted {
         /// The example's index, as the caller counts.
         index: usize,
-        /// pairs, unpaired examples or tokens.
+        /// pairs, rankings, unpaired examples or tokens.
         what: &'static str,
     },
 }

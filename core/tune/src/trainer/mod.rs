@@ -22,8 +22,8 @@ use crate::example::{Example, Kind};
 use crate::graph::{Coefficient, Network, Scores, Spent};
 use crate::model::Model;
 use crate::objective::{
-    BcoState, Metrics, PairItem, PairLogps, PairTerm, Tails, Totals, UnpairedLogps, anchor,
-    demonstration,
+    BcoState, Metrics, PairItem, PairLogps, PairTerm, RankingLogps, Tails, Totals, UnpairedLogps,
+    anchor, demonstration,
 };
 use crate::optimizer::{AdamW, clip_factor, clip_grad_norm};
 use crate::plan::Plan;
@@ -63,7 +63,7 @@ pub struct StepMetrics {
 /// What the reference, the base with the adapter off, says of an example.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reference {
-    /// Its log-probability of each completion, nats, summed over tokens; chosen first. Of an anchor: the expected one, minus its
+    /// Its log-probability of each completion, nats, summed over tokens; chosen or best first. Of an anchor: the expected one, minus its
     /// entropies.
     pub logps: Vec<f64>,
     /// Of a pair under `ld_alpha`: the part of `logps` beyond the length of the shorter completion.
@@ -226,6 +226,11 @@ impl Trainer {
     /// Updates made so far.
     pub fn steps_done(&self) -> u64 {
         self.optimizer.step()
+    }
+
+    /// Updates that the run is to make.
+    pub fn max_steps(&self) -> u64 {
+        self.config.max_steps
     }
 
     /// Whether the run is over: all steps taken, or stopped by `max_kl`.
@@ -609,6 +614,10 @@ impl Trainer {
                 Kind::Pair {
                     chosen, weights, ..
                 } => totals.add_pair(chosen.len(), weights),
+                Kind::Ranking {
+                    completions,
+                    weights,
+                } => totals.add_ranking(completions.first().map_or(0, Vec::len), weights),
                 Kind::Unpaired { .. } => totals.add_unpaired(),
                 Kind::Demonstration { completion, .. } => {
                     totals.add_demonstration(completion.len())
@@ -782,6 +791,25 @@ impl Trainer {
                     let side = |head, tail| Coefficient { head, tail, n_head };
                     coefficients.push(side(term.grad.chosen, term.tail.chosen));
                     coefficients.push(side(term.grad.rejected, term.tail.rejected));
+                }
+                Kind::Ranking {
+                    completions,
+                    weights,
+                } => {
+                    let logps = RankingLogps {
+                        policy: (0..completions.len())
+                            .map(|i| scores.sum(first + i))
+                            .collect(),
+                        reference: Some(&reference()?.logps)
+                            .filter(|logps| logps.len() == completions.len())
+                            .ok_or(TrainError::NoReference { index })?
+                            .clone(),
+                        n_tokens: completions.iter().map(Vec::len).collect(),
+                    };
+                    let ranking = &self.config.ranking;
+                    let term = ranking.ranking(index, &logps, weights, totals)?;
+                    sums.add_ranking(&logps, ranking.beta, term.loss);
+                    coefficients.extend(term.grad.into_iter().map(Coefficient::from));
                 }
                 Kind::Unpaired {
                     completion,

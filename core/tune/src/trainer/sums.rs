@@ -1,6 +1,6 @@
 //! What a step adds up over its ubatches.
 
-use crate::objective::{ClassRewards, MetricsSum, PairLogps, UnpairedLogps};
+use crate::objective::{ClassRewards, MetricsSum, PairLogps, RankingLogps, UnpairedLogps};
 
 /// Losses, metrics, and what decides on the run's course.
 #[derive(Default)]
@@ -23,6 +23,15 @@ impl StepSums {
         self.pairs += 1;
         self.logratio += logps.rho_chosen() + logps.rho_rejected();
         self.tokens += logps.n_chosen + logps.n_rejected;
+    }
+
+    pub(super) fn add_ranking(&mut self, logps: &RankingLogps, beta: f64, loss: f64) {
+        self.loss += loss;
+        self.metrics.add_ranking(logps, beta);
+        self.chosen_logratio += logps.rho().next().unwrap_or(0.0);
+        self.pairs += 1;
+        self.logratio += logps.rho().sum::<f64>();
+        self.tokens += logps.n_tokens.iter().sum::<usize>();
     }
 
     pub(super) fn add_unpaired(

@@ -13,6 +13,12 @@ use super::Examples;
 /// [`Network::logits`](thumbprint_tune::graph::Network::logits) gives them; each sequence decoded by itself, with an F32 cache and
 /// plain attention.
 pub fn logits(model: &Path, adapter: Option<&Path>, examples: &Examples) -> Vec<f32> {
+    let adapters: Vec<_> = adapter.into_iter().map(|path| (path, 1.0)).collect();
+    logits_with(model, &adapters, examples)
+}
+
+/// The same under several adapters at once, each at a scale.
+pub fn logits_with(model: &Path, adapters: &[(&Path, f32)], examples: &Examples) -> Vec<f32> {
     let proceed = &mut |_| ControlFlow::Continue(());
     let model = Model::load(model, &ModelParams::default(), proceed).unwrap();
     let longest = examples
@@ -33,10 +39,9 @@ pub fn logits(model: &Path, adapter: Option<&Path>, examples: &Examples) -> Vec<
         ..ContextParams::default()
     };
     let mut context = Context::new(&model, &params).unwrap();
-    if let Some(path) = adapter {
-        let adapter = Adapter::load(&model, path).unwrap();
-        context.set_adapters(&[(adapter, 1.0)]).unwrap();
-    }
+    let load = |(path, scale): &(&Path, f32)| (Adapter::load(&model, path).unwrap(), *scale);
+    let adapters: Vec<_> = adapters.iter().map(load).collect();
+    context.set_adapters(&adapters).unwrap();
     let mut logits = Vec::new();
     for (prompt, completion) in examples.sequences() {
         context.kv_clear();

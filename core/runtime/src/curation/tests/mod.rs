@@ -24,6 +24,19 @@ fn said(id: i64, reply: &Arc<LoggedReply>, feedback: Feedback) -> LoggedFeedback
         reply: reply.clone(),
         feedback,
         other: None,
+        ranked: Vec::new(),
+    }
+}
+
+/// A ranking, the best first.
+fn ranking(id: i64, replies: &[&Arc<LoggedReply>]) -> LoggedFeedback {
+    let (best, others) = replies.split_first().unwrap();
+    let feedback = Feedback::Rank {
+        over: others.iter().map(|reply| reply.id).collect(),
+    };
+    LoggedFeedback {
+        ranked: others.iter().map(|reply| Arc::clone(reply)).collect(),
+        ..said(id, best, feedback)
     }
 }
 
@@ -69,6 +82,14 @@ fn summary(curated: &Curated) -> Vec<String> {
                     "{} > {} w={weight} e={label_smoothing} nll={nll}",
                     chosen.text, rejected.text
                 )
+            }
+            Kind::Ranking {
+                completions,
+                weight,
+                nll,
+            } => {
+                let texts: Vec<_> = completions.iter().map(|c| c.text.as_str()).collect();
+                format!("{} w={weight} nll={nll}", texts.join(" >> "))
             }
             Kind::Unpaired {
                 completion,
@@ -163,6 +184,7 @@ fn the_same_log_can_be_learned_from_as_pairs_as_thumbs_or_as_what_was_liked() {
 fn each_row_of_the_table_gives_its_example() {
     let old = reply(1, "p", "alpha beta gamma");
     let new = reply(2, "p", "one two three four");
+    let third = reply(3, "p", "red and green");
     let cases: Vec<(Vec<LoggedFeedback>, &[&str])> = vec![
         (
             vec![said(1, &old, Feedback::Edit("delta".into()))],
@@ -171,6 +193,14 @@ fn each_row_of_the_table_gives_its_example() {
         (
             vec![about(1, &new, Feedback::Prefer { over: old.id }, &old)],
             &["one two three four > alpha beta gamma w=1 e=0.1 nll=false"],
+        ),
+        (
+            vec![ranking(1, &[&new, &third, &old])],
+            &["one two three four >> red and green >> alpha beta gamma w=1 nll=false"],
+        ),
+        (
+            vec![said(1, &new, Feedback::Up), ranking(2, &[&new, &old])],
+            &["one two three four >> alpha beta gamma w=1 nll=true"],
         ),
         (
             vec![said(1, &old, down()), said(2, &new, Feedback::Up)],
@@ -386,6 +416,109 @@ fn of_a_pick_and_opposite_thumbs_the_later_counts() {
         summary(&curate(&pick_later, &options())),
         ["first > second one w=1 e=0.1 nll=false"]
     );
+}
+
+#[test]
+fn a_ranking_speaks_for_its_prompt_unless_later_words_contradict_it() {
+    let replies: Vec<_> = ["red", "green", "blue", "violet"]
+        .iter()
+        .zip(1..)
+        .map(|(text, id)| reply(id, "p", text))
+        .collect();
+    let [a, b, c, d] = [0, 1, 2, 3].map(|at| &replies[at]);
+    let ranked = "red >> green >> blue w=1 nll=false";
+    // What agrees with it, or speaks of others, adds nothing.
+    let agrees = [
+        ranking(1, &[a, b, c]),
+        about(2, a, Feedback::Prefer { over: c.id }, c),
+        said(3, c, down()),
+        said(4, d, Feedback::Up),
+    ];
+    let curated = curate(&agrees, &options());
+    assert_eq!(summary(&curated), [ranked]);
+    assert_eq!(
+        reasons(&curated),
+        [2, 3, 4].map(|id| (id, Reason::LeftOver))
+    );
+    assert_eq!((curated.counts.rankings, curated.counts.pairs), (1, 0));
+    assert_eq!(curated.readiness.have.events, 4);
+
+    // Thumbs against it count if one came later.
+    let thumbs = |first, second| [said(first, a, down()), said(second, c, Feedback::Up)];
+    let earlier = [&thumbs(1, 2)[..], &[ranking(3, &[a, b, c])]].concat();
+    assert_eq!(summary(&curate(&earlier, &options())), [ranked]);
+    let later = [&[ranking(1, &[a, b, c])], &thumbs(2, 3)[..]].concat();
+    let curated = curate(&later, &options());
+    assert_eq!(summary(&curated), ["blue > red w=1 e=0.1 nll=true"]);
+    assert_eq!(reasons(&curated), [(1, Reason::LeftOver)]);
+
+    // Then an earlier ranking of others applies, and rests on those thumbs.
+    let both = [
+        &[ranking(1, &[d, b]), ranking(2, &[a, c])],
+        &thumbs(3, 4)[..],
+    ]
+    .concat();
+    let curated = curate(&both, &options());
+    assert_eq!(summary(&curated), ["violet >> green w=1 nll=false"]);
+    assert_eq!(curated.items(), [1, 3, 4].map(FeedbackId));
+
+    // A later ranking that has a reply in common takes the place of an earlier one, and so does a pick that turns it round.
+    let again = [ranking(1, &[a, b, c]), ranking(2, &[d, c])];
+    let curated = curate(&again, &options());
+    assert_eq!(summary(&curated), ["violet >> blue w=1 nll=false"]);
+    assert_eq!(reasons(&curated), [(1, Reason::Replaced)]);
+    let turned = [
+        ranking(1, &[a, b, c]),
+        about(2, c, Feedback::Prefer { over: b.id }, b),
+    ];
+    let curated = curate(&turned, &options());
+    assert_eq!(summary(&curated), ["blue > green w=1 e=0.1 nll=false"]);
+    assert_eq!(reasons(&curated), [(1, Reason::Replaced)]);
+    let picked_before = [
+        about(1, c, Feedback::Prefer { over: b.id }, b),
+        ranking(2, &[a, b, c]),
+    ];
+    let curated = curate(&picked_before, &options());
+    assert_eq!(summary(&curated), [ranked]);
+    assert_eq!(reasons(&curated), [(1, Reason::Replaced)]);
+
+    let edited = [
+        ranking(1, &[a, b, c]),
+        said(2, d, Feedback::Edit("grey".into())),
+    ];
+    assert_eq!(summary(&curate(&edited, &options())), ["! grey w=1"]);
+}
+
+#[test]
+fn what_says_the_same_or_nothing_is_left_out_of_a_ranking() {
+    let replies: Vec<_> = ["red", "", "red ", "blue"]
+        .iter()
+        .zip(1..)
+        .map(|(text, id)| reply(id, "p", text))
+        .collect();
+    let [a, empty, again, d] = [0, 1, 2, 3].map(|at| &replies[at]);
+    let curated = curate(&[ranking(1, &[a, empty, again, d])], &options());
+    assert_eq!(summary(&curated), ["red >> blue w=1 nll=false"]);
+    let curated = curate(&[ranking(1, &[a, empty, again])], &options());
+    assert_eq!(reasons(&curated), [(1, Reason::IdenticalSides)]);
+    assert_eq!(curated.examples, []);
+    // Neighbours that are nearly the same carry little.
+    let long = "The quick brown fox jumps over the lazy dog and runs into the dark forest.";
+    let near = [
+        long.to_owned(),
+        long.replace('.', "!"),
+        "Something else.".into(),
+    ];
+    let near: Vec<_> = (10..)
+        .zip(&near)
+        .map(|(id, text)| reply(id, "q", text))
+        .collect();
+    let curated = curate(&[ranking(1, &near.iter().collect::<Vec<_>>())], &options());
+    let Kind::Ranking { weight, .. } = curated.examples[0].kind else {
+        panic!()
+    };
+    // (1 + (1 - 0.959) / 0.2) / 2.
+    assert!((0.55..0.75).contains(&weight), "{weight}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn logs() -> impl Strategy<Value = Vec<LoggedFeedback>> {
     let events = prop::collection::vec(
         (
             any::<prop::sample::Index>(),
-            0..7u8,
+            0..9u8,
             any::<prop::sample::Index>(),
         ),
         1..24,
@@ -53,6 +53,17 @@ fn logs() -> impl Strategy<Value = Vec<LoggedFeedback>> {
                     about(id, target, Feedback::Retry, other)
                 }
                 (6, Some(_)) => said(id, target, Feedback::Edit("my own words".into())),
+                (7 | 8, Some(other)) => {
+                    // Some of the others, in an order of chance.
+                    let start = siblings
+                        .iter()
+                        .position(|reply| reply.id == other.id)
+                        .unwrap();
+                    let mut order = siblings.clone();
+                    order.rotate_left(start);
+                    order.truncate(1 + at.index(4));
+                    ranking(id, &[&[target], &order[..]].concat())
+                }
                 _ => said(id, target, Feedback::Retry),
             }
         });
@@ -105,12 +116,14 @@ proptest! {
             .iter()
             .filter(|event| event.reply.id != gone)
             .filter(|event| event.other.as_ref().is_none_or(|other| other.id != gone))
+            .filter(|event| event.ranked.iter().all(|ranked| ranked.id != gone))
             .cloned()
             .collect();
         // Had it never been, every id after it would be smaller.
+        let smaller = |id: ReplyId| ReplyId(id.0 - i64::from(id > gone));
         let renumber = |reply: &Arc<LoggedReply>| {
             let mut reply = (**reply).clone();
-            reply.id.0 -= i64::from(reply.id > gone);
+            reply.id = smaller(reply.id);
             Arc::new(reply)
         };
         let never: Vec<_> = left
@@ -119,13 +132,15 @@ proptest! {
             .map(|(event, id)| LoggedFeedback {
                 id: FeedbackId(id),
                 reply: renumber(&event.reply),
-                feedback: match event.feedback {
-                    Feedback::Prefer { over } => {
-                        Feedback::Prefer { over: ReplyId(over.0 - i64::from(over > gone)) }
+                feedback: match &event.feedback {
+                    Feedback::Prefer { over } => Feedback::Prefer { over: smaller(*over) },
+                    Feedback::Rank { over } => {
+                        Feedback::Rank { over: over.iter().map(|id| smaller(*id)).collect() }
                     }
-                    _ => event.feedback.clone(),
+                    other => other.clone(),
                 },
                 other: event.other.as_ref().map(renumber),
+                ranked: event.ranked.iter().map(renumber).collect(),
             })
             .collect();
         let without_items = |curated: Curated| -> Vec<_> {
@@ -168,6 +183,7 @@ proptest! {
                     *(if desirable { &mut liked } else { &mut disliked }) += weight;
                     raised = raised.max(weight);
                 }
+                Kind::Ranking { weight, .. } => prop_assert!((0.05..=1.0).contains(&weight)),
                 Kind::Demonstration { weight, .. } => prop_assert_eq!(weight, 1.0),
             }
         }
@@ -188,21 +204,36 @@ proptest! {
                 Feedback::Up | Feedback::Prefer { .. } => event.reply.text == text,
                 Feedback::Edit(edit) => edit == text,
                 Feedback::Retry => event.other.as_ref().is_some_and(|other| other.text == text),
-                Feedback::Down { .. } => false,
+                Feedback::Down { .. } | Feedback::Rank { .. } => false,
             }
         });
         let bad = |text: &str, prompt: &[Message]| log.iter().any(|event| {
             event.reply.prompt == prompt && match &event.feedback {
                 Feedback::Down { .. } | Feedback::Retry | Feedback::Edit(_) => event.reply.text == text,
                 Feedback::Prefer { .. } => event.other.as_ref().is_some_and(|other| other.text == text),
-                Feedback::Up => false,
+                Feedback::Up | Feedback::Rank { .. } => false,
             }
+        });
+        // In the order that was given, what says something new.
+        let ranked = |texts: &[&str], prompt: &[Message]| log.iter().any(|event| {
+            let mut said: Vec<&str> = Vec::new();
+            for reply in std::iter::once(&event.reply).chain(&event.ranked) {
+                let text = reply.text.trim();
+                if !text.is_empty() && !said.iter().any(|before| before.trim() == text) {
+                    said.push(&reply.text);
+                }
+            }
+            event.reply.prompt == prompt && matches!(event.feedback, Feedback::Rank { .. }) && said == texts
         });
         for Example { kind, prompt, .. } in &curated.examples {
             match kind {
                 Kind::Pair { chosen, rejected, .. } => {
                     prop_assert!(good(&chosen.text, prompt) && bad(&rejected.text, prompt));
                     prop_assert_ne!(&chosen.text, &rejected.text);
+                }
+                Kind::Ranking { completions, .. } => {
+                    let texts: Vec<&str> = completions.iter().map(|c| c.text.as_str()).collect();
+                    prop_assert!(texts.len() > 1 && ranked(&texts, prompt));
                 }
                 Kind::Unpaired { completion, desirable: true, .. } => prop_assert!(good(&completion.text, prompt)),
                 Kind::Unpaired { completion, desirable: false, .. } => prop_assert!(bad(&completion.text, prompt)),
@@ -225,7 +256,7 @@ proptest! {
 
     #[test]
     fn what_is_in_effect_is_what_a_naive_reading_finds(
-        acts in prop::collection::vec((1..5i64, 0..7u8, 1..30i64), 0..30),
+        acts in prop::collection::vec((1..5i64, 0..9u8, 1..30i64), 0..30),
     ) {
         let events: Vec<_> = acts
             .iter()
@@ -239,6 +270,11 @@ proptest! {
                     3 => Act::Edit,
                     4 => Act::Prefer { over: ReplyId((reply + number % 3) % 4 + 1) },
                     5 => Act::Retry,
+                    7 | 8 => {
+                        let others = (1..5).map(|step| ReplyId((reply + step - 1) % 4 + 1));
+                        let n = 1 + number as usize % 3;
+                        Act::Rank { over: others.filter(|id| id.0 != reply).take(n).collect() }
+                    }
                     _ => Act::Withdraw(FeedbackId(number)),
                 },
             })
@@ -250,10 +286,37 @@ proptest! {
 /// The rule read aloud: an event counts if no later one took its place and it was not withdrawn
 /// while it counted.
 fn naively_in_effect(events: &[Event]) -> Vec<FeedbackId> {
-    let place = |event: &Event| match event.act {
-        Act::Prefer { over } => format!("pick {:?}", BTreeSet::from([event.reply, over])),
+    let place = |event: &Event| match &event.act {
+        Act::Prefer { over } => format!("pick {:?}", BTreeSet::from([event.reply, *over])),
+        Act::Rank { .. } => format!("ranking {}", event.id),
         Act::Retry => format!("retry {}", event.reply),
         _ => format!("verdict {}", event.reply),
+    };
+    // Every "this one rather than that one" in it.
+    let compared = |event: &Event| -> BTreeSet<(ReplyId, ReplyId)> {
+        let order: Vec<ReplyId> = match &event.act {
+            Act::Prefer { over } => vec![event.reply, *over],
+            Act::Rank { over } => [&[event.reply], &over[..]].concat(),
+            _ => Vec::new(),
+        };
+        let pairs = order.iter().enumerate();
+        pairs
+            .flat_map(|(i, a)| order[i + 1..].iter().map(|b| (*a, *b)))
+            .collect()
+    };
+    let spoken_of = |event: &Event| -> BTreeSet<ReplyId> {
+        compared(event)
+            .into_iter()
+            .flat_map(|(a, b)| [a, b])
+            .collect()
+    };
+    let ends = |later: &Event, earlier: &Event| match (&later.act, &earlier.act) {
+        (Act::Rank { .. }, Act::Rank { .. }) => !spoken_of(later).is_disjoint(&spoken_of(earlier)),
+        (Act::Rank { .. }, Act::Prefer { .. }) => spoken_of(earlier).is_subset(&spoken_of(later)),
+        (Act::Prefer { over }, Act::Rank { .. }) => {
+            compared(earlier).contains(&(*over, later.reply))
+        }
+        _ => false,
     };
     let mut counting: Vec<Event> = Vec::new();
     let known: HashMap<_, _> = events.iter().map(|event| (event.id, event)).collect();
@@ -271,8 +334,8 @@ fn naively_in_effect(events: &[Event]) -> Vec<FeedbackId> {
         let confirms_an_edit =
             event.act == Act::Up && same_place.iter().any(|counted| counted.act == Act::Edit);
         if !confirms_an_edit {
-            counting.retain(|counted| place(counted) != place(event));
-            counting.push(*event);
+            counting.retain(|counted| place(counted) != place(event) && !ends(event, counted));
+            counting.push(event.clone());
         }
     }
     let mut ids: Vec<_> = counting.iter().map(|event| event.id).collect();

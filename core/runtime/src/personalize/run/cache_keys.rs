@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use sha2::{Digest, Sha256};
 
 use super::{Context, Material, Resolved};
-use crate::curation;
 use crate::facade::hex;
 use crate::types::{ReplyId, completion_key};
 
@@ -33,7 +32,8 @@ impl<'a> CacheKeys<'a> {
         let mut by_item = HashMap::new();
         for event in &material.log {
             by_item.insert(event.id.0, event.reply.id);
-            for reply in std::iter::once(&event.reply).chain(&event.other) {
+            let others = event.other.iter().chain(&event.ranked);
+            for reply in std::iter::once(&event.reply).chain(others) {
                 let key = completion_key(&crate::types::prompt_key(&reply.prompt), &reply.text);
                 replies.insert(key, reply.id);
             }
@@ -58,15 +58,9 @@ impl<'a> CacheKeys<'a> {
     /// One for each of the example's completions.
     pub fn of(&self, index: usize) -> impl Iterator<Item = Side> {
         let curated = &self.material.curated.examples[self.material.tokenized.sources[index]];
-        let texts: Vec<&str> = match &curated.kind {
-            curation::Kind::Pair {
-                chosen, rejected, ..
-            } => vec![&chosen.text, &rejected.text],
-            curation::Kind::Unpaired { completion, .. }
-            | curation::Kind::Demonstration { completion, .. } => {
-                vec![&completion.text]
-            }
-        };
+        let completions = curated.kind.completions();
+        let sides = &self.material.tokenized.sides[index];
+        let texts: Vec<&str> = sides.iter().map(|at| &*completions[*at].text).collect();
         let example = &self.material.tokenized.examples[index];
         let entries: Vec<_> = texts
             .into_iter()

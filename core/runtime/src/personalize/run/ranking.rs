@@ -27,23 +27,28 @@ struct Judged {
 }
 
 impl Ranking {
-    /// Adds an example by the log-ratios of its sides. A demonstration ranks nothing.
+    /// Adds an example by the log-ratios of its sides. A demonstration ranks nothing. Of a ranking the better half was liked and the
+    /// worse half disliked; the one in the middle says nothing.
     pub fn push(&mut self, example: &Example, rho: &[f64]) {
-        let (prompt, likes): (_, &[bool]) = match &example.kind {
-            Kind::Pair { .. } => (Some(hash_tokens(&example.prompt)), &[true, false]),
-            Kind::Unpaired {
-                desirable: true, ..
-            } => (None, &[true]),
-            Kind::Unpaired {
-                desirable: false, ..
-            } => (None, &[false]),
+        let n = example.completions().len();
+        let prompt = Some(hash_tokens(&example.prompt));
+        let (prompt, likes): (_, Vec<Option<bool>>) = match &example.kind {
+            Kind::Pair { .. } | Kind::Ranking { .. } => {
+                let liked = |at| match 2 * at + 1 {
+                    twice if twice == n => None,
+                    twice => Some(twice < n),
+                };
+                (prompt, (0..n).map(liked).collect())
+            }
+            Kind::Unpaired { desirable, .. } => (None, vec![Some(*desirable)]),
             Kind::Demonstration { .. } | Kind::Anchor { .. } => return,
         };
         for ((completion, liked), gained) in example.completions().into_iter().zip(likes).zip(rho) {
+            let Some(liked) = liked else { continue };
             self.judged.push(Judged {
                 prompt: prompt.clone(),
                 completion: hash_tokens(completion),
-                liked: *liked,
+                liked,
                 gained: *gained,
             });
         }
@@ -100,6 +105,12 @@ pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
                 let of_prompt = pairs.entry(&example.prompt).or_default();
                 of_prompt.push((chosen.len(), rejected.len()));
             }
+            Kind::Ranking { completions, .. } => {
+                if let [best, .., last] = completions.as_slice() {
+                    let of_prompt = pairs.entry(&example.prompt).or_default();
+                    of_prompt.push((best.len(), last.len()));
+                }
+            }
             Kind::Unpaired {
                 completion,
                 desirable: true,
@@ -124,7 +135,7 @@ pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use thumbprint_tune::objective::PairWeights;
+    use thumbprint_tune::objective::{PairWeights, RankingWeights};
 
     use super::*;
 
@@ -164,5 +175,36 @@ mod tests {
         let results = fold_results(&[first, second]).unwrap();
         assert_eq!((results.liked, results.disliked), (3, 4));
         assert_eq!(results.share, 1.0);
+    }
+
+    #[test]
+    fn of_a_ranking_the_better_half_is_compared_with_the_worse_half() {
+        let ranking = |n: i32| Example {
+            prompt: vec![n],
+            kind: Kind::Ranking {
+                completions: (0..n).map(|i| vec![i; 1 + i as usize]).collect(),
+                weights: RankingWeights::default(),
+            },
+        };
+        let mut five = Ranking::default();
+        // The one in the middle would be wrong.
+        five.push(&ranking(5), &[2.0, 1.0, -9.0, 0.0, -1.0]);
+        let results = fold_results(&[five]).unwrap();
+        assert_eq!(
+            (results.liked, results.disliked, results.share),
+            (2, 2, 1.0)
+        );
+        let mut four = Ranking::default();
+        four.push(&ranking(4), &[0.0, 1.0, 2.0, -1.0]);
+        let results = fold_results(&[four]).unwrap();
+        assert_eq!(
+            (results.liked, results.disliked, results.share),
+            (2, 2, 0.5)
+        );
+
+        let examples: Vec<Example> = (2..12).map(ranking).collect();
+        let taste = length_taste(&examples).unwrap();
+        let pairs: Vec<Vec<(usize, usize)>> = (2..12).map(|n| vec![(1, n)]).collect();
+        assert_eq!(Some(taste), LengthTaste::from_pairs(&pairs));
     }
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use thumbprint_tune::adapter::Lora;
 use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::model::Model;
+use thumbprint_tune::objective::RankingWeights;
 use thumbprint_tune::trainer::{Reference, TrainError, Trainer};
 
 use super::super::recipe::fold_steps;
@@ -70,6 +72,10 @@ impl Context<'_> {
                     completion: completion.clone(),
                     desirable: true,
                     weight: 1.0,
+                },
+                several if several.len() < example.completions().len() => Kind::Ranking {
+                    completions: several.iter().map(|(c, _)| c.clone()).collect(),
+                    weights: RankingWeights::default(),
                 },
                 _ => example.kind.clone(),
             };
@@ -152,6 +158,7 @@ impl Context<'_> {
             part: u64::from(fold),
             parts: u64::from(resolved.folds),
             name: &name,
+            recorded: 0,
         };
         let mut trainer = self.train(&label, &rest, course)?;
         let examples: Vec<Example> = held_out
@@ -183,7 +190,7 @@ impl Context<'_> {
             beside,
             references,
             resolved,
-            dir,
+            ..
         } = course;
         let examples = indices
             .iter()
@@ -191,11 +198,30 @@ impl Context<'_> {
         let examples: Vec<Example> = examples.chain(beside.iter().cloned()).collect();
         let n_all = material.tokenized.examples.len() + beside.len();
         let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
-        let mut trainer = self.trainer(examples, max_steps, resolved)?;
+        let trainer = self.trainer(examples, max_steps, resolved)?;
         let of_beside = material.tokenized.examples.len()..n_all;
-        for (local, index) in indices.iter().copied().chain(of_beside).enumerate() {
-            trainer.set_reference(local, references[index].clone());
+        let references: Vec<Reference> = indices
+            .iter()
+            .copied()
+            .chain(of_beside)
+            .map(|index| references[index].clone())
+            .collect();
+        self.run_training(label, trainer, &references, course)
+    }
+
+    /// Takes all steps of a training, from its checkpoint on if there is one; `references` are those of its examples.
+    pub(super) fn run_training(
+        &self,
+        label: &Training<'_>,
+        mut trainer: Trainer,
+        references: &[Reference],
+        course: &Course<'_>,
+    ) -> Step<Trainer> {
+        let Course { resolved, dir, .. } = course;
+        for (local, reference) in references.iter().enumerate() {
+            trainer.set_reference(local, reference.clone());
         }
+        let max_steps = trainer.max_steps();
         let path = dir.join(format!("{}.checkpoint", label.name));
         if let Some(checkpoint) = load_checkpoint(&path, &trainer)? {
             trainer.resume(checkpoint)?;
@@ -232,10 +258,10 @@ impl Context<'_> {
                     eta_seconds: Some(per_step * steps_left as f64),
                 };
             });
-            if let (Some(id), Phase::Train) = (id, label.phase) {
+            if let (Some(id), Phase::Train | Phase::Online) = (id, label.phase) {
                 let metrics = serde_json::to_value(&step).unwrap_or_default();
                 let step = RunStep {
-                    step: step.step as u32,
+                    step: (label.recorded + step.step) as u32,
                     metrics,
                 };
                 self.thumbprint.store().append_run_steps(id, &[step])?;
@@ -271,8 +297,29 @@ impl Context<'_> {
         )?)
     }
 
+    /// The same going on from an adapter; `started_from` is what its checkpoints call the start.
+    pub(super) fn trainer_from(
+        &self,
+        examples: Vec<Example>,
+        config: TrainConfig,
+        resolved: &Resolved,
+        started_from: String,
+        lora: Lora,
+    ) -> Step<Trainer> {
+        let model = Model::open(&self.loaded.path)?;
+        let plan = resolved.plan.clone();
+        Ok(Trainer::with_adapter(
+            model,
+            started_from,
+            examples,
+            config,
+            plan,
+            lora,
+        )?)
+    }
+
     /// Does a piece of training work, stopping it while the user is answered and doing it again afterwards.
-    fn uninterrupted<T>(
+    pub(super) fn uninterrupted<T>(
         &self,
         trainer: &mut Trainer,
         mut work: impl FnMut(&mut Trainer) -> std::result::Result<T, TrainError>,
@@ -291,7 +338,8 @@ impl Context<'_> {
         }
     }
 
-    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread).
+    /// How far training moved the log-probabilities of the pairs that it saw (some of them, evenly spread); of a ranking, those of the
+    /// best and the last.
     pub(super) fn shifts(
         &self,
         trainer: &mut Trainer,
@@ -300,7 +348,7 @@ impl Context<'_> {
     ) -> Step<Shifts> {
         let examples = &material.tokenized.examples;
         let pairs: Vec<usize> = (0..examples.len())
-            .filter(|i| matches!(examples[*i].kind, Kind::Pair { .. }))
+            .filter(|i| matches!(examples[*i].kind, Kind::Pair { .. } | Kind::Ranking { .. }))
             .collect();
         let pairs: Vec<usize> = pairs
             .iter()
@@ -310,17 +358,17 @@ impl Context<'_> {
         let subset: Vec<Example> = pairs.iter().map(|i| examples[*i].clone()).collect();
         let scores =
             self.uninterrupted(trainer, |trainer| trainer.score_examples(&subset, true))?;
-        let mean = |side: usize| {
+        let mean = |side: fn(&[f64]) -> f64| {
             let shifts = pairs
                 .iter()
                 .zip(&scores)
-                .map(|(i, scores)| scores[side] - references[*i].logps[side]);
+                .map(|(i, scores)| side(scores) - side(&references[*i].logps));
             shifts.sum::<f64>() / pairs.len().max(1) as f64
         };
         Ok(Shifts {
             pairs: pairs.len(),
-            chosen: mean(0),
-            rejected: mean(1),
+            chosen: mean(|logps| logps.first().copied().unwrap_or(0.0)),
+            rejected: mean(|logps| logps.last().copied().unwrap_or(0.0)),
         })
     }
 }
@@ -332,6 +380,8 @@ pub struct Training<'a> {
     pub part: u64,
     pub parts: u64,
     pub name: &'a str,
+    /// Steps of earlier trainings in the run's record.
+    pub recorded: u64,
 }
 
 /// Mean change of pairs' log-probabilities by training, nats a reply.

@@ -262,6 +262,62 @@ fn the_loser_of_a_pick_goes_unless_more_was_said_about_it() {
 }
 
 #[test]
+fn a_ranking_goes_with_any_of_its_replies_and_takes_those_that_only_it_speaks_of() {
+    let (dir, store) = fresh();
+    let record = |text: &str| store.record_reply(new_reply("q", text)).unwrap();
+    let [best, judged, elsewhere, only] = [SECRET, "b", "c", "d xylophone"].map(record);
+    let rank = |best, over: &[ReplyId]| {
+        let over = over.to_vec();
+        store
+            .record_feedback(best, &Feedback::Rank { over })
+            .unwrap()
+    };
+    let first = rank(best, &[judged, elsewhere, only]);
+    let up = store.record_feedback(judged, &Feedback::Up).unwrap();
+    // Replaced since, and a part of the log nevertheless.
+    let second = rank(judged, &[elsewhere]);
+    let adapter = store
+        .insert_adapter(&new_adapter(&[first], "1.gguf"))
+        .unwrap();
+    let forgotten = store.forget(Target::Feedback(first)).unwrap();
+    assert_eq!(forgotten.replies, [best, only]);
+    assert_eq!(
+        (forgotten.feedback, forgotten.adapters),
+        (vec![first], vec![adapter])
+    );
+    assert_eq!(in_effect(&store), [up, second]);
+    assert_gone(dir.path(), &store);
+
+    let forgotten = store.forget(Target::Reply(elsewhere)).unwrap();
+    assert_eq!(
+        (forgotten.feedback, forgotten.replies),
+        (vec![second], vec![elsewhere])
+    );
+    assert_eq!(in_effect(&store), [up]);
+}
+
+#[test]
+fn not_a_byte_that_was_forgotten_before_a_migration_comes_back_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = rusqlite::Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    old.execute_batch(include_str!("v1.sql")).unwrap();
+    let mut insert = old
+        .prepare("INSERT INTO feedback (reply, kind, body, created_at) VALUES (2, 'edit', ?, 1)")
+        .unwrap();
+    for _ in 0..50 {
+        insert.execute([SECRET.repeat(30)]).unwrap();
+    }
+    drop(insert);
+    drop(old);
+    let (store, report) = Store::open(dir.path()).unwrap();
+    assert_eq!(report.migrated_from, Some(1));
+    assert!(contains(&all_bytes(dir.path()), SECRET));
+    store.forget(Target::Reply(ReplyId(2))).unwrap();
+    // The table that the migration dropped leaves nothing either.
+    assert_gone(dir.path(), &store);
+}
+
+#[test]
 fn a_withdrawn_pick_of_a_reply_that_stays_can_be_forgotten_with_its_loser() {
     let (_dir, store) = fresh();
     let [winner, loser] = ["a", "b"].map(|text| store.record_reply(new_reply("q", text)).unwrap());

@@ -226,6 +226,34 @@ fn a_database_of_version_1_is_read_by_this_library() {
         store.record_feedback(ReplyId(1), &Feedback::Up).unwrap(),
         FeedbackId(9)
     );
+    let over = vec![ReplyId(5)];
+    let ranking = store.record_feedback(ReplyId(3), &Feedback::Rank { over });
+    assert_eq!(ranking.unwrap(), FeedbackId(10));
+    let violations: i64 = store
+        .read(|db| {
+            Ok(
+                db.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| {
+                    row.get(0)
+                })?,
+            )
+        })
+        .unwrap();
+    assert_eq!(violations, 0);
+}
+
+#[test]
+fn an_id_that_was_erased_before_a_migration_is_not_given_again_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    old.execute_batch(include_str!("v1.sql")).unwrap();
+    old.execute_batch("DELETE FROM feedback WHERE id >= 6")
+        .unwrap();
+    drop(old);
+    let (store, _) = Store::open(dir.path()).unwrap();
+    assert_eq!(
+        store.record_feedback(ReplyId(1), &Feedback::Up).unwrap(),
+        FeedbackId(9)
+    );
 }
 
 /// Opens a folder whose database is damaged; says what lies aside.

@@ -353,3 +353,59 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_ranking_is_recorded_shown_on_each_of_its_replies_replaced_and_withdrawn() {
+    let (_dir, store) = fresh();
+    let replies =
+        ["a", "b", "c", "d"].map(|text| store.record_reply(new_reply("q", text)).unwrap());
+    let [a, b, c, d] = replies;
+    let rank = |best, over: &[ReplyId]| {
+        let over = over.to_vec();
+        store.record_feedback(best, &Feedback::Rank { over })
+    };
+    let first = rank(b, &[c, a]).unwrap();
+    let logged = store.effective_feedback().unwrap().remove(0);
+    let texts: Vec<_> = logged
+        .ranked
+        .iter()
+        .map(|reply| reply.text.as_str())
+        .collect();
+    assert_eq!((logged.reply.text.as_str(), texts), ("b", vec!["c", "a"]));
+    assert_eq!(logged.other, None);
+    let shown = |reply| -> Vec<FeedbackId> {
+        let on = store.feedback_on(reply).unwrap().into_iter();
+        on.map(|(id, _)| id).collect()
+    };
+    for reply in [a, b, c] {
+        assert_eq!(shown(reply), [first]);
+    }
+    assert_eq!(shown(d), []);
+
+    // One that has a reply in common takes its place, for those too that are not in it.
+    let second = rank(d, &[c]).unwrap();
+    assert_eq!(in_effect(&store), [second]);
+    assert_eq!((shown(a), shown(c)), (vec![], vec![second]));
+    store.withdraw(second).unwrap();
+    assert_eq!(in_effect(&store), []);
+
+    assert!(matches!(
+        rank(a, &[]),
+        Err(StoreError::Empty {
+            what: "the ranking"
+        })
+    ));
+    assert!(matches!(rank(a, &[b, a]), Err(StoreError::SameReply(id)) if id == a));
+    assert!(matches!(rank(a, &[b, b]), Err(StoreError::SameReply(id)) if id == b));
+    let elsewhere = store.record_reply(new_reply("r", "a")).unwrap();
+    assert!(matches!(rank(a, &[elsewhere]), Err(StoreError::OtherPrompt(id)) if id == elsewhere));
+    assert!(matches!(
+        rank(a, &[ReplyId(99)]),
+        Err(StoreError::UnknownReply(_))
+    ));
+    assert_eq!(
+        store.feedback_count().unwrap(),
+        3,
+        "what is refused leaves nothing"
+    );
+}
