@@ -3,7 +3,7 @@
 //! | Name | Losses | beta | Learning rate | Schedule, warm-up | Batch, passes | Longest, tokens | Source |
 //! |---|---|---|---|---|---|---|---|
 //! | `thumbprint` | cdpo (0.1) + 2 sft; bco; plackett_luce + 2 sft | 0.1 | 6e-4 under 0.7 B parameters, else 8e-5 | cosine, 10 % | 4; each text 1.5 times, 24 steps at least, 10 passes at most; stops at a KL of 0.3 nats a token | | measured, docs/adr/008 and 012 |
-//! | `zephyr` | sigmoid | 0.1 | 10 x 5e-7 | linear, 10 % | 32, 3 | 1024 | Zephyr, arXiv 2310.16944, and alignment-handbook's recipes/zephyr-7b-beta |
+//! | `zephyr` | sigmoid | 0.1 | 10 x 5e-7 | linear, 10 % | 32, 3 | 1024 | Zephyr, arXiv 2310.16944 (alignment-handbook's recipes/zephyr-7b-beta now has beta 0.01, cosine and one pass) |
 //! | `tulu2` | sigmoid | 0.1 | 10 x 5e-7 | linear, 10 % | 32, 3 | 2048 | Tulu 2, arXiv 2311.10702, which follows Zephyr |
 //! | `smollm2` | sigmoid | 0.5 | 10 x 1e-6 | cosine, 10 % | 128, 2 (3 from 1 B parameters on) | 1024 | alignment-handbook's recipes/smollm2 |
 //!

@@ -82,7 +82,7 @@ fn a_database_of_a_newer_version_is_refused_and_not_touched() {
     ));
     assert_eq!(
         error.to_string(),
-        "database from a newer version 7, this library knows 2: update the app"
+        "database from a newer version 7, this library knows 3: update the app"
     );
     assert_eq!(fs::read(&path).unwrap(), before);
     let mut files: Vec<_> = fs::read_dir(dir.path())
