@@ -78,7 +78,7 @@ fn a_database_of_a_newer_version_is_refused_and_not_touched() {
     let error = Store::open(dir.path()).unwrap_err();
     assert!(matches!(
         error,
-        StoreError::NewerVersion { found: 7, known: 2 }
+        StoreError::NewerVersion { found: 7, known: 3 }
     ));
     assert_eq!(
         error.to_string(),
