@@ -4,7 +4,7 @@ import java.time.Instant
 
 /** Where an adapter stands. */
 public enum class AdapterState {
-    /** Trained, not yet judged. */
+    /** Trained, taken from a file or made of others, and not judged. */
     CANDIDATE,
 
     /** Failed the checks after training; kept for the record, never used. */
@@ -55,6 +55,31 @@ public data class AdapterDetails(
     val decisions: List<AdapterDecision>,
     /** Where the votes stand, if it was ever on trial. */
     val verdict: Verdict?,
+)
+
+/** What an adapter is written as. */
+public enum class AdapterFormat {
+    /** One file, a stock GGUF LoRA that llama.cpp loads. */
+    GGUF,
+
+    /** A folder as PEFT's `save_pretrained` writes it, which transformers loads. */
+    PEFT,
+}
+
+/** How much of an adapter goes into a sum. */
+public data class AdapterPart(
+    /** The adapter, as it is served: at its scale. */
+    val adapter: AdapterId,
+    /** Finite; below 0 takes it away. */
+    val weight: Float,
+)
+
+/** What a merge came to. */
+public data class Merged(
+    /** Matrices that the adapter changed. */
+    val changed: Long,
+    /** Matrices that were not brought to the type that was asked for, since they are not quantized by anyone: routers of experts. */
+    val left: List<String>,
 )
 
 /** One decision about an adapter. */

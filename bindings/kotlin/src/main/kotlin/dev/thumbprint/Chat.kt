@@ -201,6 +201,12 @@ public sealed interface Feedback {
         val over: ReplyId,
     ) : Feedback
 
+    /** An order among several replies to the same prompt, of which this one is the best. */
+    public data class Rank(
+        /** The other replies, one at least, the best of them first. */
+        val over: List<ReplyId>,
+    ) : Feedback
+
     /** The person asked for another reply; [Request.replaces] names this one there. */
     public data object Retry : Feedback
 }

@@ -1,12 +1,12 @@
 package dev.thumbprint
 
-/** How much was said. An edit or a pick is one event, and counts as one of each class. */
+/** How much was said. An edit, a pick or a ranking is one event, and counts as one of each class. */
 public data class Tally(
-    /** Thumbs, edits and picks. */
+    /** Thumbs, edits, picks and rankings. */
     val events: Long,
-    /** 👍, edits and picks. */
+    /** 👍, edits, picks and rankings. */
     val liked: Long,
-    /** 👎, edits and picks. */
+    /** 👎, edits, picks and rankings. */
     val disliked: Long,
 )
 
@@ -38,6 +38,9 @@ public enum class Phase {
 
     /** Trains on everything. */
     TRAIN,
+
+    /** Answers prompts of the feedback again, and trains on what its own reward prefers (see [Budget.onlineRounds]). */
+    ONLINE,
 
     /** Measures whether the candidate harms. */
     GATE,
@@ -155,6 +158,14 @@ public data class Forgotten(
     val adapters: List<AdapterId>,
     /** Runs that had seen one: never to be continued. */
     val runs: List<RunId>,
+)
+
+/** What an export came to. */
+public data class Exported(
+    /** Lines written. */
+    val lines: Long,
+    /** Events in effect that the format has no form for. */
+    val leftOut: Long,
 )
 
 /** What an import came to. */

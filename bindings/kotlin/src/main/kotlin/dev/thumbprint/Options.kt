@@ -87,15 +87,23 @@ public data class Budget(
     val replaceTrial: Boolean? = null,
     /** Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. */
     val gpu: Boolean? = null,
+    /**
+     * Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
+     * goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback.
+     */
+    val onlineRounds: Int? = null,
 )
 
-/** How lines of a file of feedback are to be understood. */
+/** What the lines of a file of feedback hold. */
 public enum class FeedbackFormat {
     /** TRL's preference form: `prompt`, `chosen`, `rejected`. */
     PREFERENCE,
 
     /** TRL's unpaired form: `prompt`, `completion`, `label`. */
     UNPAIRED,
+
+    /** Rankings: `prompt`, `ranked`, the best answer first. */
+    RANKING,
 
     /** ShareGPT's conversations. */
     SHARE_GPT,
@@ -113,23 +121,22 @@ public enum class FeedbackFormat {
     OASST,
 }
 
-/** What a line of exported feedback holds. */
-public enum class ExportFormat {
-    /** `prompt`, `chosen`, `rejected`, for TRL's DPOTrainer. */
-    PREFERENCE,
-
-    /** `prompt`, `completion`, `label`, for TRL's KTOTrainer. */
-    UNPAIRED,
-}
-
 /** What an import passes over. By default nothing. */
 public data class ImportFilters(
+    /** Rows whose answer has fewer characters. Here and below, of several answers the liked or best one. */
+    val minChars: Int? = null,
     /** Rows whose prompt and longest answer have more characters. */
     val maxChars: Int? = null,
-    /** Rows whose liked answer begins as refusals do (English phrases). */
+    /** Rows whose answer begins as refusals do (English phrases). */
     val refusals: Boolean = false,
+    /** Rows whose answer has a phrase that assistants put into any answer (English phrases). */
+    val boilerplate: Boolean = false,
+    /** Rows whose answer matches one of these regular expressions, in the syntax of the Rust crate regex-lite. */
+    val patterns: List<String> = emptyList(),
     /** Rows that differ from an earlier one in case, spaces and punctuation at most. */
     val duplicates: Boolean = false,
+    /** Rows that have this share, in (0, 1], of runs of four letters in common with an earlier one; estimated, within 0.04. */
+    val nearDuplicates: Double? = null,
 )
 
 /** What to forget. (`Target` alone is Kotlin's own.) */

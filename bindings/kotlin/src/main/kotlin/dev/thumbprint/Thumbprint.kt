@@ -172,11 +172,11 @@ public class Thumbprint private constructor(
     ): Imported = patient { inner.importFeedback(path.boundary(), format?.boundary(), filters.boundary()).public() }
 
     /**
-     * Writes feedback in effect to a file that TRL's trainers load, and returns how many lines there are. The file is replaced whole or
+     * Writes feedback in effect to a file, in a form that TRL's trainers load or in that of a data set. The file is replaced whole or
      * not at all.
      */
-    public suspend fun exportFeedback(path: File, format: ExportFormat = ExportFormat.PREFERENCE): Long =
-        patient { inner.exportFeedback(path.boundary(), format.boundary()).toLong() }
+    public suspend fun exportFeedback(path: File, format: FeedbackFormat = FeedbackFormat.PREFERENCE): Exported =
+        patient { inner.exportFeedback(path.boundary(), format.boundary()).public() }
 
     // ---- learning ----
 
@@ -207,8 +207,33 @@ public class Thumbprint private constructor(
     /** Takes the active adapter back and serves the one before it, or the base alone (`null`). */
     public suspend fun rollback(): AdapterId? = patient { inner.rollback()?.let(::AdapterId) }
 
-    /** Writes an adapter's file, a stock GGUF LoRA that llama.cpp loads. */
-    public suspend fun export(id: AdapterId, path: File): Unit = patient { inner.export(id.value, path.boundary()) }
+    /**
+     * Writes an adapter at full strength: the scale that it is served at is not in it. For PEFT's form the base model's file must be
+     * at hand.
+     */
+    public suspend fun export(id: AdapterId, path: File, format: AdapterFormat = AdapterFormat.GGUF): Unit =
+        patient { inner.export(id.value, path.boundary(), format.boundary()) }
+
+    /**
+     * Takes in an adapter's file or folder that names the model at hand as its base or, if you say so, names none. It becomes a
+     * candidate that no gate has judged; one that is here already is left as it is.
+     */
+    public suspend fun importAdapter(path: File, acceptUnnamedBase: Boolean = false): AdapterId =
+        patient { AdapterId(inner.importAdapter(path.boundary(), acceptUnnamedBase)) }
+
+    /**
+     * Makes an adapter that is the weighted sum of others: exactly, or the nearest one of a rank. It becomes a candidate that no gate
+     * has judged, and is forgotten with any of the feedback that its parts learned from.
+     */
+    public suspend fun combine(parts: List<AdapterPart>, rank: Int? = null): AdapterId =
+        patient { AdapterId(inner.combine(parts.map { it.boundary() }, rank.unsigned("rank"))) }
+
+    /**
+     * Writes a model that needs no adapter: the base with the adapter, as it is served, in its weights. Matrices become [tensorType],
+     * "F32" or "Q8_0" say, or stay of their types without one.
+     */
+    public suspend fun merge(id: AdapterId, path: File, tensorType: String? = null): Merged =
+        patient { inner.merge(id.value, path.boundary(), tensorType).public() }
 
     /** Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back. */
     public suspend fun recordVote(vote: Vote): Verdict = patient { inner.recordVote(vote.boundary()).public() }

@@ -146,7 +146,7 @@ class ErrorsTest {
             val out = File(folder, "out.jsonl")
             inFolder(File(folder, "data")) { tp ->
                 tp.recordExternal("Hello", "Hi.", Feedback.Up)
-                assertEquals(1, tp.exportFeedback(out, ExportFormat.UNPAIRED))
+                assertEquals(Exported(1, 0), tp.exportFeedback(out, FeedbackFormat.UNPAIRED))
             }
             out.appendText("{\"prompt\": \"Hello\", \"completion\": \"${"x".repeat(300)}\", \"label\": true}\n")
             inFolder(File(folder, "other")) { tp ->

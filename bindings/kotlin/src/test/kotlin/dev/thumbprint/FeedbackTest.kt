@@ -54,6 +54,46 @@ class FeedbackTest {
         }
 
     @Test
+    fun `a ranking crosses, comes back and leaves as a line`() =
+        test {
+            val out = File(folder, "out.jsonl")
+            inFolder(File(folder, "data")) { tp ->
+                val options = SHORT.copy(temperature = 2f)
+                val (first, second, third) = List(3) { tp.generate("Name a colour.", options.copy(seed = it.toLong())).await() }
+                tp.record(first, Feedback.Rank(over = listOf(third.id, second.id)))
+                for (reply in listOf(first, third)) {
+                    val said = tp.feedbackOn(reply.id).map { it.feedback }
+                    assertEquals(listOf(Feedback.Rank(listOf(third.id, second.id))), said)
+                }
+                assertEquals(Tally(1, 1, 1), tp.readiness().have)
+                throws<ThumbprintException.InvalidInput> { tp.record(first, Feedback.Rank(over = emptyList())) }
+                assertEquals(Exported(1, 0), tp.exportFeedback(out, FeedbackFormat.RANKING))
+            }
+            inFolder(File(folder, "other")) { tp -> assertEquals(1, tp.importFeedback(out).recorded) }
+        }
+
+    @Test
+    fun `filters of an import tell what they passed over`() =
+        test {
+            Thumbprint.open(File(folder, "data")).use { tp ->
+                val lines = File(folder, "in.jsonl")
+                lines.writeText(
+                    listOf("Hi.", "hi", "x".repeat(300)).joinToString("") {
+                        "{\"prompt\": \"Hello\", \"completion\": \"$it\", \"label\": true}\n"
+                    },
+                )
+
+                suspend fun passed(filters: ImportFilters) = tp.importFeedback(lines, filters = filters).passed
+                throws<ThumbprintException.InvalidInput> { passed(ImportFilters(patterns = listOf("("))) }
+                throws<ThumbprintException.InvalidInput> { passed(ImportFilters(nearDuplicates = 2.0)) }
+                throws<ThumbprintException.InvalidInput> { passed(ImportFilters(minChars = -1)) }
+                assertEquals(mapOf("pattern" to 3L), passed(ImportFilters(patterns = listOf("^[Hh]i", "^x+$"))))
+                assertEquals(mapOf("too_short" to 2L, "too_long" to 1L), passed(ImportFilters(minChars = 4, maxChars = 100)))
+                assertEquals(mapOf("duplicate" to 1L, "too_long" to 1L), passed(ImportFilters(maxChars = 100, duplicates = true)))
+            }
+        }
+
+    @Test
     fun `too little is told with both numbers`() =
         test {
             inFolder(folder) { tp ->

@@ -92,7 +92,9 @@ class LearningTest {
 
     private val adapter: AdapterId get() = (outcome as? Outcome.Trial ?: error("$outcome")).adapter
 
+    // Before adapters come in from files.
     @Test
+    @Order(0)
     fun `a cancelled job says so and leaves nothing`() =
         test {
             assertEquals(Outcome.Cancelled, cancelled)
@@ -128,6 +130,7 @@ class LearningTest {
     }
 
     @Test
+    @Order(0)
     fun `the outcome carries the gate's report`() =
         test {
             val report = (outcome as? Outcome.Trial)?.report ?: (outcome as Outcome.Rejected).report
@@ -160,11 +163,29 @@ class LearningTest {
 
     @Test
     @Order(3)
-    fun `an adapter leaves as a stock file`() =
+    fun `an adapter leaves as a stock file and comes in again`() =
         test {
             val file = File(folder.parentFile, "adapter.gguf")
             tp.export(adapter, file)
             assertEquals("GGUF", file.inputStream().use { String(it.readNBytes(4)) })
+            val peft = File(folder.parentFile, "peft")
+            tp.export(adapter, peft, AdapterFormat.PEFT)
+            assertTrue(File(peft, "adapter_model.safetensors").exists())
+            val taken = tp.importAdapter(peft)
+            assertEquals(taken, tp.importAdapter(file))
+            assertEquals(AdapterState.CANDIDATE, tp.adapter(taken).state)
+        }
+
+    @Test
+    @Order(3)
+    fun `adapters are added up and merged`() =
+        test {
+            val none = tp.combine(listOf(AdapterPart(adapter, 1f), AdapterPart(adapter, -1f)), rank = 4)
+            assertFalse(tp.adapter(none).active)
+            val model = File(folder.parentFile, "merged.gguf")
+            throws<ThumbprintException.InvalidInput> { tp.merge(adapter, model, tensorType = "Q9_9") }
+            assertEquals(Merged(210, emptyList()), tp.merge(none, model))
+            assertEquals("GGUF", model.inputStream().use { String(it.readNBytes(4)) })
         }
 
     @Test
@@ -263,7 +284,10 @@ class LearningTest {
     fun `forgetting takes the adapter that learned from it`() =
         test {
             // The last test here: it undoes the rest.
-            assertEquals(listOf(adapter), tp.forget(ForgetTarget.Everything).adapters)
+            // With what was taken in from files and made of others.
+            val forgotten = tp.forget(ForgetTarget.Everything).adapters
+            assertEquals(tp.adapters().map { it.id }.toSet(), forgotten.toSet())
+            assertTrue(adapter in forgotten && forgotten.size > 1)
             assertEquals(AdapterState.FORGOTTEN, tp.adapter(adapter).state)
             throws<ThumbprintException.InvalidState> { tp.activate(adapter) }
             assertNull(tp.generate("Hello", SHORT).await().adapter)

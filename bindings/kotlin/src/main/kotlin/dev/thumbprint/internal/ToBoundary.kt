@@ -1,9 +1,10 @@
 package dev.thumbprint.internal
 
+import dev.thumbprint.AdapterFormat
+import dev.thumbprint.AdapterPart
 import dev.thumbprint.Budget
 import dev.thumbprint.By
 import dev.thumbprint.EngineOptions
-import dev.thumbprint.ExportFormat
 import dev.thumbprint.Feedback
 import dev.thumbprint.FeedbackFormat
 import dev.thumbprint.FlashAttention
@@ -68,10 +69,19 @@ internal fun Budget.boundary() =
         maxExampleTokens = maxExampleTokens.unsigned("maxExampleTokens"),
         replaceTrial = replaceTrial,
         gpu = gpu,
+        onlineRounds = onlineRounds.unsigned("onlineRounds"),
     )
 
 internal fun ImportFilters.boundary() =
-    dev.thumbprint.ffi.ImportFilters(maxChars.unsigned("maxChars"), refusals, duplicates)
+    dev.thumbprint.ffi.ImportFilters(
+        minChars = minChars.unsigned("minChars"),
+        maxChars = maxChars.unsigned("maxChars"),
+        refusals = refusals,
+        boilerplate = boilerplate,
+        patterns = patterns,
+        duplicates = duplicates,
+        nearDuplicates = nearDuplicates,
+    )
 
 internal fun Feedback.boundary(): dev.thumbprint.ffi.Feedback =
     when (this) {
@@ -79,6 +89,7 @@ internal fun Feedback.boundary(): dev.thumbprint.ffi.Feedback =
         is Feedback.Down -> dev.thumbprint.ffi.Feedback.Down(reasons)
         is Feedback.Edit -> dev.thumbprint.ffi.Feedback.Edit(text)
         is Feedback.Prefer -> dev.thumbprint.ffi.Feedback.Prefer(over.value)
+        is Feedback.Rank -> dev.thumbprint.ffi.Feedback.Rank(over.map { it.value })
         Feedback.Retry -> dev.thumbprint.ffi.Feedback.Retry
     }
 
@@ -89,6 +100,8 @@ internal fun ForgetTarget.boundary(): dev.thumbprint.ffi.Target =
         is ForgetTarget.Conversation -> dev.thumbprint.ffi.Target.Conversation(id.value)
         ForgetTarget.Everything -> dev.thumbprint.ffi.Target.Everything
     }
+
+internal fun AdapterPart.boundary() = dev.thumbprint.ffi.AdapterPart(adapter.value, weight)
 
 internal fun Vote.boundary() =
     dev.thumbprint.ffi.Vote(
@@ -109,7 +122,7 @@ internal fun KvType.boundary() = dev.thumbprint.ffi.KvType.valueOf(name)
 
 internal fun FeedbackFormat.boundary() = dev.thumbprint.ffi.FeedbackFormat.valueOf(name)
 
-internal fun ExportFormat.boundary() = dev.thumbprint.ffi.ExportFormat.valueOf(name)
+internal fun AdapterFormat.boundary() = dev.thumbprint.ffi.AdapterFormat.valueOf(name)
 
 internal fun VoteOutcome.boundary() = dev.thumbprint.ffi.VoteOutcome.valueOf(name)
 

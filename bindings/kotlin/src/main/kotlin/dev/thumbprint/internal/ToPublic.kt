@@ -10,6 +10,7 @@ import dev.thumbprint.Decision
 import dev.thumbprint.Device
 import dev.thumbprint.DeviceKind
 import dev.thumbprint.Event
+import dev.thumbprint.Exported
 import dev.thumbprint.Feedback
 import dev.thumbprint.FeedbackId
 import dev.thumbprint.FeedbackInEffect
@@ -21,6 +22,7 @@ import dev.thumbprint.LogLevel
 import dev.thumbprint.LogRecord
 import dev.thumbprint.Machine
 import dev.thumbprint.MemoryEstimate
+import dev.thumbprint.Merged
 import dev.thumbprint.Message
 import dev.thumbprint.MessageId
 import dev.thumbprint.ModelInfo
@@ -103,6 +105,7 @@ internal fun dev.thumbprint.ffi.Feedback.public(): Feedback =
         is dev.thumbprint.ffi.Feedback.Down -> Feedback.Down(reasons)
         is dev.thumbprint.ffi.Feedback.Edit -> Feedback.Edit(text)
         is dev.thumbprint.ffi.Feedback.Prefer -> Feedback.Prefer(ReplyId(over))
+        is dev.thumbprint.ffi.Feedback.Rank -> Feedback.Rank(over.map(::ReplyId))
         dev.thumbprint.ffi.Feedback.Retry -> Feedback.Retry
     }
 
@@ -143,6 +146,8 @@ internal fun dev.thumbprint.ffi.Forgotten.public() =
         runs = runs.map(::RunId),
     )
 
+internal fun dev.thumbprint.ffi.Exported.public() = Exported(lines.toLong(), leftOut.toLong())
+
 internal fun dev.thumbprint.ffi.Imported.public() =
     Imported(rows.toLong(), recorded.toLong(), known.toLong(), passed.mapValues { it.value.toLong() })
 
@@ -164,6 +169,8 @@ internal fun dev.thumbprint.ffi.AdapterDetails.public() =
         decisions = decisions.map { it.public() },
         verdict = verdict?.public(),
     )
+
+internal fun dev.thumbprint.ffi.Merged.public() = Merged(changed.toLong(), left)
 
 internal fun dev.thumbprint.ffi.AdapterDecision.public() =
     AdapterDecision(Instant.ofEpochMilli(at), kind, explanation, numbersJson)
