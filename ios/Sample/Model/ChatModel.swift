@@ -144,7 +144,7 @@ extension ChatModel.Thumb {
         switch feedback {
         case .up: self = .up
         case .down: self = .down
-        case .edit, .prefer, .retry: return nil
+        case .edit, .prefer, .rank, .retry: return nil
         }
     }
 }

@@ -2,9 +2,10 @@ import ThumbprintKit
 
 /// One number for the progress of a job with several phases, for a bar. Never goes back.
 public struct ProgressEstimate: Sendable {
-    // Parts of the whole that phases usually take.
+    // Parts of the whole that phases usually take; usually there are no online rounds, in which the bar stands.
     private static let shares: [(Phase, Double)] = [
-        (.curate, 0.01), (.replay, 0.04), (.reference, 0.05), (.fold, 0.40), (.train, 0.40), (.gate, 0.10),
+        (.curate, 0.01), (.replay, 0.04), (.reference, 0.05), (.fold, 0.40), (.train, 0.40), (.online, 0),
+        (.gate, 0.10),
     ]
     private var last = 0.0
 

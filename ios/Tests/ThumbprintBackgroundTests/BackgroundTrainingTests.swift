@@ -73,6 +73,7 @@ final class BackgroundTrainingTests: XCTestCase {
         XCTAssertEqual(half, 0.3, accuracy: 1e-9)
         XCTAssertEqual(estimate.fraction(at: progress(.fold, 0, 10)), half)
         XCTAssertLessThan(estimate.fraction(at: progress(.train, 9, 10)), 1)
+        XCTAssertEqual(estimate.fraction(at: progress(.online, 1, 2)), 0.9, accuracy: 1e-9)
         XCTAssertEqual(estimate.fraction(at: progress(.done, 0, 0)), 1)
     }
 

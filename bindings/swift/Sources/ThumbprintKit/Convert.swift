@@ -75,7 +75,8 @@ extension Budget {
         ThumbprintFFI.Budget(
             memoryMib: try narrowed(memoryMiB, "memoryMiB"), seconds: try narrowed(seconds, "seconds"),
             nThreads: try narrowed(nThreads, "nThreads"), seed: seed,
-            maxExampleTokens: try narrowed(maxExampleTokens, "maxExampleTokens"), replaceTrial: replaceTrial, gpu: gpu)
+            maxExampleTokens: try narrowed(maxExampleTokens, "maxExampleTokens"), replaceTrial: replaceTrial, gpu: gpu,
+            onlineRounds: try narrowed(onlineRounds, "onlineRounds"))
     }
 }
 
@@ -86,6 +87,7 @@ extension Feedback {
         case .down(let reasons): .down(reasons: reasons)
         case .edit(let text): .edit(text: text)
         case .prefer(let over): .prefer(over: over.rawValue)
+        case .rank(let over): .rank(over: over.map(\.rawValue))
         case .retry: .retry
         }
     }
@@ -96,6 +98,7 @@ extension FeedbackFormat {
         switch self {
         case .preference: .preference
         case .unpaired: .unpaired
+        case .ranking: .ranking
         case .shareGpt: .shareGpt
         case .hhRlhf: .hhRlhf
         case .ultraFeedback: .ultraFeedback
@@ -105,15 +108,26 @@ extension FeedbackFormat {
     }
 }
 
-extension ExportFormat {
-    var boundary: ThumbprintFFI.ExportFormat {
-        self == .preference ? .preference : .unpaired
+extension ImportFilters {
+    func boundary() throws -> ThumbprintFFI.ImportFilters {
+        ThumbprintFFI.ImportFilters(
+            minChars: try narrowed(minChars, "minChars"), maxChars: try narrowed(maxChars, "maxChars"), refusals: refusals,
+            boilerplate: boilerplate, patterns: patterns, duplicates: duplicates, nearDuplicates: nearDuplicates)
     }
 }
 
-extension ImportFilters {
-    func boundary() throws -> ThumbprintFFI.ImportFilters {
-        ThumbprintFFI.ImportFilters(maxChars: try narrowed(maxChars, "maxChars"), refusals: refusals, duplicates: duplicates)
+extension AdapterFormat {
+    var boundary: ThumbprintFFI.AdapterFormat {
+        switch self {
+        case .gguf: .gguf
+        case .peft: .peft
+        }
+    }
+}
+
+extension AdapterPart {
+    var boundary: ThumbprintFFI.AdapterPart {
+        ThumbprintFFI.AdapterPart(adapter: adapter.rawValue, weight: weight)
     }
 }
 
@@ -177,6 +191,7 @@ extension Feedback {
         case .down(let reasons): self = .down(reasons: reasons)
         case .edit(let text): self = .edit(text)
         case .prefer(let over): self = .prefer(over: ReplyID(rawValue: over))
+        case .rank(let over): self = .rank(over: over.map(ReplyID.init(rawValue:)))
         case .retry: self = .retry
         }
     }
@@ -263,6 +278,7 @@ extension Phase {
         case .reference: self = .reference
         case .fold: self = .fold
         case .train: self = .train
+        case .online: self = .online
         case .gate: self = .gate
         case .done: self = .done
         }
@@ -370,12 +386,24 @@ extension AdapterDetails {
     }
 }
 
+extension Merged {
+    init(_ merged: ThumbprintFFI.Merged) {
+        self.init(changed: Int(clamping: merged.changed), left: merged.left)
+    }
+}
+
 extension Forgotten {
     init(_ forgotten: ThumbprintFFI.Forgotten) {
         self.init(
             feedback: forgotten.feedback.map(FeedbackID.init(rawValue:)), replies: forgotten.replies.map(ReplyID.init(rawValue:)),
             messages: Int(clamping: forgotten.messages), votes: Int(clamping: forgotten.votes),
             adapters: forgotten.adapters.map(AdapterID.init(rawValue:)), runs: forgotten.runs.map(RunID.init(rawValue:)))
+    }
+}
+
+extension Exported {
+    init(_ exported: ThumbprintFFI.Exported) {
+        self.init(lines: Int(clamping: exported.lines), leftOut: Int(clamping: exported.leftOut))
     }
 }
 

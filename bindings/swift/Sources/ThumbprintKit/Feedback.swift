@@ -8,6 +8,8 @@ public enum Feedback: Hashable, Sendable {
     case edit(String)
     /// The reply was picked over another reply to the same prompt.
     case prefer(over: ReplyID)
+    /// The reply is the best of several to the same prompt: the others, one at least, the best of them first.
+    case rank(over: [ReplyID])
     /// The person asked for another reply.
     case retry
 }

@@ -200,10 +200,13 @@ public struct Budget: Hashable, Sendable {
     public var replaceTrial: Bool?
     /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none.
     public var gpu: Bool?
+    /// Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
+    /// goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback.
+    public var onlineRounds: Int?
 
     public init(
         memoryMiB: Int? = nil, seconds: Int? = nil, nThreads: Int? = nil, seed: UInt64? = nil, maxExampleTokens: Int? = nil,
-        replaceTrial: Bool? = nil, gpu: Bool? = nil
+        replaceTrial: Bool? = nil, gpu: Bool? = nil, onlineRounds: Int? = nil
     ) {
         self.memoryMiB = memoryMiB
         self.seconds = seconds
@@ -212,15 +215,18 @@ public struct Budget: Hashable, Sendable {
         self.maxExampleTokens = maxExampleTokens
         self.replaceTrial = replaceTrial
         self.gpu = gpu
+        self.onlineRounds = onlineRounds
     }
 }
 
-/// How lines of a file of feedback are to be understood.
+/// What the lines of a file of feedback hold.
 public enum FeedbackFormat: Hashable, Sendable {
     /// TRL's preference form: `prompt`, `chosen`, `rejected`.
     case preference
     /// TRL's unpaired form: `prompt`, `completion`, `label`.
     case unpaired
+    /// Rankings: `prompt`, `ranked`, the best answer first.
+    case ranking
     /// ShareGPT's conversations.
     case shareGpt
     /// Transcripts as in HH-RLHF.
@@ -233,27 +239,55 @@ public enum FeedbackFormat: Hashable, Sendable {
     case oasst
 }
 
-/// What a line of exported feedback holds.
-public enum ExportFormat: Hashable, Sendable {
-    /// `prompt`, `chosen`, `rejected`, for TRL's DPOTrainer.
-    case preference
-    /// `prompt`, `completion`, `label`, for TRL's KTOTrainer.
-    case unpaired
-}
-
 /// What an import passes over; by default nothing.
 public struct ImportFilters: Hashable, Sendable {
+    /// Rows whose answer has fewer characters. Here and below, of several answers the liked or best one.
+    public var minChars: Int?
     /// Rows whose prompt and longest answer have more characters.
     public var maxChars: Int?
-    /// Rows whose liked answer begins as refusals do (English phrases).
+    /// Rows whose answer begins as refusals do (English phrases).
     public var refusals: Bool
+    /// Rows whose answer has a phrase that assistants put into any answer (English phrases).
+    public var boilerplate: Bool
+    /// Rows whose answer matches one of these regular expressions, in the syntax of the Rust crate regex-lite.
+    public var patterns: [String]
     /// Rows that differ from an earlier one in case, spaces and punctuation at most.
     public var duplicates: Bool
+    /// Rows that have this share, in (0, 1], of runs of four letters in common with an earlier one; estimated, within 0.04.
+    public var nearDuplicates: Double?
 
-    public init(maxChars: Int? = nil, refusals: Bool = false, duplicates: Bool = false) {
+    public init(
+        minChars: Int? = nil, maxChars: Int? = nil, refusals: Bool = false, boilerplate: Bool = false, patterns: [String] = [],
+        duplicates: Bool = false, nearDuplicates: Double? = nil
+    ) {
+        self.minChars = minChars
         self.maxChars = maxChars
         self.refusals = refusals
+        self.boilerplate = boilerplate
+        self.patterns = patterns
         self.duplicates = duplicates
+        self.nearDuplicates = nearDuplicates
+    }
+}
+
+/// What an adapter is written as.
+public enum AdapterFormat: Hashable, Sendable {
+    /// One file, a stock GGUF LoRA that llama.cpp loads.
+    case gguf
+    /// A folder as PEFT's `save_pretrained` writes it, which transformers loads.
+    case peft
+}
+
+/// How much of an adapter goes into a sum.
+public struct AdapterPart: Hashable, Sendable {
+    /// The adapter, as it is served: at its scale.
+    public var adapter: AdapterID
+    /// Finite; below 0 takes it away.
+    public var weight: Float
+
+    public init(_ adapter: AdapterID, weight: Float = 1) {
+        self.adapter = adapter
+        self.weight = weight
     }
 }
 

@@ -87,13 +87,13 @@ public struct StoredMessage: Hashable, Sendable, Identifiable {
     public let createdAt: Date
 }
 
-/// How much was said. An edit or a pick is one event, and counts as one of each class.
+/// How much was said. An edit, a pick or a ranking is one event, and counts as one of each class.
 public struct Tally: Hashable, Sendable {
-    /// Thumbs, edits and picks.
+    /// Thumbs, edits, picks and rankings.
     public let events: Int
-    /// 👍, edits and picks.
+    /// 👍, edits, picks and rankings.
     public let liked: Int
-    /// 👎, edits and picks.
+    /// 👎, edits, picks and rankings.
     public let disliked: Int
 }
 
@@ -121,6 +121,8 @@ public enum Phase: String, Hashable, Sendable {
     case fold
     /// Trains on everything.
     case train
+    /// Answers prompts of the feedback again, and trains on what its own reward prefers (see `Budget.onlineRounds`).
+    case online
     /// Measures whether the candidate harms.
     case gate
     /// Over.
@@ -215,7 +217,7 @@ public enum Outcome: Hashable, Sendable {
 
 /// Where an adapter stands.
 public enum AdapterState: String, Hashable, Sendable {
-    /// Trained, not yet judged.
+    /// Trained, taken from a file or made of others, and not judged.
     case candidate
     /// Failed the checks after training; kept for the record, never used.
     case rejected
@@ -343,6 +345,14 @@ public struct AdapterDetails: Hashable, Sendable, Identifiable {
     public let verdict: Verdict?
 }
 
+/// What a merge came to.
+public struct Merged: Hashable, Sendable {
+    /// Matrices that the adapter changed.
+    public let changed: Int
+    /// Matrices that were not brought to the type that was asked for, since they are not quantized by anyone: routers of experts.
+    public let left: [String]
+}
+
 /// What was forgotten.
 public struct Forgotten: Hashable, Sendable {
     /// Events erased, withdrawals included.
@@ -357,6 +367,14 @@ public struct Forgotten: Hashable, Sendable {
     public let adapters: [AdapterID]
     /// Runs that had seen one: never to be continued.
     public let runs: [RunID]
+}
+
+/// What an export came to.
+public struct Exported: Hashable, Sendable {
+    /// Lines written.
+    public let lines: Int
+    /// Events in effect that the format has no form for.
+    public let leftOut: Int
 }
 
 /// What an import came to.

@@ -186,10 +186,11 @@ public final class Thumbprint: Sendable {
         }
     }
 
-    /// Writes feedback in effect to a file that TRL's trainers load, and returns how many lines there are.
+    /// Writes feedback in effect to a file, in a form that TRL's trainers load or in that of a data set. The file is replaced whole or not
+    /// at all.
     @discardableResult
-    public func exportFeedback(to file: URL, format: ExportFormat = .preference) async throws -> Int {
-        try await blocking { [inner] in Int(clamping: try inner.exportFeedback(path: file.path, format: format.boundary)) }
+    public func exportFeedback(to file: URL, format: FeedbackFormat = .preference) async throws -> Exported {
+        try await blocking { [inner] in Exported(try inner.exportFeedback(path: file.path, format: format.boundary)) }
     }
 
     // MARK: Learning
@@ -239,9 +240,37 @@ public final class Thumbprint: Sendable {
         try await blocking { [inner] in try inner.rollback().map(AdapterID.init(rawValue:)) }
     }
 
-    /// Writes an adapter's file, a stock GGUF LoRA that llama.cpp loads.
-    public func export(_ id: AdapterID, to file: URL) async throws {
-        try await blocking { [inner] in try inner.export(id: id.rawValue, path: file.path) }
+    /// Writes an adapter at full strength: the scale that it is served at is not in it. For PEFT's form the base model's file must be at
+    /// hand.
+    public func export(_ id: AdapterID, to file: URL, format: AdapterFormat = .gguf) async throws {
+        try await blocking { [inner] in try inner.export(id: id.rawValue, path: file.path, format: format.boundary) }
+    }
+
+    /// Takes in an adapter's file or folder that names the model at hand as its base or, if you say so, names none.
+    ///
+    /// It becomes a candidate that no gate has judged; one that is here already is left as it is.
+    public func importAdapter(from file: URL, acceptUnnamedBase: Bool = false) async throws -> AdapterID {
+        try await blocking { [inner] in
+            AdapterID(rawValue: try inner.importAdapter(path: file.path, acceptUnnamedBase: acceptUnnamedBase))
+        }
+    }
+
+    /// Makes an adapter that is the weighted sum of others: exactly, or the nearest one of a rank.
+    ///
+    /// It becomes a candidate that no gate has judged, and is forgotten with any of the feedback that its parts learned from.
+    public func combine(_ parts: [AdapterPart], rank: Int? = nil) async throws -> AdapterID {
+        try await blocking { [inner] in
+            AdapterID(rawValue: try inner.combine(parts: parts.map(\.boundary), rank: try narrowed(rank, "rank")))
+        }
+    }
+
+    /// Writes a model that needs no adapter: the base with the adapter, as it is served, in its weights. Matrices become `tensorType`,
+    /// "F32" or "Q8_0" say, or stay of their types without one.
+    @discardableResult
+    public func merge(_ id: AdapterID, to file: URL, tensorType: String? = nil) async throws -> Merged {
+        try await blocking { [inner] in
+            Merged(try inner.merge(id: id.rawValue, path: file.path, tensorType: tensorType))
+        }
     }
 
     /// Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back.

@@ -111,8 +111,9 @@ final class ErrorTests: XCTestCase {
         XCTAssertEqual(imported.recorded, 1)
         XCTAssertEqual(imported.passed, ["duplicate": 1])
         let out = try temporaryFolder().appendingPathComponent("out.jsonl")
-        let lines = try await tp.exportFeedback(to: out, format: .unpaired)
-        XCTAssertEqual(lines, 1)
+        let exported = try await tp.exportFeedback(to: out, format: .unpaired)
+        XCTAssertEqual(exported.lines, 1)
+        XCTAssertEqual(exported.leftOut, 0)
     }
 
     func testAModelThatWasNeverNamed() async throws {

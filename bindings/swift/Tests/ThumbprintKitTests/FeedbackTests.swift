@@ -88,4 +88,47 @@ final class FeedbackTests: XCTestCase {
         let picked = try await tp.feedback(on: second.id)
         XCTAssertEqual(picked.map(\.feedback), [.prefer(over: first.id)])
     }
+
+    func testARankingOfSeveralRepliesCrossesAndLeavesAsLines() async throws {
+        let tp = try await open()
+        var replies: [ReplyID] = []
+        for seed: UInt64 in 1...3 {
+            let options = GenerationOptions(temperature: 1.5, maximumResponseTokens: 12, seed: seed)
+            replies.append(try await tp.generate(Request("Name a colour.", options: options)).reply().id)
+        }
+        let ranking = Feedback.rank(over: [replies[2], replies[1]])
+        try await tp.record(ranking, on: replies[0])
+        let said = try await tp.feedback(on: replies[0])
+        XCTAssertEqual(said.map(\.feedback), [ranking])
+        let file = try temporaryFolder().appendingPathComponent("ranking.jsonl")
+        let ranked = try await tp.exportFeedback(to: file, format: .ranking)
+        XCTAssertEqual(ranked.lines, 1)
+        XCTAssertEqual(ranked.leftOut, 0)
+        let another = try await open()
+        let imported = try await another.importFeedback(from: file, format: .ranking)
+        XCTAssertEqual(imported.recorded, 1)
+        let alone = await code { try await tp.record(.rank(over: []), on: replies[0]) }
+        XCTAssertEqual(alone, "empty_text")
+    }
+
+    func testFiltersOfAnImportTellWhatTheyPassedOver() async throws {
+        let tp = try await open()
+        let file = try temporaryFolder().appendingPathComponent("in.jsonl")
+        let answers = ["Hi.", "hi!", String(repeating: "x", count: 200)]
+        let lines = answers.map { #"{"prompt": "Hello", "completion": "\#($0)", "label": true}"# }
+        try lines.joined(separator: "\n").write(to: file, atomically: true, encoding: .utf8)
+        func passed(_ filters: ImportFilters) async throws -> [String: Int] {
+            try await tp.importFeedback(from: file, filters: filters).passed
+        }
+        let most = try await passed(ImportFilters(minChars: 4, maxChars: 100))
+        XCTAssertEqual(most, ["too_short": 2, "too_long": 1])
+        for wrong in [ImportFilters(patterns: ["("]), ImportFilters(nearDuplicates: 1.5), ImportFilters(minChars: -1)] {
+            let code = await code { try await passed(wrong) }
+            XCTAssertEqual(code, "invalid_option")
+        }
+        let matched = try await passed(ImportFilters(patterns: ["^[Hh]i", "^x+$"]))
+        XCTAssertEqual(matched, ["pattern": 3])
+        let readiness = try await tp.readiness()
+        XCTAssertEqual(readiness.have.events, 0)
+    }
 }

@@ -62,9 +62,39 @@ final class LearningTests: XCTestCase {
         // A trial is not disturbed by the next job.
         let outcome = try await tp.personalize().outcome()
         XCTAssertEqual(outcome, .trialRunning(adapter: adapter))
-        let file = try temporaryFolder().appendingPathComponent("adapter.gguf")
+    }
+
+    func testAnAdapterLeavesInBothFormsAndComesInAgain() async throws {
+        let (tp, adapter) = try await learnedCopy()
+        let folder = try temporaryFolder()
+        let file = folder.appendingPathComponent("adapter.gguf")
         try await tp.export(adapter, to: file)
         XCTAssertEqual(try Data(contentsOf: file).prefix(4), Data("GGUF".utf8))
+        let peft = folder.appendingPathComponent("peft")
+        try await tp.export(adapter, to: peft, format: .peft)
+        XCTAssertTrue(FileManager.default.fileExists(atPath: peft.appendingPathComponent("adapter_model.safetensors").path))
+        let taken = try await tp.importAdapter(from: peft)
+        let again = try await tp.importAdapter(from: file)
+        XCTAssertEqual(taken, again)
+        let state = try await tp.adapter(taken).state
+        XCTAssertEqual(state, .candidate)
+    }
+
+    func testAdaptersAreAddedUpAndMerged() async throws {
+        let (tp, adapter) = try await learnedCopy()
+        let none = try await tp.combine([AdapterPart(adapter), AdapterPart(adapter, weight: -1)], rank: 4)
+        let details = try await tp.adapter(none)
+        XCTAssertEqual(details.state, .candidate)
+        XCTAssertFalse(details.active)
+        let file = try temporaryFolder().appendingPathComponent("merged.gguf")
+        let code = await code { try await tp.merge(adapter, to: file, tensorType: "Q9_9") }
+        XCTAssertEqual(code, "invalid_option")
+        let merged = try await tp.merge(none, to: file)
+        XCTAssertEqual(merged.changed, 210)
+        XCTAssertEqual(merged.left, [])
+        XCTAssertEqual(try FileHandle(forReadingFrom: file).read(upToCount: 4), Data("GGUF".utf8))
+        let everything = try await tp.forget(.everything)
+        XCTAssertEqual(Set(everything.adapters), [adapter, none])
     }
 
     func testVote() async throws {
