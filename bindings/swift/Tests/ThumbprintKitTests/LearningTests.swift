@@ -73,11 +73,9 @@ final class LearningTests: XCTestCase {
         let peft = folder.appendingPathComponent("peft")
         try await tp.export(adapter, to: peft, format: .peft)
         XCTAssertTrue(FileManager.default.fileExists(atPath: peft.appendingPathComponent("adapter_model.safetensors").path))
-        let taken = try await tp.importAdapter(from: peft)
-        let again = try await tp.importAdapter(from: file)
-        XCTAssertEqual(taken, again)
-        let state = try await tp.adapter(taken).state
-        XCTAssertEqual(state, .candidate)
+        // One that is here already is found again.
+        let taken = try await [tp.importAdapter(from: peft), tp.importAdapter(from: file)]
+        XCTAssertEqual(taken, [adapter, adapter])
     }
 
     func testAdaptersAreAddedUpAndMerged() async throws {
