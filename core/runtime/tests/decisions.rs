@@ -286,7 +286,16 @@ fn an_adapters_file_that_was_never_recorded_is_removed() {
     let foreign = made.with_file_name("somebody-elses.gguf");
     std::fs::copy(&made, &foreign).unwrap();
     drop(tp);
-    let tp = folder.open();
+    // What still holds the folder open lets go of it in a moment: it is removed at the next real opening.
+    let mut tp = folder.open();
+    for _ in 0..100 {
+        if !orphan.exists() {
+            break;
+        }
+        drop(tp);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        tp = folder.open();
+    }
     assert!(made.exists() && !orphan.exists() && foreign.exists());
     std::fs::copy(&made, &orphan).unwrap();
     let item = tp.store().effective_feedback().unwrap()[0].id;

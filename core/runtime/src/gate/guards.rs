@@ -357,7 +357,7 @@ fn check_file(
         (true, true) => format!("{found}; allowed is {tolerated:.1} points {direction}."),
         (true, false) => format!("{found}, which is no loss."),
         (false, _) => format!(
-            "{found}; allowed is only {tolerated:.1} points {direction}. Chance alone takes as much away {:.0} % of the time.",
+            "{found}; allowed is only {tolerated:.1} points {direction}. Chance alone takes as much away {:.1} % of the time.",
             100.0 * file.p_value()
         ),
     };
@@ -577,7 +577,7 @@ pub(super) mod tests {
             (45, 1, vec![]),
             (37, 5, vec![Guard::Choices]),
             (40, 8, vec![Guard::Refusals]),
-            (36, 9, vec![Guard::Choices, Guard::Refusals]),
+            (37, 8, vec![Guard::Choices, Guard::Refusals]),
         ] {
             adapter.choices = Some(file(40, right, true));
             adapter.refusals = Some(file(5, refused, false));
@@ -591,10 +591,10 @@ pub(super) mod tests {
         assert_eq!(
             sentences,
             [
-                "Of the app's 100 questions 36.0 % are answered right, by the base 40.0 %; allowed is only 2.0 points fewer. \
-                 Chance alone takes as much away 6 % of the time.",
-                "Of the app's 100 harmless prompts 9.0 % are refused, by the base 5.0 %; allowed is only 2.0 points more. \
-                 Chance alone takes as much away 6 % of the time.",
+                "Of the app's 100 questions 37.0 % are answered right, by the base 40.0 %; allowed is only 2.0 points fewer. \
+                 Chance alone takes as much away 12.5 % of the time.",
+                "Of the app's 100 harmless prompts 8.0 % are refused, by the base 5.0 %; allowed is only 2.0 points more. \
+                 Chance alone takes as much away 12.5 % of the time.",
             ]
         );
         adapter.choices = Some(file(40, 40, true));
