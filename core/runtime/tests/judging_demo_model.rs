@@ -36,7 +36,7 @@ fn a_head_fitted_on_a_dozen_pairs_knows_the_better_reply_to_prompts_it_has_not_s
         .evaluate_reward(unseen, Judge::Head, &mut |_| ControlFlow::Continue(()))
         .unwrap();
     println!("{report:?}");
-    // People's short answers against the model's own long ones: observed OBSERVED of 10.
+    // People's short answers against the model's own long ones: observed 10 of 10.
     assert!(report.all.right >= 8.0 && report.seen == 0);
 }
 
