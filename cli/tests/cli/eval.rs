@@ -30,7 +30,7 @@ fn users(folder: &Folder) -> PathBuf {
 
 /// Every kind of arm once, with trainings of two steps.
 fn plan(folder: &Folder) -> PathBuf {
-    let few = json!({"folds": false, "train": {"max_steps": 2}});
+    let few = json!({"folds": 0, "train": {"max_steps": 2}});
     let arm = |name: &str, how: Value| json!({"name": name, "about": "", "how": how});
     let arms = json!([
         arm("base", json!("base")),

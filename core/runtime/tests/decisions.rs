@@ -60,7 +60,7 @@ fn teach(tp: &Thumbprint, from: usize) {
 /// Learns in few steps, with nothing that could reject.
 fn lenient() -> Recipe {
     Recipe {
-        folds: false,
+        folds: 0,
         anchors: false,
         train: json!({ "max_steps": 3 }),
         limits: json!({

@@ -311,7 +311,7 @@ fn another_recipe_learns_another_adapter_and_the_default_one_the_same_bytes() {
     assert_eq!(config["anchors"], 0);
     assert_eq!(config["train"]["max_steps"], 4);
     let (kto, config) = with(json!({
-        "learn_from": "thumbs", "folds": false, "train": {"unpaired": {"loss_type": "kto"}, "max_steps": 4}
+        "learn_from": "thumbs", "folds": 0, "train": {"unpaired": {"loss_type": "kto"}, "max_steps": 4}
     }));
     assert_ne!(kto, whole);
     assert_eq!(config["train"]["unpaired"]["loss_type"], "kto");

@@ -49,6 +49,7 @@ pub struct Bench<'a> {
     /// Of the program.
     pub build: String,
     pub n_threads: usize,
+    pub gpu: bool,
     pub out: &'a Output,
     pub interrupt: &'a Interrupt,
 }
@@ -432,6 +433,7 @@ impl<'a> Bench<'a> {
         let budget = Budget {
             n_threads: Some(self.n_threads),
             seed: cell.seed,
+            gpu: self.gpu,
             ..Budget::default()
         };
         let mut tick = || {

@@ -28,7 +28,7 @@ use crate::options::{ModelOption, ThreadsOption};
 use crate::output::{Output, columns};
 use cells::{Bench, Record};
 use folder::{Folder, fingerprint};
-use plan::{Plans, Size};
+use plan::{Part, Plans, Size};
 use results::{Results, Source, results};
 use verdicts::Standing;
 
@@ -76,6 +76,15 @@ struct Personalize {
     /// Arms and sizes, instead of the command's own
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Trains on the first GPU
+    #[arg(long)]
+    gpu: bool,
+    /// Runs a share of the cells alone, such as 2/4 for the second of four, and reports those that are done
+    ///
+    /// For several machines: each takes a copy of a folder in which the replies that all cells share are drawn. Then copy each one's cells/
+    /// into one folder, and run the command on it without this option.
+    #[arg(long, value_name = "K/N")]
+    part: Option<Part>,
 }
 
 /// Runs a benchmark.
@@ -131,10 +140,12 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
         setting,
         build: build()?,
         n_threads: options.threads.count(),
+        gpu: options.gpu,
         out,
         interrupt: &interrupt,
     };
     let cells = plans.cells(size, &population)?;
+    let groups = plans.groups(&cells);
     out.note(&format!("{} cells; {}", cells.len(), size.about));
     let shared = bench.shared()?;
     let source = |records: &[Record]| -> Result<Results> {
@@ -153,17 +164,14 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
     let mut written = Written::default();
     for (at, cell) in cells.iter().enumerate() {
         interrupt.check()?;
-        let known = bench.known(cell)?;
-        let is_new = known.is_none();
-        records.push(match known {
-            Some(record) => record,
-            None => {
-                out.note(&format!("cell {} of {}: {cell}", at + 1, cells.len()));
-                bench.run(cell, &shared)?
+        if let Some(record) = bench.known(cell)? {
+            records.push(record);
+        } else if options.part.is_none_or(|part| part.has(groups[at])) {
+            out.note(&format!("cell {} of {}: {cell}", at + 1, cells.len()));
+            records.push(bench.run(cell, &shared)?);
+            if written.is_worth_it() {
+                written.time(|| write(&folder, &source(&records)?, &plans))?;
             }
-        });
-        if is_new && written.is_worth_it() {
-            written.time(|| write(&folder, &source(&records)?, &plans))?;
         }
         bench.tidy_after(&cells, at)?;
     }

@@ -200,6 +200,16 @@ impl Plans {
         Ok(())
     }
 
+    /// Which group each cell belongs to, counted from 0: those that use an adapter are in one with the cell that learned it.
+    pub fn groups(&self, cells: &[Cell]) -> Vec<usize> {
+        let begins = |cell: &Cell| self.arm(&cell.arm).is_none_or(|arm| arm.how.uses().is_none());
+        let ends = cells.iter().scan(0, |begun, cell| {
+            *begun += usize::from(begins(cell));
+            Some(*begun)
+        });
+        ends.map(|begun: usize| begun.saturating_sub(1)).collect()
+    }
+
     /// The arm of this name.
     pub fn arm(&self, name: &str) -> Option<&Arm> {
         self.arms.iter().find(|arm| arm.name == name)
@@ -267,6 +277,32 @@ impl Plans {
             }
         }
         Ok(cells)
+    }
+}
+
+/// A share of the work: the `at`-th of `of`, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    at: usize,
+    of: usize,
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(at, of)| Some((at.parse().ok()?, of.parse().ok()?)));
+        match numbers {
+            Some((at, of)) if (1..=of).contains(&at) => Ok(Self { at, of }),
+            _ => Err(format!("`{text}` is no part: write 1/4 for the first of four")),
+        }
+    }
+}
+
+impl Part {
+    /// Whether a group of cells belongs to this part.
+    pub fn has(self, group: usize) -> bool {
+        group % self.of == self.at - 1
     }
 }
 
@@ -357,6 +393,26 @@ mod tests {
         }
         let once: std::collections::HashSet<_> = cells.iter().collect();
         assert_eq!(once.len(), cells.len());
+    }
+
+    #[test]
+    fn parts_share_all_cells_and_keep_together_what_uses_one_adapter() {
+        let plans = Plans::built_in().unwrap();
+        let cells = cells("night");
+        let groups = plans.groups(&cells);
+        for (at, cell) in cells.iter().enumerate() {
+            if let Some(of) = plans.arm(&cell.arm).unwrap().how.uses() {
+                let made = cells.iter().position(|c| *c == cell.of(of)).unwrap();
+                assert_eq!(groups[at], groups[made]);
+            }
+        }
+        for group in groups {
+            let having = ["1/3", "2/3", "3/3"].map(|part| part.parse::<Part>().unwrap().has(group));
+            assert_eq!(having.iter().filter(|has| **has).count(), 1);
+        }
+        for wrong in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(wrong.parse::<Part>().unwrap_err().contains(wrong));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use thumbprint_tune::preset::Preset;
 use crate::curation::{self, LearnFrom};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
-use crate::gate::Limits;
+use crate::gate::{Limits, TARGET_KL};
 
 /// Examples of one optimizer step.
 pub const BATCH: usize = 4;
@@ -22,6 +22,11 @@ pub const BATCH: usize = 4;
 pub const PAIRS_PER_PROMPT: usize = 4;
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
 pub const ANCHOR_WEIGHT: f64 = 20.0;
+
+/// Folds of the held-out ranking.
+pub const FOLDS: u32 = 2;
+/// The most folds that a recipe may ask for.
+const MOST_FOLDS: u32 = 10;
 
 /// A way of learning. The default is the product's; anything else is for comparing with it, see
 /// [`personalize_with`](crate::Thumbprint::personalize_with).
@@ -42,10 +47,11 @@ pub struct Recipe {
     pub train: Value,
     /// Whether the base's predictions are kept on plain prose (ADR 10).
     pub anchors: bool,
-    /// Whether every candidate is brought to one distance from the base (ADR 12).
-    pub strength: bool,
-    /// Whether the held-out ranking may reject, for which two more trainings are done.
-    pub folds: bool,
+    /// The distance from the base that every candidate is brought to (ADR 12): KL(base || adapter) on the prompts of the feedback, nats
+    /// per token. `None` leaves it where training brought it.
+    pub distance: Option<f64>,
+    /// Folds of the held-out ranking, each of which is one more training; 0 for no such check.
+    pub folds: u32,
     /// Limits of the gate ([`gate::Limits`](crate::gate::Limits)) that replace the product's: a merge patch too.
     pub limits: Value,
     /// Multiple-choice questions ([`evaluate::choices`](crate::evaluate::choices)) of which a candidate must not get many fewer right than
@@ -74,8 +80,8 @@ impl Default for Recipe {
             similar_from: curation::Options::default().similar_from,
             train: Value::Object(serde_json::Map::new()),
             anchors: true,
-            strength: true,
-            folds: true,
+            distance: Some(TARGET_KL),
+            folds: FOLDS,
             limits: Value::Object(serde_json::Map::new()),
             choices: None,
             refusals: None,
@@ -100,6 +106,14 @@ impl Recipe {
         }
         if !(0.0..=1.0).contains(&self.similar_from) {
             return Err(Error::Recipe("similar_from must be in [0, 1]".to_owned()));
+        }
+        if self.folds == 1 || self.folds > MOST_FOLDS {
+            return Err(Error::Recipe(format!(
+                "folds must be 0, or 2 to {MOST_FOLDS}"
+            )));
+        }
+        if self.distance.is_some_and(|kl| !(kl.is_finite() && kl > 0.0)) {
+            return Err(Error::Recipe("distance must be over 0, or null".to_owned()));
         }
         for (name, file) in [("choices", &self.choices), ("refusals", &self.refusals)] {
             if file
@@ -297,6 +311,8 @@ mod tests {
             ),
             (json!({"pairs_per_prompt": 0}), "pairs_per_prompt must be"),
             (json!({"similar_from": 2.0}), "similar_from must be"),
+            (json!({"folds": 1}), "folds must be 0, or 2 to 10"),
+            (json!({"distance": 0.0}), "distance must be over 0"),
             (
                 json!({"choices": {"path": "q.jsonl", "tolerated": -0.1}}),
                 "choices.tolerated must be",

@@ -1,4 +1,4 @@
-//! The run behind a job: curate, replay, reference, two folds, train, gate.
+//! The run behind a job: curate, replay, reference, folds, train, gate.
 //!
 //! A run keeps what it has in a folder of its own, so that a killed process continues where it was: every phase either finds its
 //! result there or makes it. All of it is a function of base model, feedback, settings and seed.
@@ -43,8 +43,6 @@ use crate::gate::{AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
 use crate::types::{AdapterId, FeedbackId, LoggedFeedback, Message, RunId, Sampling};
 
-/// Folds of the held-out ranking.
-const FOLDS: u32 = 2;
 /// Tokens of a replayed answer at most.
 const REPLAY_TOKENS: u32 = 128;
 
@@ -326,7 +324,7 @@ impl Context<'_> {
             plan,
             replay,
             anchors,
-            folds: if self.recipe.folds { FOLDS } else { 0 },
+            folds: self.recipe.folds,
             recipe: self.recipe.clone(),
             online: self.budget.online,
             until: material.curated.items().last().copied(),
@@ -361,7 +359,7 @@ impl Context<'_> {
                 give_up(store, &run)?;
             }
         }
-        let total_steps = resolved.train.max_steps as u32 * resolved.folds;
+        let total_steps = resolved.train.max_steps as u32 * resolved.folds.max(1);
         let id = match taken {
             Some(id) => id,
             None => store.begin_run(&NewRun {

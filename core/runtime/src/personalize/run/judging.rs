@@ -49,12 +49,14 @@ impl Context<'_> {
             folds: fold_results(rankings),
         };
         let limits = self.recipe.limits()?;
-        if self.recipe.strength && gate::next_scale(&measured, &limits).is_some() {
+        if let Some(distance) = self.recipe.distance
+            && gate::next_scale(&measured, &limits).is_some()
+        {
             let full = self.thumbprint.load_adapter(&self.loaded, &row, 1.0)?;
             let kl = self.kept(dir, "gate-kl.json", |this| {
                 this.engine_work(|| measure::feedback_kl(&bench, &full))
             })?;
-            measured.strength = gate::strength(kl, measured.thumbs);
+            measured.strength = gate::strength(kl, distance, measured.thumbs);
         }
         while let Some(scale) = gate::next_scale(&measured, &limits) {
             let done = measured.scales.len() as u64 + 1;
