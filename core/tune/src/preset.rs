@@ -78,6 +78,15 @@ impl Amount {
             texts: self.texts + n,
         }
     }
+
+    /// With so many pairs beside them, whose texts are in no other.
+    pub fn and_pairs(self, n: usize) -> Self {
+        Self {
+            examples: self.examples + n,
+            sides: self.sides + 2 * n,
+            texts: self.texts + 2 * n,
+        }
+    }
 }
 
 impl Preset {

@@ -202,7 +202,10 @@ impl Plans {
 
     /// Which group each cell belongs to, counted from 0: those that use an adapter are in one with the cell that learned it.
     pub fn groups(&self, cells: &[Cell]) -> Vec<usize> {
-        let begins = |cell: &Cell| self.arm(&cell.arm).is_none_or(|arm| arm.how.uses().is_none());
+        let begins = |cell: &Cell| {
+            self.arm(&cell.arm)
+                .is_none_or(|arm| arm.how.uses().is_none())
+        };
         let ends = cells.iter().scan(0, |begun, cell| {
             *begun += usize::from(begins(cell));
             Some(*begun)
@@ -291,10 +294,14 @@ impl std::str::FromStr for Part {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let numbers = text.split_once('/').and_then(|(at, of)| Some((at.parse().ok()?, of.parse().ok()?)));
+        let numbers = text
+            .split_once('/')
+            .and_then(|(at, of)| Some((at.parse().ok()?, of.parse().ok()?)));
         match numbers {
             Some((at, of)) if (1..=of).contains(&at) => Ok(Self { at, of }),
-            _ => Err(format!("`{text}` is no part: write 1/4 for the first of four")),
+            _ => Err(format!(
+                "`{text}` is no part: write 1/4 for the first of four"
+            )),
         }
     }
 }

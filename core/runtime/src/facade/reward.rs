@@ -14,7 +14,7 @@ use crate::reward::{
     self, DEFAULT_BETA, FOLDS, Head, HeadOptions, Judged, Judgement, Score, Unfit,
 };
 use crate::store::{AdapterRow, StoredReply};
-use crate::types::{FeedbackId, Judge, Message, ReplyId};
+use crate::types::{FeedbackId, Judge, LoggedFeedback, Message, ReplyId};
 
 /// Curated pairs of one prompt that a head is fitted on.
 const PAIRS_PER_PROMPT: usize = 4;
@@ -87,15 +87,7 @@ impl Thumbprint {
     pub fn fit_head(&self, options: &HeadOptions, canceller: &Canceller) -> Result<Head> {
         let loaded = self.loaded_whatever_its_adapter()?;
         let log = self.0.store.effective_feedback()?;
-        let curated = curate(
-            &log,
-            &curation::Options {
-                model: Some(loaded.sha256.clone()),
-                pairs_per_prompt: PAIRS_PER_PROMPT,
-                edit_pairs: true,
-                ..curation::Options::default()
-            },
-        );
+        let curated = curated(&log, &loaded);
         if !curated.readiness.is_ready() {
             return Err(Error::TooLittleFeedback(curated.readiness));
         }
@@ -105,7 +97,8 @@ impl Thumbprint {
                 .engine
                 .embed(Priority::Background, material.texts, With::Base, canceller)?;
         let template = &loaded.engine.info().template_hash;
-        let head = reward::fit(&loaded.sha256, template, &states, &material.judged, options)?;
+        let judged: Vec<Judged> = material.judged.iter().map(|(_, judged)| *judged).collect();
+        let head = reward::fit(&loaded.sha256, template, &states, &judged, options)?;
         self.0.store.put_head(&head, &curated.items())?;
         Ok(head)
     }
@@ -168,13 +161,28 @@ impl Scorer {
     }
 }
 
-/// What a head is fitted on: texts whose last states are wanted, and what was said about them.
-struct HeadMaterial {
-    texts: Vec<Vec<Token>>,
-    judged: Vec<Judged>,
+/// The log as a head is fitted on it.
+fn curated(log: &[LoggedFeedback], loaded: &Loaded) -> Curated {
+    let options = curation::Options {
+        model: Some(loaded.sha256.clone()),
+        pairs_per_prompt: PAIRS_PER_PROMPT,
+        edit_pairs: true,
+        ..curation::Options::default()
+    };
+    curate(log, &options)
+}
+
+/// What a head is fitted on: texts whose last states are wanted, and what was said about them, with the key of its prompt.
+pub(crate) struct HeadMaterial {
+    pub texts: Vec<Vec<Token>>,
+    pub judged: Vec<([u8; 32], Judged)>,
 }
 
 impl HeadMaterial {
+    pub fn of_log(log: &[LoggedFeedback], loaded: &Loaded) -> Result<Self> {
+        Self::new(&curated(log, loaded), loaded)
+    }
+
     fn new(curated: &Curated, loaded: &Loaded) -> Result<Self> {
         let chat = loaded.engine.chat();
         let n_ctx = loaded.engine.info().n_ctx_train as usize;
@@ -234,10 +242,7 @@ impl HeadMaterial {
                             weight,
                             label_smoothing: 0.0,
                         };
-                        made.judged.push(Judged {
-                            judgement,
-                            fold: fold_of(&example.prompt_key, FOLDS),
-                        });
+                        made.push(&example.prompt_key, judgement);
                     }
                     continue;
                 }
@@ -260,12 +265,14 @@ impl HeadMaterial {
                     None => continue,
                 },
             };
-            made.judged.push(Judged {
-                judgement,
-                fold: fold_of(&example.prompt_key, FOLDS),
-            });
+            made.push(&example.prompt_key, judgement);
         }
         Ok(made)
+    }
+
+    fn push(&mut self, prompt_key: &[u8; 32], judgement: Judgement) {
+        let fold = fold_of(prompt_key, FOLDS);
+        self.judged.push((*prompt_key, Judged { judgement, fold }));
     }
 
     fn single(&mut self, text: Vec<Token>, liked: bool, weight: f64) -> Judgement {

@@ -43,6 +43,8 @@ pub struct Recipe {
     pub edit_pairs: bool,
     /// Similarity, in [0, 1], above which a pair is weighed down; 1 weighs none down.
     pub similar_from: f64,
+    /// Also pairs of the base's own replies, ordered by a reward head that is fitted on the feedback; `null` for none.
+    pub west_of_n: Option<WestOfN>,
     /// Settings of the trainer ([`TrainConfig`]) that replace those that would be chosen: a JSON merge patch (RFC 7386).
     pub train: Value,
     /// Whether the base's predictions are kept on plain prose (ADR 10).
@@ -59,6 +61,75 @@ pub struct Recipe {
     pub choices: Option<GuardFile>,
     /// Harmless prompts ([`evaluate::refusals`](crate::evaluate::refusals)) of which a candidate must not refuse many more than the base.
     pub refusals: Option<GuardFile>,
+}
+
+/// Pairs of the base's own replies, best over worst of several by a reward head (West-of-N, arXiv 2401.12086).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WestOfN {
+    /// Prompts that are answered again, at most: half of them the feedback's own, where it has as many, the others neutral.
+    pub prompts: usize,
+    /// Replies to each, at least 2.
+    pub replies: usize,
+    /// Tokens of a reply, at most.
+    pub max_tokens: u32,
+    /// Ridge of the head ([`HeadOptions::l2`](crate::reward::HeadOptions)), above 0.
+    pub l2: f64,
+    /// Share of the prompts whose pair is learned from, those of the largest margins, in (0, 1].
+    pub keep: f64,
+    /// Weight of a pair, at least 0.
+    pub weight: f64,
+    /// Weight of the likelihood of its better side, at least 0.
+    pub nll: f64,
+    /// The probability that its order is wrong, in [0, 0.5).
+    pub label_smoothing: f64,
+}
+
+impl Default for WestOfN {
+    fn default() -> Self {
+        Self {
+            prompts: 48,
+            replies: 4,
+            max_tokens: 192,
+            l2: 1.0,
+            keep: 0.75,
+            weight: 1.0,
+            nll: 1.0,
+            label_smoothing: 0.1,
+        }
+    }
+}
+
+impl WestOfN {
+    fn check(&self) -> Result<()> {
+        for (is_good, must) in [
+            (self.prompts > 0, "prompts must be at least 1"),
+            (self.replies >= 2, "replies must be at least 2"),
+            (self.max_tokens > 0, "max_tokens must be at least 1"),
+            (self.l2 > 0.0 && self.l2.is_finite(), "l2 must be over 0"),
+            (
+                self.keep > 0.0 && self.keep <= 1.0,
+                "keep must be in (0, 1]",
+            ),
+            (
+                self.weight >= 0.0 && self.weight.is_finite(),
+                "weight must be at least 0",
+            ),
+            (
+                self.nll >= 0.0 && self.nll.is_finite(),
+                "nll must be at least 0",
+            ),
+            (
+                (0.0..0.5).contains(&self.label_smoothing),
+                "label_smoothing must be in [0, 0.5)",
+            ),
+        ] {
+            if !is_good {
+                return Err(Error::Recipe(format!("west_of_n.{must}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A file that the app brings, as a guard of the gate.
@@ -78,6 +149,7 @@ impl Default for Recipe {
             pairs_per_prompt: PAIRS_PER_PROMPT,
             edit_pairs: false,
             similar_from: curation::Options::default().similar_from,
+            west_of_n: Some(WestOfN::default()),
             train: Value::Object(serde_json::Map::new()),
             anchors: true,
             distance: Some(TARGET_KL),
@@ -107,12 +179,18 @@ impl Recipe {
         if !(0.0..=1.0).contains(&self.similar_from) {
             return Err(Error::Recipe("similar_from must be in [0, 1]".to_owned()));
         }
+        if let Some(west) = &self.west_of_n {
+            west.check()?;
+        }
         if self.folds == 1 || self.folds > MOST_FOLDS {
             return Err(Error::Recipe(format!(
                 "folds must be 0, or 2 to {MOST_FOLDS}"
             )));
         }
-        if self.distance.is_some_and(|kl| !(kl.is_finite() && kl > 0.0)) {
+        if self
+            .distance
+            .is_some_and(|kl| !(kl.is_finite() && kl > 0.0))
+        {
             return Err(Error::Recipe("distance must be over 0, or null".to_owned()));
         }
         for (name, file) in [("choices", &self.choices), ("refusals", &self.refusals)] {
@@ -311,6 +389,10 @@ mod tests {
             ),
             (json!({"pairs_per_prompt": 0}), "pairs_per_prompt must be"),
             (json!({"similar_from": 2.0}), "similar_from must be"),
+            (
+                json!({"west_of_n": {"replies": 1}}),
+                "west_of_n.replies must be at least 2",
+            ),
             (json!({"folds": 1}), "folds must be 0, or 2 to 10"),
             (json!({"distance": 0.0}), "distance must be over 0"),
             (

@@ -7,8 +7,10 @@ mod cache_keys;
 mod judging;
 mod online;
 mod ranking;
+mod sampled;
 mod training;
 mod watch;
+mod west;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,18 +32,19 @@ use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
 use online::Round;
+use sampled::{Sampled, Samples};
 use training::{Course, Shifts, Training};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
 use super::{Budget, Online, Outcome, Phase, Shared, Wish};
 use crate::curation::{Curated, curate};
-use crate::engine::{EngineError, GenerateOptions, Prompt, Request, With};
+use crate::engine::{EngineError, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
 use crate::gate::{AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
-use crate::types::{AdapterId, FeedbackId, LoggedFeedback, Message, RunId, Sampling};
+use crate::types::{AdapterId, FeedbackId, LoggedFeedback, Message, RunId};
 
 /// Tokens of a replayed answer at most.
 const REPLAY_TOKENS: u32 = 128;
@@ -183,11 +186,13 @@ impl Context<'_> {
         beside.extend(replay);
         beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
         let references = self.references(&material, &beside, &resolved)?;
+        let labelled = self.labelled(&material, &resolved, &dir)?;
 
         let course = Course {
             material: &material,
             beside: &beside,
             references: &references,
+            labelled: &labelled,
             resolved: &resolved,
             dir: &dir,
         };
@@ -204,7 +209,7 @@ impl Context<'_> {
             name: "train",
             recorded: 0,
         };
-        let trainer = self.train(&label, &everything, &course)?;
+        let trainer = self.train(&label, &everything, resolved.folds as usize, &course)?;
         let stopped = Stopped {
             steps: trainer.steps_done(),
             by_kl: trainer.stopped_by_kl(),
@@ -299,7 +304,14 @@ impl Context<'_> {
             None if self.recipe.anchors => replay::PASSAGES.len(),
             _ => 0,
         };
-        let amount = Amount::of(examples).and(replay + anchors);
+        let west = self.recipe.west_of_n.as_ref();
+        let west = west.map(|west| (west, west::prompts(material, west)));
+        let labelled = west
+            .as_ref()
+            .map_or(0, |(west, prompts)| west::n_pairs(prompts.len(), west));
+        let amount = Amount::of(examples)
+            .and(replay + anchors)
+            .and_pairs(labelled);
         let train = train_config(amount, classes, n_params, self.budget.seed);
         let train = self.recipe.trained_with(train)?;
         let rank = train.lora.rank;
@@ -311,8 +323,17 @@ impl Context<'_> {
         let n_threads = self.budget.n_threads.unwrap_or_else(threads);
         let kernels = self.kernels(n_threads)?;
         let memory_mib = self.budget.memory_mib;
-        let budget =
+        let mut budget =
             plan::Budget::for_examples(examples, train.batch_size, n_threads, kernels, memory_mib);
+        if let Some((west, prompts)) = &west {
+            let chat = self.loaded.engine.chat();
+            let mut longest = 0;
+            for prompt in prompts {
+                longest = longest.max(chat.prompt_tokens(prompt)?.len());
+            }
+            let rows = longest + 2 * west.max_tokens as usize;
+            budget.longest_example = budget.longest_example.max(rows);
+        }
         let mut plan = Plan::resolve(&model, n_lora, &budget)?;
         if self.budget.gpu {
             plan = plan
@@ -402,41 +423,24 @@ impl Context<'_> {
 
     /// The base's own answers to neutral prompts, in tokens.
     fn replay(&self, n: usize) -> Step<Vec<Replayed>> {
-        let requests: Vec<_> = replay::PROMPTS
-            .iter()
-            .take(n)
-            .enumerate()
-            .map(|(i, prompt)| Request {
-                prompt: Prompt::Messages(vec![Message::user(*prompt)]),
-                options: GenerateOptions {
-                    max_tokens: REPLAY_TOKENS,
-                    sampling: Sampling {
-                        seed: self.budget.seed.wrapping_mul(31).wrapping_add(i as u64),
-                        ..Sampling::plain()
-                    },
-                    ..GenerateOptions::default()
-                },
-                with: With::Base,
+        let prompts = replay::PROMPTS.iter().take(n);
+        let prompts: Vec<_> = prompts.map(|prompt| vec![Message::user(*prompt)]).collect();
+        let sampled = self.sample(&Samples {
+            phase: Phase::Replay,
+            prompts: &prompts,
+            n: 1,
+            max_tokens: REPLAY_TOKENS,
+            with: With::Base,
+            stream: 0,
+        })?;
+        let replayed = |sampled: Sampled| {
+            let first = sampled.replies.into_iter().next();
+            first.map(|reply| Replayed {
+                prompt: sampled.prompt,
+                completion: reply.tokens,
             })
-            .collect();
-        let mut replayed: Vec<Option<Replayed>> = requests.iter().map(|_| None).collect();
-        let mut batch = self.loaded.engine.generate_batch(&requests, 16)?;
-        let mut done = 0;
-        while let Some((index, reply)) = batch.next()? {
-            self.check()?;
-            done += 1;
-            self.progress(Phase::Replay, done, n as u64);
-            let completion = reply.tokens;
-            replayed[index] = Some(Replayed {
-                prompt: reply.prompt_tokens,
-                completion,
-            });
-        }
-        Ok(replayed
-            .into_iter()
-            .flatten()
-            .filter(|r| !r.completion.is_empty())
-            .collect())
+        };
+        Ok(sampled.into_iter().filter_map(replayed).collect())
     }
 
     // ---- after training ----

@@ -18,14 +18,11 @@ use thumbprint_tune::trainer::{Reference, Trainer};
 
 use super::super::{Online, Phase};
 use super::ranking::{Ranking, fold_results};
+use super::sampled::{LabelledPair, Sampled, Samples};
 use super::training::{Course, Training};
 use super::{Context, Step};
-use crate::engine::{AdapterSource, GenerateOptions, Prompt, Request, With};
+use crate::engine::{AdapterSource, With};
 use crate::facade::hex;
-use crate::types::Sampling;
-
-/// Replies generated side by side.
-const PARALLEL: usize = 16;
 
 /// What one round came to. No user text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,19 +60,6 @@ pub enum Ended {
     Displaced,
 }
 
-/// A prompt with the adapter's answers to it, in tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Sampled {
-    prompt: Vec<i32>,
-    replies: Vec<Reply>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Reply {
-    tokens: Vec<i32>,
-    finished: bool,
-}
-
 /// Log-probabilities of a reply under adapter and base, nats.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Scored {
@@ -104,7 +88,7 @@ impl Context<'_> {
         }
         for round in 1..=online.rounds {
             let sampled = self.kept(course.dir, &format!("online-{round}.json"), |this| {
-                this.sample(&mut trainer, course, online, round)
+                this.answers(&mut trainer, course, online, round)
             })?;
             let name = format!("online-{round}-scores.json");
             let scored = self.kept(course.dir, &name, |this| {
@@ -141,7 +125,7 @@ impl Context<'_> {
     }
 
     /// The adapter's answers to prompts of the feedback, at temperature 1.
-    fn sample(
+    fn answers(
         &self,
         trainer: &mut Trainer,
         course: &Course<'_>,
@@ -174,51 +158,14 @@ impl Context<'_> {
             .loaded
             .engine
             .load_adapter(source, format!("online {round}"), 1.0)?;
-        let requests: Vec<_> = (0..n * online.samples)
-            .map(|i| Request {
-                prompt: Prompt::Messages(prompts[i / online.samples].clone()),
-                options: GenerateOptions {
-                    max_tokens: online.max_tokens,
-                    sampling: Sampling {
-                        seed: self
-                            .budget
-                            .seed
-                            .wrapping_mul(31)
-                            .wrapping_add(u64::from(round) << 32 | i as u64),
-                        ..Sampling::plain()
-                    },
-                    ..GenerateOptions::default()
-                },
-                with: With::Adapter(adapter.clone()),
-            })
-            .collect();
-        let total = requests.len() as u64;
-        let mut replies: Vec<Option<(Vec<i32>, Reply)>> = requests.iter().map(|_| None).collect();
-        let mut batch = self.loaded.engine.generate_batch(&requests, PARALLEL)?;
-        let mut done = 0;
-        while let Some((index, reply)) = batch.next()? {
-            self.check()?;
-            done += 1;
-            self.progress(Phase::Online, done, total);
-            let finished = reply.stop_reason.is_finished();
-            let tokens = reply.tokens;
-            replies[index] = Some((reply.prompt_tokens, Reply { tokens, finished }));
-        }
-        let of_prompt = replies.chunks(online.samples.max(1)).map(|replies| {
-            let prompt = replies
-                .iter()
-                .flatten()
-                .map(|(prompt, _)| prompt.clone())
-                .next();
-            let replies = replies.iter().flatten().map(|(_, reply)| reply.clone());
-            Sampled {
-                prompt: prompt.unwrap_or_default(),
-                replies: replies.filter(|reply| !reply.tokens.is_empty()).collect(),
-            }
-        });
-        Ok(of_prompt
-            .filter(|sampled| !sampled.replies.is_empty())
-            .collect())
+        self.sample(&Samples {
+            phase: Phase::Online,
+            prompts: &prompts,
+            n: online.samples,
+            max_tokens: online.max_tokens,
+            with: With::Adapter(adapter),
+            stream: u64::from(round),
+        })
     }
 
     fn score_samples(&self, trainer: &mut Trainer, sampled: &[Sampled]) -> Step<Vec<Vec<Scored>>> {
@@ -266,8 +213,14 @@ impl Context<'_> {
         let material = &course.material.tokenized.examples;
         let mut examples: Vec<Example> = material.iter().chain(course.beside).cloned().collect();
         let mut references = course.references.to_vec();
+        let weights = PairWeights {
+            pair: online.weight,
+            // Nobody said that it is good in itself.
+            nll: 0.0,
+            label_smoothing: Some(online.label_smoothing),
+        };
         for pair in &labelled.pairs {
-            let example = pair.example(online);
+            let example = pair.example(weights);
             if example.n_rows() <= course.resolved.plan.max_tokens {
                 examples.push(example);
                 references.push(Reference {
@@ -353,16 +306,6 @@ struct Labelled {
     pairs: Vec<LabelledPair>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct LabelledPair {
-    prompt: Vec<i32>,
-    chosen: Vec<i32>,
-    rejected: Vec<i32>,
-    /// Their log-probabilities under the base, nats.
-    base: [f64; 2],
-    margin: f64,
-}
-
 impl Labelled {
     fn report(&self, round: u32, sampled: &[Sampled]) -> Round {
         let margins: f64 = self.pairs.iter().map(|pair| pair.margin).sum();
@@ -376,24 +319,6 @@ impl Labelled {
             steps: 0,
             liked_gained: None,
             ended: None,
-        }
-    }
-}
-
-impl LabelledPair {
-    fn example(&self, online: &Online) -> Example {
-        Example {
-            prompt: self.prompt.clone(),
-            kind: Kind::Pair {
-                chosen: self.chosen.clone(),
-                rejected: self.rejected.clone(),
-                weights: PairWeights {
-                    pair: online.weight,
-                    // Nobody said that it is good in itself.
-                    nll: 0.0,
-                    label_smoothing: Some(online.label_smoothing),
-                },
-            },
         }
     }
 }
@@ -440,23 +365,14 @@ fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online
             let of_length = slope * sampled.replies[i].tokens.len() as f64;
             beta * (scored[i].policy - scored[i].base) - of_length
         };
-        let finished = (0..scored.len()).filter(|i| sampled.replies[*i].finished);
-        // The first of equal ones.
-        let best = finished.max_by(|a, b| reward(*a).total_cmp(&reward(*b)).then(b.cmp(a)));
-        let worst = (0..scored.len()).min_by(|a, b| reward(*a).total_cmp(&reward(*b)));
-        let (Some(best), Some(worst)) = (best, worst) else {
+        let Some((best, worst, margin)) = sampled.extremes(reward) else {
             continue;
         };
-        let (chosen, rejected) = (
-            &sampled.replies[best].tokens,
-            &sampled.replies[worst].tokens,
-        );
-        let margin = reward(best) - reward(worst);
-        if margin >= online.min_margin && chosen != rejected {
+        if margin >= online.min_margin {
             pairs.push(LabelledPair {
                 prompt: sampled.prompt.clone(),
-                chosen: chosen.clone(),
-                rejected: rejected.clone(),
+                chosen: sampled.replies[best].tokens.clone(),
+                rejected: sampled.replies[worst].tokens.clone(),
                 base: [scored[best].base, scored[worst].base],
                 margin,
             });
@@ -471,6 +387,7 @@ fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::sampled::Reply;
     use super::*;
 
     fn reply(length: usize, finished: bool) -> Reply {

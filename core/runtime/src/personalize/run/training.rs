@@ -18,6 +18,7 @@ use super::super::{Phase, Progress};
 use super::cache_keys::{CacheKeys, Side};
 use super::ranking::Ranking;
 use super::watch::Watch;
+use super::west::Labelled;
 use super::{Context, Material, Resolved, Step, Stop};
 use crate::curation::fold_of;
 use crate::store::{RunState, RunStep};
@@ -34,6 +35,8 @@ pub struct Course<'a> {
     pub beside: &'a [Example],
     /// What the reference says of each of the material's examples, and then of those beside.
     pub references: &'a [Reference],
+    /// What the training of each fold, and last that on everything, is given of the base's own replies.
+    pub labelled: &'a [Labelled],
     pub resolved: &'a Resolved,
     /// Where checkpoints are kept.
     pub dir: &'a Path,
@@ -160,7 +163,7 @@ impl Context<'_> {
             name: &name,
             recorded: 0,
         };
-        let mut trainer = self.train(&label, &rest, course)?;
+        let mut trainer = self.train(&label, &rest, fold as usize, course)?;
         let examples: Vec<Example> = held_out
             .iter()
             .map(|i| material.tokenized.examples[*i].clone())
@@ -179,32 +182,41 @@ impl Context<'_> {
         Ok(ranking)
     }
 
+    /// Trains on some of the feedback, and on what of [`Course::labelled`] is meant for this training.
     pub(super) fn train(
         &self,
         label: &Training<'_>,
         indices: &[usize],
+        training: usize,
         course: &Course<'_>,
     ) -> Step<Trainer> {
         let Course {
             material,
             beside,
             references,
+            labelled,
             resolved,
             ..
         } = course;
+        let labelled = &labelled[training];
         let examples = indices
             .iter()
             .map(|i| material.tokenized.examples[*i].clone());
-        let examples: Vec<Example> = examples.chain(beside.iter().cloned()).collect();
+        let examples: Vec<Example> = examples
+            .chain(beside.iter().cloned())
+            .chain(labelled.examples.iter().cloned())
+            .collect();
         let n_all = material.tokenized.examples.len() + beside.len();
+        let of_beside = material.tokenized.examples.len()..n_all;
+        let n_all = n_all + labelled.examples.len();
         let max_steps = fold_steps(resolved.train.max_steps, examples.len(), n_all);
         let trainer = self.trainer(examples, max_steps, resolved)?;
-        let of_beside = material.tokenized.examples.len()..n_all;
         let references: Vec<Reference> = indices
             .iter()
             .copied()
             .chain(of_beside)
             .map(|index| references[index].clone())
+            .chain(labelled.references.iter().cloned())
             .collect();
         self.run_training(label, trainer, &references, course)
     }
@@ -276,7 +288,7 @@ impl Context<'_> {
         Ok(trainer)
     }
 
-    fn trainer(
+    pub(super) fn trainer(
         &self,
         examples: Vec<Example>,
         max_steps: u64,

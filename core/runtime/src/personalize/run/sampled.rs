@@ -1,0 +1,152 @@
+//! Replies that the model gives to prompts again, and pairs of them that something other than a person ordered.
+
+use serde::{Deserialize, Serialize};
+use thumbprint_tune::example::{Example, Kind};
+use thumbprint_tune::objective::PairWeights;
+
+use super::super::Phase;
+use super::{Context, Step};
+use crate::engine::{GenerateOptions, Prompt, Request, With};
+use crate::types::{Message, Sampling};
+
+/// Replies generated side by side.
+const PARALLEL: usize = 16;
+
+/// A prompt with answers to it, in tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    pub prompt: Vec<i32>,
+    pub replies: Vec<Reply>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    pub tokens: Vec<i32>,
+    pub finished: bool,
+}
+
+/// What is sampled.
+pub struct Samples<'a> {
+    /// What the job is said to do meanwhile.
+    pub phase: Phase,
+    pub prompts: &'a [Vec<Message>],
+    /// Replies to each prompt.
+    pub n: usize,
+    pub max_tokens: u32,
+    pub with: With,
+    /// Tells these from other samples of the run.
+    pub stream: u64,
+}
+
+/// Two replies to a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelledPair {
+    pub prompt: Vec<i32>,
+    pub chosen: Vec<i32>,
+    pub rejected: Vec<i32>,
+    /// Their log-probabilities under the base, nats.
+    pub base: [f64; 2],
+    pub margin: f64,
+}
+
+impl LabelledPair {
+    pub fn example(&self, weights: PairWeights) -> Example {
+        Example {
+            prompt: self.prompt.clone(),
+            kind: Kind::Pair {
+                chosen: self.chosen.clone(),
+                rejected: self.rejected.clone(),
+                weights,
+            },
+        }
+    }
+}
+
+impl Sampled {
+    /// The best of the finished replies and the worst of all by their rewards, the first of equal ones, with the difference.
+    pub fn extremes(&self, reward: impl Fn(usize) -> f64) -> Option<(usize, usize, f64)> {
+        let all = 0..self.replies.len();
+        let finished = all.clone().filter(|at| self.replies[*at].finished);
+        let best = finished.max_by(|a, b| reward(*a).total_cmp(&reward(*b)).then(b.cmp(a)))?;
+        let worst = all.min_by(|a, b| reward(*a).total_cmp(&reward(*b)))?;
+        let differ = self.replies[best].tokens != self.replies[worst].tokens;
+        differ.then(|| (best, worst, reward(best) - reward(worst)))
+    }
+}
+
+impl Context<'_> {
+    /// Draws from the model's own distribution: temperature 1, nothing cut off. Prompts without a reply that says anything are left out.
+    pub(super) fn sample(&self, samples: &Samples<'_>) -> Step<Vec<Sampled>> {
+        let n = samples.prompts.len() * samples.n;
+        let requests: Vec<_> = (0..n)
+            .map(|i| Request {
+                prompt: Prompt::Messages(samples.prompts[i / samples.n].clone()),
+                options: GenerateOptions {
+                    max_tokens: samples.max_tokens,
+                    sampling: Sampling {
+                        seed: self
+                            .budget
+                            .seed
+                            .wrapping_mul(31)
+                            .wrapping_add(samples.stream << 32 | i as u64),
+                        ..Sampling::plain()
+                    },
+                    ..GenerateOptions::default()
+                },
+                with: samples.with.clone(),
+            })
+            .collect();
+        let mut replies: Vec<Option<(Vec<i32>, Reply)>> = requests.iter().map(|_| None).collect();
+        let mut batch = self.loaded.engine.generate_batch(&requests, PARALLEL)?;
+        let mut done = 0;
+        while let Some((index, reply)) = batch.next()? {
+            self.check()?;
+            done += 1;
+            self.progress(samples.phase, done, n as u64);
+            let finished = reply.stop_reason.is_finished();
+            let tokens = reply.tokens;
+            replies[index] = Some((reply.prompt_tokens, Reply { tokens, finished }));
+        }
+        let of_prompt = replies.chunks(samples.n.max(1)).map(|replies| {
+            let mut prompts = replies.iter().flatten().map(|(prompt, _)| prompt.clone());
+            let replies = replies.iter().flatten().map(|(_, reply)| reply.clone());
+            Sampled {
+                prompt: prompts.next().unwrap_or_default(),
+                replies: replies.filter(|reply| !reply.tokens.is_empty()).collect(),
+            }
+        });
+        Ok(of_prompt
+            .filter(|sampled| !sampled.replies.is_empty())
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_finished_reply_stands_over_the_worst_of_all() {
+        let reply = |length: i32, finished| Reply {
+            tokens: (0..length).collect(),
+            finished,
+        };
+        let of = |replies: Vec<Reply>, rewards: &[f64]| {
+            let sampled = Sampled {
+                prompt: vec![1],
+                replies,
+            };
+            sampled.extremes(|at| rewards[at])
+        };
+        let all = || vec![reply(5, true), reply(6, true), reply(7, true)];
+        assert_eq!(of(all(), &[2.0, -2.0, 2.0]), Some((0, 1, 4.0)));
+        let cut = vec![reply(5, false), reply(6, true), reply(7, true)];
+        assert_eq!(of(cut, &[9.0, -2.0, 2.0]), Some((2, 1, 4.0)));
+        assert_eq!(
+            of(vec![reply(5, false), reply(6, false)], &[1.0, 0.0]),
+            None
+        );
+        // Nothing is better than itself.
+        assert_eq!(of(vec![reply(5, true), reply(5, true)], &[1.0, 0.0]), None);
+    }
+}
