@@ -25,7 +25,7 @@ use crate::interrupt::Interrupt;
 use crate::kernels::kernels;
 use crate::options::Precision;
 use crate::output::Output;
-use crate::simulation::{Measured, PARALLEL, learn, measured, request};
+use crate::simulation::{Measured, PARALLEL, gate_numbers, learn, measured, request};
 use crate::watch::Watch;
 
 /// Where teaching replies are drawn; copied for every cell that learns.
@@ -82,6 +82,9 @@ pub struct Learned {
     pub ppl_ratio: Option<f64>,
     pub kl: Option<f64>,
     pub kl_own_samples: Option<f64>,
+    /// How often chance may pass the held-out ranking; none where there was too little to compare.
+    #[serde(default)]
+    pub level: Option<f64>,
     /// Of learning alone, with the gate.
     pub seconds: f64,
     pub peak_rss_mib: Option<f64>,
@@ -351,17 +354,8 @@ impl<'a> Bench<'a> {
         let (details, seconds) = self.learn(&thumbprint, cell, &training.recipe)?;
         let count = |wanted: fn(&Act) -> bool| events.iter().filter(|e| wanted(&e.act)).count();
         let numbers = details.as_ref().map_or_else(Measured::default, measured);
-        let explanation = details.as_ref().and_then(|details| {
-            let offline = details
-                .decisions
-                .iter()
-                .find(|d| d.decision.kind.starts_with("offline"));
-            Some(
-                offline?.decision.numbers["explanation"]
-                    .as_str()?
-                    .to_owned(),
-            )
-        });
+        let gate = details.as_ref().and_then(gate_numbers).unwrap_or_default();
+        let explanation = gate["explanation"].as_str().map(str::to_owned);
         let learned = Learned {
             up: count(|act| *act == Act::Up),
             down: count(|act| *act == Act::Down),
@@ -370,6 +364,7 @@ impl<'a> Bench<'a> {
             ppl_ratio: numbers.ppl_ratio,
             kl: numbers.kl_feedback,
             kl_own_samples: numbers.kl_own_samples,
+            level: gate["report"]["held_out"]["limit"]["at_most"].as_f64(),
             seconds,
             peak_rss_mib: resident_memory_mib().map(|(peak, _)| peak),
             explanation: explanation.unwrap_or_default(),

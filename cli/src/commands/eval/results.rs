@@ -155,6 +155,8 @@ pub struct Shuffled {
     pub adapters: usize,
     /// Let through by the gate.
     pub trials: usize,
+    /// How often chance may pass the gate's held-out ranking, on average over them.
+    pub allowed: f64,
     /// Mean of their true win rates, ties half; a rejected one's is its candidate's.
     pub win_rate: f64,
     /// Of being promoted within [`VOTES`] blind votes with the person's noise and flips, computed exactly from each adapter's true
@@ -482,6 +484,7 @@ pub const ALL: &str = "all";
 
 fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
     let mut fates: Vec<(bool, f64, Fate)> = Vec::new();
+    let mut allowed = Vec::new();
     for user in judged {
         for scored in user.scored.iter().filter(|s| s.record.cell.arm == SHUFFLED) {
             let scores = scored.candidate.as_ref().unwrap_or(&scored.scores);
@@ -491,6 +494,9 @@ fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
             let loss = mean(chances.map(|c| c.right));
             let win_rate = mean(scores.wins(&user.base));
             fates.push((is_trial(scored.record), win_rate, fate(win, loss, VOTES, 1)));
+            // Without enough to compare, nothing is turned away.
+            let learned = scored.record.learned.as_ref();
+            allowed.push(learned.and_then(|learned| learned.level).unwrap_or(1.0));
         }
     }
     if fates.is_empty() {
@@ -500,6 +506,7 @@ fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
     Some(Shuffled {
         adapters: fates.len(),
         trials: fates.iter().filter(|(trial, ..)| *trial).count(),
+        allowed: mean(allowed.into_iter()),
         win_rate: mean(fates.iter().map(|(_, rate, _)| *rate)),
         promoted: mean(
             fates

@@ -105,6 +105,7 @@ pub fn results() -> Results {
         shuffled: Some(Shuffled {
             adapters: 20,
             trials: 1,
+            allowed: 0.05,
             win_rate: 0.52,
             promoted: 0.003,
             promoted_without_gate: 0.02,

@@ -9,8 +9,6 @@ use super::results::{ALL, Average, Results, VOTES};
 /// Seeds and prompts that goals are stated for.
 const SEEDS: usize = 5;
 const PROMPTS: usize = 200;
-/// The gate's own error rate: the level of its held-out ranking.
-const GATE_ERROR: f64 = 0.05;
 /// Arms that the default has to beat.
 pub const RIVALS: [&str; 3] = ["sft", "stop_early", "system_prompt"];
 
@@ -210,11 +208,10 @@ fn shuffled_trials(results: &Results) -> Verdict {
     let shuffled = results.shuffled.as_ref();
     // As many or more would be seen this often if the gate erred at its own rate.
     let chance =
-        |s: &super::results::Shuffled| binomial_upper_tail(s.trials, s.adapters, GATE_ERROR);
+        |s: &super::results::Shuffled| binomial_upper_tail(s.trials, s.adapters, s.allowed);
     Verdict {
         goal: format!(
-            "`{SHUFFLED}` labels reach a trial no more often than the gate's own error rate ({})",
-            percent(GATE_ERROR)
+            "`{SHUFFLED}` labels reach a trial no more often than the gate's own error rate, which falls with the feedback"
         ),
         standing: standing(
             shuffled.is_some(),
@@ -222,9 +219,10 @@ fn shuffled_trials(results: &Results) -> Verdict {
         ),
         found: shuffled.map_or_else(nothing, |s| {
             format!(
-                "{} of {} adapters; at that rate as many or more are seen {} of the time",
+                "{} of {} adapters, where {} were expected at most; as many or more are seen {} of the time",
                 s.trials,
                 s.adapters,
+                percent(s.allowed),
                 percent(chance(s))
             )
         }),

@@ -132,7 +132,8 @@ pub struct Limits {
     pub rate_errors: f64,
     /// Median length over the base's, at least and at most, before the person's taste moves an end.
     pub length_ratio: (f64, f64),
-    /// p-value under which the feedback's lengths count as a taste.
+    /// p-value under which the feedback's lengths count as a taste. A taste allows and demands nothing, so that it counts as soon as it is
+    /// likelier than not (docs/adr/017).
     pub length_alpha: f64,
     /// Range to which the taste's ratio is clipped.
     pub length_clip: (f64, f64),
@@ -150,7 +151,7 @@ impl Default for Limits {
             // One-sided 5 %.
             rate_errors: 1.645,
             length_ratio: (0.7, 1.3),
-            length_alpha: 0.05,
+            length_alpha: 0.5,
             length_clip: (0.25, 4.0),
         }
     }
@@ -611,7 +612,7 @@ pub(super) mod tests {
         };
         assert_eq!(bounds(0.01, 0.001), (0.7 * 0.25, 1.3));
         assert_eq!(bounds(90.0, 0.001), (0.7, 1.3 * 4.0));
-        assert_eq!(bounds(0.3, 0.05), (0.7, 1.3));
+        assert_eq!(bounds(0.3, 0.5), (0.7, 1.3));
         assert_eq!(bounds(f64::NAN, 0.001), (0.7, 1.3));
     }
 }

@@ -65,7 +65,7 @@ impl Default for Budget {
 pub enum Phase {
     /// Reads the log and makes examples of it.
     Curate,
-    /// The base answers neutral prompts, to be kept as it is there.
+    /// The base answers neutral prompts and those of the feedback: what is learned from beside it.
     Replay,
     /// The base scores the examples.
     Reference,
