@@ -305,10 +305,9 @@ impl Context<'_> {
             _ => 0,
         };
         let west = self.recipe.west_of_n.as_ref();
-        let west = west.map(|west| (west, west::prompts(material, west)));
-        let labelled = west
-            .as_ref()
-            .map_or(0, |(west, prompts)| west::n_pairs(prompts.len(), west));
+        let again = west.map(|west| self.again(material, west)).transpose()?;
+        let labelled = west.zip(again.as_ref());
+        let labelled = labelled.map_or(0, |(west, again)| west::n_pairs(again.prompts.len(), west));
         let amount = Amount::of(examples)
             .and(replay + anchors)
             .and_pairs(labelled);
@@ -325,16 +324,16 @@ impl Context<'_> {
         let memory_mib = self.budget.memory_mib;
         let mut budget =
             plan::Budget::for_examples(examples, train.batch_size, n_threads, kernels, memory_mib);
-        if let Some((west, prompts)) = &west {
-            let chat = self.loaded.engine.chat();
-            let mut longest = 0;
-            for prompt in prompts {
-                longest = longest.max(chat.prompt_tokens(prompt)?.len());
+        let longest_of_feedback = budget.longest_example;
+        budget.longest_example = longest_of_feedback.max(again.map_or(0, |again| again.rows));
+        let mut plan = match Plan::resolve(&model, n_lora, &budget) {
+            // What is judged is learned from, if only shorter pairs of other replies fit beside it.
+            Err(_) if budget.longest_example > longest_of_feedback => {
+                budget.longest_example = longest_of_feedback;
+                Plan::resolve(&model, n_lora, &budget)?
             }
-            let rows = longest + 2 * west.max_tokens as usize;
-            budget.longest_example = budget.longest_example.max(rows);
-        }
-        let mut plan = Plan::resolve(&model, n_lora, &budget)?;
+            plan => plan?,
+        };
         if self.budget.gpu {
             plan = plan
                 .on_device(first_gpu()?, false, &budget, &model, n_lora)

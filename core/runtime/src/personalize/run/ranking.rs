@@ -93,7 +93,7 @@ pub fn fold_results(rankings: &[Ranking]) -> Option<FoldResults> {
     FoldResults::new(&groups)
 }
 
-/// Whether liked replies are shorter or longer than disliked ones.
+/// Whether liked replies are shorter or longer than disliked ones, and how sure that is.
 pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
     let mut pairs: BTreeMap<&[i32], Vec<(usize, usize)>> = BTreeMap::new();
     let (mut up, mut down) = (Vec::new(), Vec::new());
@@ -125,11 +125,31 @@ pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
         }
     }
     let pairs: Vec<_> = pairs.into_values().collect();
-    if pairs.len() >= up.len().min(down.len()) {
+    let taste = if pairs.len() >= up.len().min(down.len()) {
         LengthTaste::from_pairs(&pairs)
     } else {
         LengthTaste::from_thumbs(&up, &down)
-    }
+    };
+    taste.map(|taste| LengthTaste {
+        p_value: length_p(examples).unwrap_or(taste.p_value),
+        ..taste
+    })
+}
+
+/// Two-sided p-value of "length does not matter" over all replies that were judged: the test of the held-out ranking, of lengths. A sign test
+/// over prompts knows too little of few prompts.
+fn length_p(examples: &[Example]) -> Option<f64> {
+    let results = |sign: f64| {
+        let mut lengths = Ranking::default();
+        for example in examples {
+            let of_sides = example.completions().into_iter();
+            let of_sides: Vec<f64> = of_sides.map(|c| sign * c.len() as f64).collect();
+            lengths.push(example, &of_sides);
+        }
+        fold_results(&[lengths])
+    };
+    let (longer, shorter) = (results(1.0)?, results(-1.0)?);
+    Some((2.0 * longer.p_value.min(shorter.p_value)).min(1.0))
 }
 
 #[cfg(test)]
@@ -205,6 +225,9 @@ mod tests {
         let examples: Vec<Example> = (2..12).map(ranking).collect();
         let taste = length_taste(&examples).unwrap();
         let pairs: Vec<Vec<(usize, usize)>> = (2..12).map(|n| vec![(1, n)]).collect();
-        assert_eq!(Some(taste), LengthTaste::from_pairs(&pairs));
+        assert_eq!(
+            Some(taste.ratio),
+            LengthTaste::from_pairs(&pairs).map(|t| t.ratio)
+        );
     }
 }

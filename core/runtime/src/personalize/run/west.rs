@@ -14,7 +14,7 @@ use super::super::recipe::WestOfN;
 use super::sampled::{LabelledPair, Sampled, Samples};
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
-use crate::engine::{Canceller, Priority, With};
+use crate::engine::{Canceller, Chat, EngineError, Priority, With};
 use crate::facade::HeadMaterial;
 use crate::gate::replay;
 use crate::reward::{self, HeadOptions, Judged};
@@ -48,23 +48,66 @@ struct Place {
     margin: f64,
 }
 
-/// Prompts that are answered again: the feedback's own, spread over the log, then neutral ones.
-pub fn prompts(material: &Material, west: &WestOfN) -> Vec<Vec<Message>> {
-    let mut seen = HashSet::new();
-    let own: Vec<&Vec<Message>> = material
-        .tokenized
-        .sources
+/// What is answered again.
+pub struct Again {
+    /// The feedback's own prompts, spread over the log, then neutral ones.
+    pub prompts: Vec<Vec<Message>>,
+    /// Tokens of a reply, at most.
+    pub max_tokens: u32,
+    /// Rows of the longest pair that can come of it.
+    pub rows: usize,
+}
+
+/// Decides it. A prompt of the feedback is left out where its pair would be longer than any example of the feedback and any neutral pair:
+/// nothing here makes a run take much more memory.
+pub fn again(
+    material: &Material,
+    west: &WestOfN,
+    chat: &Chat,
+    n_ctx: usize,
+) -> Result<Again, EngineError> {
+    let neutral: Vec<Vec<Message>> = replay::PROMPTS
         .iter()
-        .map(|source| &material.curated.examples[*source])
+        .map(|prompt| vec![Message::user(*prompt)])
+        .collect();
+    let mut longest = 0;
+    for prompt in &neutral {
+        longest = longest.max(chat.prompt_tokens(prompt)?.len());
+    }
+    // The end of a turn is added to what was cut off.
+    let room = n_ctx.saturating_sub(longest + 1);
+    let max_tokens = west.max_tokens.min(room as u32);
+    let both = 2 * max_tokens as usize;
+    let of_feedback = material
+        .tokenized
+        .examples
+        .iter()
+        .map(Example::n_rows)
+        .max();
+    let rows = (longest + both).max(of_feedback.unwrap_or(0));
+    let mut seen = HashSet::new();
+    let examples = material.tokenized.examples.iter();
+    let own: Vec<&Vec<Message>> = examples
+        .zip(&material.tokenized.sources)
+        .filter(|(example, _)| {
+            let prompt = example.prompt.len();
+            prompt + both <= rows && prompt + (max_tokens as usize) < n_ctx
+        })
+        .map(|(_, source)| &material.curated.examples[*source])
         .filter(|curated| seen.insert(curated.prompt_key))
         .map(|curated| &curated.prompt)
         .collect();
     let n = own.len().min(west.prompts / 2);
     let spread = (0..n).map(|i| own[i * own.len() / n].clone());
-    let neutral = replay::PROMPTS
-        .iter()
-        .map(|prompt| vec![Message::user(*prompt)]);
-    spread.chain(neutral).take(west.prompts).collect()
+    let prompts = match max_tokens {
+        0 => Vec::new(),
+        _ => spread.chain(neutral).take(west.prompts).collect(),
+    };
+    Ok(Again {
+        prompts,
+        max_tokens,
+        rows,
+    })
 }
 
 /// Pairs that are learned from, of so many prompts.
@@ -85,12 +128,13 @@ impl Context<'_> {
         let Some(west) = &resolved.recipe.west_of_n else {
             return Ok(vec![Labelled::default(); trainings]);
         };
+        let again = self.again(material, west)?;
         let sampled = self.kept(dir, "west-samples.json", |this| {
             this.sample(&Samples {
                 phase: Phase::Replay,
-                prompts: &prompts(material, west),
+                prompts: &again.prompts,
                 n: west.replies,
-                max_tokens: west.max_tokens,
+                max_tokens: again.max_tokens,
                 with: With::Base,
                 stream: STREAM,
             })
@@ -116,6 +160,13 @@ impl Context<'_> {
             .into_iter()
             .map(|pairs| Labelled::new(&pairs, west, longest))
             .collect())
+    }
+
+    pub(super) fn again(&self, material: &Material, west: &WestOfN) -> Step<Again> {
+        let engine = &self.loaded.engine;
+        let info = engine.info();
+        let n_ctx = info.n_ctx.min(info.n_ctx_train) as usize;
+        Ok(again(material, west, engine.chat(), n_ctx)?)
     }
 
     fn states(&self, judged: &HeadMaterial, sampled: &[Sampled]) -> Step<States> {
