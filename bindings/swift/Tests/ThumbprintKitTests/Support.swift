@@ -31,6 +31,20 @@ extension XCTestCase {
     }
 }
 
+/// Long replies that are asked for, the first of which is being written.
+func busy(_ tp: Thumbprint) async -> [Generation] {
+    let replies = (0..<8).map { tp.generate(Request("Tell me \($0) long stories.", options: long)) }
+    let (tokens, token) = AsyncStream.makeStream(of: Void.self)
+    Task {
+        defer { token.finish() }
+        for try await _ in replies[0] {
+            token.yield()
+        }
+    }
+    for await _ in tokens { break }
+    return replies
+}
+
 /// Files of a folder that hold a text.
 func files(of folder: URL, holding text: String) throws -> [String] {
     let names = try FileManager.default.subpathsOfDirectory(atPath: folder.path)
