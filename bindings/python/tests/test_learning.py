@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ENGINE, SHORT, THINGS, teach
+from conftest import BRIEF, ENGINE, SHORT, THINGS, teach
 from thumbprint import (
     AdapterError,
     AdapterFormat,
@@ -44,9 +44,9 @@ from thumbprint import (
 
 PERSONALIZE = """
 import sys
-from thumbprint import EngineOptions, Thumbprint
+from thumbprint import EngineOptions, Recipe, Thumbprint
 tp = Thumbprint(sys.argv[1], model=sys.argv[2], engine=EngineOptions(n_ctx=1024))
-for progress in tp.personalize():
+for progress in tp.personalize(recipe=Recipe(settings_json=sys.argv[3])):
     print(progress.phase, progress.step, progress.total, flush=True)
 """
 
@@ -71,14 +71,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[L
 
     with Thumbprint(folder, model=model, engine=ENGINE) as tp:
         teach(tp)
-        job = tp.personalize()
+        job = tp.personalize(recipe=BRIEF)
         for progress in job:
             if progress.phase is Phase.FOLD:
                 job.cancel()
         cancelled = job.wait()
 
     # Killed in the second of two trainings on halves, in a process of its own.
-    command = [sys.executable, "-c", PERSONALIZE, str(folder), str(model)]
+    command = [sys.executable, "-c", PERSONALIZE, str(folder), str(model), str(BRIEF.settings_json)]
     killed: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -91,7 +91,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[L
 
     with Thumbprint(folder, model=model, engine=ENGINE) as tp:
         result = Learned(folder, tp, cancelled=cancelled, progress_of_killed=killed)
-        job = tp.personalize()
+        job = tp.personalize(recipe=BRIEF)
         for progress in job:
             result.progress.append(progress)
             if progress.phase is Phase.TRAIN and progress.step >= 2:
@@ -275,7 +275,7 @@ def test_an_impossible_budget_is_refused_with_both_numbers(tmp_path: Path, model
     with Thumbprint(tmp_path, model=model, engine=ENGINE) as tp:
         teach(tp)
         with pytest.raises(OverBudgetError) as caught:
-            tp.personalize(Budget(memory_mib=1)).wait()
+            tp.personalize(Budget(memory_mib=1), BRIEF).wait()
         assert caught.value.budget_mib == 1 < caught.value.needed_mib
         assert tp.current_job() is None
 
@@ -316,7 +316,7 @@ def test_a_job_out_of_time_rests_and_is_found_again(tmp_path: Path, model: Path)
 def test_what_a_listener_of_a_job_raises_comes_out_and_the_job_goes_on(tmp_path: Path, model: Path) -> None:
     with Thumbprint(tmp_path, model=model, engine=ENGINE) as tp:
         teach(tp)
-        job = tp.personalize()
+        job = tp.personalize(recipe=BRIEF)
 
         def listen(progress: Progress) -> None:
             raise ZeroDivisionError

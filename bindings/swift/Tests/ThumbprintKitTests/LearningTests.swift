@@ -253,7 +253,7 @@ final class LearningTests: XCTestCase {
     func testAnImpossibleBudgetIsRefusedWithBothNumbers() async throws {
         let tp = try await open()
         try await Learned.teach(tp)
-        let error = await thrown { try await tp.personalize(Budget(memoryMiB: 1)).outcome() }
+        let error = await thrown { try await tp.personalize(Budget(memoryMiB: 1), recipe: brief).outcome() }
         guard case ThumbprintError.overBudget(_, let needed, let budget)? = error else {
             return XCTFail("\(String(describing: error))")
         }
@@ -279,7 +279,7 @@ final class LearningTests: XCTestCase {
         struct Oops: Error, Equatable {}
         let tp = try await open()
         try await Learned.teach(tp)
-        let job = try await tp.personalize()
+        let job = try await tp.personalize(recipe: brief)
         for await progress in job {
             XCTAssertGreaterThanOrEqual(progress.total, 0)
             break
@@ -358,7 +358,7 @@ struct Learned: Sendable {
         }
 
         tp = try await Thumbprint(dataDirectory: folder, model: model, engine: engine)
-        let job = try await tp.personalize()
+        let job = try await tp.personalize(recipe: brief)
         var progress: [JobProgress] = []
         for await now in job {
             progress.append(now)

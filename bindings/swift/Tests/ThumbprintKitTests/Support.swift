@@ -13,6 +13,9 @@ let short = GenerationOptions(temperature: 0, maximumResponseTokens: 12, seed: 1
 let medium = GenerationOptions(temperature: 0, maximumResponseTokens: 96, seed: 1)
 let long = GenerationOptions(temperature: 0, maximumResponseTokens: 400, seed: 1)
 
+// Without the base's own replies beside the feedback, which take minutes to be written.
+let brief = Recipe(settingsJSON: #"{"west_of_n": null}"#)
+
 extension XCTestCase {
     /// A folder that is gone after the test.
     func temporaryFolder() throws -> URL {

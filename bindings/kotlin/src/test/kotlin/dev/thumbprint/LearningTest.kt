@@ -42,7 +42,7 @@ class LearningTest {
         folder = File(temporary, "data")
         inFolder(folder) { tp ->
             teach(tp)
-            val job = tp.personalize()
+            val job = tp.personalize(Budget(), BRIEF)
             job.updates.collect { if (it.phase == Phase.FOLD) job.cancel() }
             cancelled = job.await()
         }
@@ -59,7 +59,7 @@ class LearningTest {
         }
 
         tp = Thumbprint.open(folder, MODEL, ENGINE)
-        val job = tp.personalize()
+        val job = tp.personalize(Budget(), BRIEF)
         job.updates.collect {
             progress += it
             if (it.phase == Phase.TRAIN && it.step >= 2) job.pause()
@@ -279,7 +279,7 @@ class LearningTest {
     ) = test {
         inFolder(other) { tp ->
             teach(tp)
-            val error = throws<ThumbprintException.OverBudget> { tp.personalize(Budget(memoryMib = 1)).await() }
+            val error = throws<ThumbprintException.OverBudget> { tp.personalize(Budget(memoryMib = 1), BRIEF).await() }
             assertTrue(error.budgetMib == 1L && error.neededMib > 1)
             assertNull(tp.currentJob())
         }
@@ -339,7 +339,7 @@ class LearningTest {
     ) = test {
         inFolder(other) { tp ->
             teach(tp)
-            val job = tp.personalize()
+            val job = tp.personalize(Budget(), BRIEF)
             job.updates.first()
             throws<ArithmeticException> { job.updates.collect { throw ArithmeticException() } }
             assertFalse(job.isFinished)
