@@ -459,6 +459,25 @@ class Swift(InTemporaryFolder):
         self.assertEqual((found.returncode, found.stdout), (3, ""))
 
 
+class Find(InTemporaryFolder):
+    def find(self, script):
+        """What a script says that only sees to its toolchain, on a machine that has nothing but a shell."""
+        programs = self.folder / "bin"
+        programs.mkdir(exist_ok=True)
+        for name in ["sh", "dirname", "uname"]:
+            (programs / name).unlink(missing_ok=True)
+            (programs / name).symlink_to(shutil.which(name))
+        environment = {"PATH": str(programs), "THUMBPRINT_TOOLS": str(self.folder / "tools")}
+        return subprocess.run([SCRIPTS / script, "--find"], env=environment, capture_output=True, text=True)
+
+    def test_a_toolchain_that_cannot_be_had_is_one_line_and_status_3(self):
+        for script, named in [("test-arm", "aarch64-linux-gnu-gcc"), ("check-targets", "Rust's library")]:
+            with self.subTest(script):
+                found = self.find(script)
+                self.assertEqual(found.returncode, 3, found.stderr)
+                self.assertIn(named, found.stderr.splitlines()[-1])
+
+
 class KotlinSnippets(InTemporaryFolder):
     def test_blocks_become_one_function_and_imports_go_to_the_top(self):
         manual = self.folder / "manual.md"

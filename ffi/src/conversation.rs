@@ -5,9 +5,12 @@ use std::sync::Arc;
 use thumbprint::types::MessageId;
 use thumbprint::{ConversationId, FeedbackId};
 
+use crate::canceller::{Canceller, of};
 use crate::handle::Handle;
 use crate::translate::Translate;
-use crate::{ConversationInfo, GenerateOptions, Generation, Message, Result, StoredMessage};
+use crate::{
+    Contest, ConversationInfo, GenerateOptions, Generation, Match, Message, Result, StoredMessage,
+};
 
 /// A stored chat.
 #[derive(uniffi::Object)]
@@ -73,6 +76,23 @@ impl Conversation {
         let options = options.unwrap_or_default().translate();
         let conversation = self.core()?;
         self.handle.generation(|_| conversation.regenerate(options))
+    }
+
+    /// Says something, and two contestants answer side by side. Waits for both. The left reply is the last turn until a vote for the right
+    /// one. What was said is kept even where it is cancelled.
+    #[uniffi::method(default(canceller = None))]
+    pub fn side_by_side(
+        &self,
+        text: String,
+        contest: Contest,
+        canceller: Option<Arc<Canceller>>,
+    ) -> Result<Match> {
+        let made = self
+            .core()?
+            .side_by_side(&text, &contest.translate(), &of(canceller));
+        Ok(made
+            .map_err(|error| self.handle.explain(error))?
+            .translate())
     }
 
     /// Records what the person wants instead of the last reply, and goes on from that.

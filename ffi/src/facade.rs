@@ -6,6 +6,12 @@ use std::sync::Arc;
 use thumbprint::exchange::{ImportError, Reader};
 use thumbprint::{AdapterId, ConversationId, FeedbackId, ReplyId};
 
+mod arena;
+mod evaluate;
+mod reward;
+
+pub use evaluate::EvaluationListener;
+
 use crate::error::invalid_option;
 use crate::handle::Handle;
 use crate::load::{self, LoadListener};
@@ -13,8 +19,8 @@ use crate::translate::Translate;
 use crate::{
     AdapterDetails, AdapterFormat, AdapterPart, Batch, Budget, Conversation, ConversationInfo,
     Exported, Feedback, FeedbackFormat, FeedbackInEffect, Forgotten, Generation, ImportFilters,
-    Imported, Merged, Message, ModelInfo, OpenReport, Options, PersonalizeJob, Readiness, Reply,
-    Request, Result, Target, Verdict, Vote,
+    Imported, Merged, Message, ModelInfo, OpenReport, Options, PersonalizeJob, Readiness, Recipe,
+    Reply, Request, Result, Target, Verdict, Vote,
 };
 
 /// A data folder with its model. May be used from any thread; calls from many at once are queued. Opening the same folder again in one
@@ -181,11 +187,17 @@ impl Thumbprint {
         Ok(self.handle.core()?.readiness()?.translate())
     }
 
-    /// Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests (under the new budget).
-    #[uniffi::method(default(budget = None))]
-    pub fn personalize(&self, budget: Option<Budget>) -> Result<Arc<PersonalizeJob>> {
+    /// Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests (under the new budget and
+    /// recipe; one that runs keeps its own).
+    #[uniffi::method(default(budget = None, recipe = None))]
+    pub fn personalize(
+        &self,
+        budget: Option<Budget>,
+        recipe: Option<Recipe>,
+    ) -> Result<Arc<PersonalizeJob>> {
         let budget = budget.unwrap_or_default().translate();
-        let job = self.handle.core()?.personalize(budget)?;
+        let recipe = recipe.unwrap_or_default().of()?;
+        let job = self.handle.core()?.personalize_with(budget, recipe)?;
         Ok(PersonalizeJob::new(&self.handle, job))
     }
 

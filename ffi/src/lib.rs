@@ -13,6 +13,7 @@
 //! - An option that is absent takes the facade's default; no default is written down twice.
 
 mod batch;
+mod canceller;
 mod conversation;
 mod error;
 mod facade;
@@ -26,9 +27,10 @@ mod records;
 mod translate;
 
 pub use batch::Batch;
+pub use canceller::Canceller;
 pub use conversation::Conversation;
 pub use error::ThumbprintError;
-pub use facade::Thumbprint;
+pub use facade::{EvaluationListener, Thumbprint};
 pub use functions::*;
 pub use generation::Generation;
 pub use job::{JobListener, PersonalizeJob};

@@ -44,8 +44,10 @@ pub(crate) fn load(
             })
             .map_err(|error| ThumbprintError::internal(format!("no thread: {error}")))?;
         let refused = listener.and_then(|listener| {
+            // Reports wait in line while a listener takes its time: after the end nobody wants them.
             reports
                 .iter()
+                .take_while(|_| !handle.is_closed())
                 .find_map(|fraction| match listener.on_progress(fraction) {
                     Ok(true) => None,
                     Ok(false) => Some(ThumbprintError::cancelled()),

@@ -1,10 +1,11 @@
 //! From the facade's types to those that cross the boundary, and back.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use thumbprint::types::{MessageId, RunId};
-use thumbprint::{AdapterId, ConversationId, FeedbackId, ReplyId};
+use thumbprint::{AdapterId, ConversationId, FeedbackId, MatchId, ReplyId};
 
 /// Takes the other side's form.
 pub(crate) trait Translate<T> {
@@ -23,6 +24,13 @@ impl<A: Translate<B>, B> Translate<Vec<B>> for Vec<A> {
     }
 }
 
+impl<A: Translate<B>, B> Translate<HashMap<String, B>> for BTreeMap<String, A> {
+    fn translate(self) -> HashMap<String, B> {
+        let items = self.into_iter();
+        items.map(|(key, value)| (key, value.translate())).collect()
+    }
+}
+
 macro_rules! same {
     ($($type:ty),* $(,)?) => {
         $(impl Translate<$type> for $type {
@@ -35,6 +43,7 @@ macro_rules! same {
 
 same!(
     bool,
+    i32,
     u32,
     u64,
     i64,
@@ -44,6 +53,7 @@ same!(
     AdapterId,
     ConversationId,
     FeedbackId,
+    MatchId,
     MessageId,
     ReplyId,
     RunId

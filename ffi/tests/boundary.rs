@@ -6,8 +6,9 @@ use std::thread;
 
 use tempfile::TempDir;
 use thumbprint_ffi::{
-    Event, GenerateOptions, Generation, JobListener, LoadListener, Message, Options, Progress,
-    Request, Role, StopReason, Thumbprint, ThumbprintError,
+    Canceller, Contest, EvaluationListener, Event, Feedback, GenerateOptions, Generation,
+    JobListener, LoadListener, Message, Options, Progress, Recipe, Request, Role, StopReason,
+    Thumbprint, ThumbprintError,
 };
 use thumbprint_fixtures::TinyModel;
 
@@ -111,7 +112,7 @@ fn the_last_handle_closes_the_folder_and_every_object_says_so() {
     let (app, worker) = (folder.open(), folder.open());
     let chat = app.conversation(None).unwrap();
     let generation = app.generate(ask(200)).unwrap();
-    let job = app.personalize(None).unwrap();
+    let job = app.personalize(None, None).unwrap();
     job.wait_for_outcome(None).unwrap();
     worker.shutdown();
     worker.shutdown();
@@ -196,8 +197,7 @@ fn a_cancelled_batch_has_a_reply_for_each_request_and_is_taken_once() {
     assert_eq!(replies[0].stop_reason, StopReason::Cancelled);
     let again = batch.wait_for_replies();
     assert!(matches!(again, Err(ThumbprintError::InvalidState { .. })));
-    tp.record(replies[1].id, thumbprint_ffi::Feedback::Up)
-        .unwrap();
+    tp.record(replies[1].id, Feedback::Up).unwrap();
     let batch = tp.start_batch(vec![ask(200)], 1).unwrap();
     tp.shutdown();
     assert!(is_closed(batch.wait_for_replies()));
@@ -218,6 +218,109 @@ fn a_key_of_another_length_opens_nothing() {
     assert!(!folder.0.path().join("data").exists());
 }
 
+#[test]
+fn a_canceller_ends_what_it_is_handed_to_before_or_meanwhile() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    for at in 0..12 {
+        let (text, feedback) = match at % 2 {
+            0 => ("Yes.", Feedback::Up),
+            _ => ("It depends.", Feedback::Down { reasons: vec![] }),
+        };
+        let asked = Message {
+            role: Role::User,
+            content: format!("Is it number {at}?"),
+        };
+        tp.record_external(vec![asked], text.to_owned(), feedback)
+            .unwrap();
+    }
+    let canceller = Canceller::new();
+    canceller.cancel();
+    let cancelled = tp.fit_head(None, Some(Arc::clone(&canceller)));
+    assert!(matches!(cancelled, Err(ThumbprintError::Cancelled { .. })));
+    assert_eq!(tp.head(), Ok(None));
+    let head = tp.fit_head(Some(0.5), Some(Canceller::new())).unwrap();
+    assert_eq!((head.l2, head.singles), (0.5, 12));
+    assert_eq!(tp.head(), Ok(Some(head)));
+    let contest = || Contest {
+        a: None,
+        b: None,
+        options: None,
+        seed: None,
+    };
+    let same = tp.side_by_side(ask(1).messages, contest(), None);
+    assert_eq!(same.unwrap_err().code(), "same_contestant");
+    tp.shutdown();
+    assert!(is_closed(tp.side_by_side(
+        ask(1).messages,
+        contest(),
+        Some(canceller)
+    )));
+}
+
+/// Answers as it is told, after doing something.
+struct Evaluating<F>(F);
+
+impl<F: Fn() -> Result<bool, ThumbprintError> + Send + Sync> EvaluationListener for Evaluating<F> {
+    fn on_progress(&self, done: u64, total: u64) -> Result<bool, ThumbprintError> {
+        assert_eq!((done, total), (2, 2));
+        self.0()
+    }
+}
+
+#[test]
+fn an_evaluation_listener_may_call_everything_refuse_fail_and_shut_down() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    let path = folder.0.path().join("arc.jsonl");
+    let row = r#"{"question": "Is it?", "choices": {"text": ["yes", "no"], "label": ["A", "B"]}, "answerKey": "A"}"#;
+    std::fs::write(&path, format!("{row}\n{row}\n")).unwrap();
+    type Told = Box<dyn Fn() -> Result<bool, ThumbprintError> + Send + Sync>;
+    let evaluate = |told: Told| {
+        let path = path.to_str().unwrap().to_owned();
+        tp.evaluate_choices(path, None, None, Some(Arc::new(Evaluating(told))))
+    };
+    let other = Arc::clone(&tp);
+    let report = evaluate(Box::new(move || {
+        other.generate(ask(2))?.wait_for_reply()?;
+        Ok(true)
+    }));
+    assert_eq!(report.unwrap().answers.len(), 2);
+    let refused = evaluate(Box::new(|| Ok(false)));
+    assert!(matches!(refused, Err(ThumbprintError::Cancelled { .. })));
+    let failed = evaluate(Box::new(|| {
+        Err(uniffi::UnexpectedUniFFICallbackError::new("of the app").into())
+    }));
+    assert!(matches!(failed, Err(ThumbprintError::Listener { .. })));
+    let other = Arc::clone(&tp);
+    let closed = evaluate(Box::new(move || {
+        other.shutdown();
+        Ok(false)
+    }));
+    assert!(matches!(closed, Err(ThumbprintError::Cancelled { .. })));
+    assert!(is_closed(evaluate(Box::new(|| Ok(true)))));
+    assert!(folder.is_free());
+}
+
+#[test]
+fn a_recipe_that_makes_no_sense_is_refused_by_name() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    for (settings, named) in [
+        ("{", "line 1"),
+        (r#"{"learn": "thumbs"}"#, "`learn`"),
+        (r#"{"train": {"pair": {"betta": 1}}}"#, "train.pair.betta"),
+    ] {
+        let recipe = Recipe {
+            settings_json: Some(settings.to_owned()),
+            ..Recipe::default()
+        };
+        let refused = tp.personalize(None, Some(recipe)).err().unwrap();
+        assert_eq!(refused.code(), "recipe");
+        assert!(refused.reason().contains(named), "{refused}");
+    }
+}
+
 struct Fails;
 
 impl JobListener for Fails {
@@ -231,7 +334,7 @@ impl JobListener for Fails {
 fn what_a_job_listener_throws_ends_the_waiting_alone() {
     let folder = Folder::new();
     let tp = folder.open();
-    let job = tp.personalize(None).unwrap();
+    let job = tp.personalize(None, None).unwrap();
     match job.wait_for_outcome(Some(Arc::new(Fails))) {
         Err(ThumbprintError::Listener { reason, .. }) => assert!(reason.contains("of the app")),
         // It was over before it was listened to.

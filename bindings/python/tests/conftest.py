@@ -8,13 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from thumbprint import EngineOptions, GenerateOptions, Thumbprint
+from thumbprint import Down, EngineOptions, GenerateOptions, Recipe, Thumbprint, Up
 
 # One thread: two that wait for one another are slow on a machine that has other things to do.
 ENGINE = EngineOptions(n_ctx=1024, n_threads=1)
 SHORT = GenerateOptions(max_tokens=12, temperature=0, seed=1)
 MEDIUM = GenerateOptions(max_tokens=96, temperature=0, seed=1)
 LONG = GenerateOptions(max_tokens=400, temperature=0, seed=1)
+
+# Without the base's own replies beside the feedback, which take minutes to be written.
+BRIEF = Recipe(settings_json='{"west_of_n": null}')
+THINGS = ["tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains"]
+LONG_ANSWER = (
+    "Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is "
+    "important to note that there are many different opinions. Secondly, it is important to note that opinions change."
+)
+
+
+def teach(tp: Thumbprint) -> None:
+    """Twelve thumbs of somebody who likes short answers."""
+    for n, thing in enumerate(THINGS):
+        short = n % 2 == 0
+        answer = f"It is {thing}, of course." if short else LONG_ANSWER
+        tp.record_external(f"What is {thing}?", answer, Up() if short else Down())
 
 
 @pytest.fixture(scope="session")

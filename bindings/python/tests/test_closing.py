@@ -110,6 +110,7 @@ def test_the_folder_opened_twice_is_one_instance_until_the_last_is_closed(tmp_pa
     folder = tmp_path / "data"
     app = Thumbprint(folder, model=model, engine=ENGINE)
     worker = Thumbprint(folder)
+    assert [tp.open_report().already_open for tp in (app, worker)] == [False, True]
     worker.record_external("Hello", "Hi.", Up())
     assert app.readiness().have.events == 1
     # The worker has the model that the app named.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ENGINE, SHORT
+from conftest import BRIEF, ENGINE, SHORT, THINGS, teach
 from thumbprint import (
     AdapterError,
     AdapterFormat,
@@ -23,44 +23,32 @@ from thumbprint import (
     Budget,
     By,
     Cancelled,
+    Choice,
+    Contest,
     Decision,
-    Down,
+    GuardFile,
     InvalidInputError,
     InvalidStateError,
     OverBudgetError,
     Paused,
     Phase,
     Progress,
+    Recipe,
     Rejected,
     Thumbprint,
     Trial,
     TrialRunning,
-    Up,
     Vote,
     VoteOutcome,
 )
 
 PERSONALIZE = """
 import sys
-from thumbprint import EngineOptions, Thumbprint
+from thumbprint import EngineOptions, Recipe, Thumbprint
 tp = Thumbprint(sys.argv[1], model=sys.argv[2], engine=EngineOptions(n_ctx=1024))
-for progress in tp.personalize():
+for progress in tp.personalize(recipe=Recipe(settings_json=sys.argv[3])):
     print(progress.phase, progress.step, progress.total, flush=True)
 """
-
-THINGS = ["tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains"]
-LONG_ANSWER = (
-    "Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is "
-    "important to note that there are many different opinions. Secondly, it is important to note that opinions change."
-)
-
-
-def teach(tp: Thumbprint) -> None:
-    """Twelve thumbs of somebody who likes short answers."""
-    for n, thing in enumerate(THINGS):
-        short = n % 2 == 0
-        answer = f"It is {thing}, of course." if short else LONG_ANSWER
-        tp.record_external(f"What is {thing}?", answer, Up() if short else Down())
 
 
 @dataclass
@@ -83,14 +71,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[L
 
     with Thumbprint(folder, model=model, engine=ENGINE) as tp:
         teach(tp)
-        job = tp.personalize()
+        job = tp.personalize(recipe=BRIEF)
         for progress in job:
             if progress.phase is Phase.FOLD:
                 job.cancel()
         cancelled = job.wait()
 
     # Killed in the second of two trainings on halves, in a process of its own.
-    command = [sys.executable, "-c", PERSONALIZE, str(folder), str(model)]
+    command = [sys.executable, "-c", PERSONALIZE, str(folder), str(model), str(BRIEF.settings_json)]
     killed: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -103,7 +91,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[L
 
     with Thumbprint(folder, model=model, engine=ENGINE) as tp:
         result = Learned(folder, tp, cancelled=cancelled, progress_of_killed=killed)
-        job = tp.personalize()
+        job = tp.personalize(recipe=BRIEF)
         for progress in job:
             result.progress.append(progress)
             if progress.phase is Phase.TRAIN and progress.step >= 2:
@@ -194,6 +182,47 @@ def test_adapters_are_added_up_and_merged(learned: Learned, tmp_path: Path) -> N
     assert (merged.changed, merged.left) == (210, [])
 
 
+def test_an_adapter_scores_a_reply_token_by_token(learned: Learned) -> None:
+    tp, adapter = learned.tp, trial(learned)
+    reply = tp.generate("What is wool?", SHORT).wait()
+    score = tp.score(reply)
+    assert score.reward == pytest.approx(sum(score.per_token)) and score.reward != 0
+    assert len(score.tokens) == reply.usage.completion_tokens
+    assert score.logp is not None and score.reference_logp is not None and score.beta is not None
+    assert score.reward == pytest.approx(score.beta * (score.logp - score.reference_logp))
+    assert tp.score(reply.id, adapter) == score
+    # A reply that was cut off is no whole text.
+    assert tp.score_text("What is wool?", reply.text).tokens[: len(score.tokens)] == score.tokens
+
+
+def test_a_blind_side_by_side_tells_who_wrote_what_after_the_vote(learned: Learned) -> None:
+    tp, adapter = learned.tp, trial(learned)
+    due = tp.contest_due(1.0)
+    assert due is not None and (due.a, due.b) == (adapter, None)
+    assert tp.contest_due(0.0) is None
+    chat = tp.conversation()
+    match = chat.side_by_side("What is salt?", Contest(due.a, due.b, SHORT))
+    assert match.prompt[-1].content == "What is salt?" and match.choice is None
+    assert chat.messages()[-1].reply == match.left.reply
+    assert tp.open_matches() == [match]
+    voted = tp.vote(match, Choice.RIGHT)
+    assert {voted.left, voted.right} == {adapter, None}
+    assert voted.verdict is not None and voted.verdict.wins + voted.verdict.losses == 1
+    assert chat.messages()[-1].reply == match.right.reply
+    assert tp.side_by_side_of(match.id).choice is Choice.RIGHT and tp.open_matches() == []
+    with pytest.raises(InvalidStateError) as caught:
+        tp.vote(match.id, Choice.LEFT)
+    assert caught.value.code == "already_voted"
+    (pair,) = tp.arena_results().pairs
+    assert (pair.a, pair.b, pair.votes) == (adapter, None, 1)
+    assert pair.wins == (voted.right == adapter) and pair.interval.low <= pair.win_rate <= pair.interval.high
+    with pytest.raises(InvalidInputError):
+        tp.side_by_side("What is salt?", Contest(None, None))
+    # The same seed puts the same one on the left.
+    sides = {tp.vote(tp.side_by_side("What is tea?", Contest(adapter, None, SHORT, seed=5)), Choice.TIE).left for _ in range(2)}
+    assert len(sides) == 1
+
+
 def test_blind_votes_promote_and_roll_back(learned: Learned) -> None:
     tp, adapter = learned.tp, trial(learned)
     mine = tp.generate("What is glass?", SHORT).wait()
@@ -246,9 +275,32 @@ def test_an_impossible_budget_is_refused_with_both_numbers(tmp_path: Path, model
     with Thumbprint(tmp_path, model=model, engine=ENGINE) as tp:
         teach(tp)
         with pytest.raises(OverBudgetError) as caught:
-            tp.personalize(Budget(memory_mib=1)).wait()
+            tp.personalize(Budget(memory_mib=1), BRIEF).wait()
         assert caught.value.budget_mib == 1 < caught.value.needed_mib
         assert tp.current_job() is None
+
+
+def test_a_recipe_changes_what_is_learned_and_one_that_makes_no_sense_is_refused(tmp_path: Path, model: Path) -> None:
+    with Thumbprint(tmp_path / "data", model=model, engine=ENGINE) as tp:
+        teach(tp)
+        for recipe in [
+            Recipe(settings_json='{"train": {"pair": {"betta": 1}}}'),
+            Recipe(settings_json='{"learn": "thumbs"}'),
+            Recipe(settings_json="no JSON"),
+            Recipe(choices=GuardFile(tmp_path / "none.jsonl", 2.0)),
+        ]:
+            with pytest.raises(InvalidInputError) as caught:
+                tp.personalize(recipe=recipe)
+            assert caught.value.code == "recipe"
+        settings = '{"train": {"max_steps": 7}, "folds": 0, "anchors": false, "west_of_n": null}'
+        job = tp.personalize(recipe=Recipe(settings_json=settings))
+        for progress in job:
+            # The product's way trains on halves first.
+            assert progress.phase is not Phase.FOLD
+            if progress.phase is Phase.TRAIN and progress.step:
+                assert progress.total == 7
+                job.cancel()
+        assert job.wait() == Cancelled()
 
 
 def test_a_job_out_of_time_rests_and_is_found_again(tmp_path: Path, model: Path) -> None:
@@ -264,7 +316,7 @@ def test_a_job_out_of_time_rests_and_is_found_again(tmp_path: Path, model: Path)
 def test_what_a_listener_of_a_job_raises_comes_out_and_the_job_goes_on(tmp_path: Path, model: Path) -> None:
     with Thumbprint(tmp_path, model=model, engine=ENGINE) as tp:
         teach(tp)
-        job = tp.personalize()
+        job = tp.personalize(recipe=BRIEF)
 
         def listen(progress: Progress) -> None:
             raise ZeroDivisionError

@@ -79,7 +79,7 @@ impl Options {
 
 /// A data folder with its model. Clones share it; opening the same folder again in one process gives the same instance.
 #[derive(Clone)]
-pub struct Thumbprint(Arc<Inner>);
+pub struct Thumbprint(Arc<Inner>, Arc<OpenReport>);
 
 /// A data folder that may be closed.
 #[derive(Clone)]
@@ -87,13 +87,16 @@ pub(crate) struct WeakThumbprint(Weak<Inner>);
 
 impl WeakThumbprint {
     pub fn upgrade(&self) -> Option<Thumbprint> {
-        self.0.upgrade().map(Thumbprint)
+        let inner = self.0.upgrade()?;
+        let report = Arc::clone(&inner.report);
+        Some(Thumbprint(inner, report))
     }
 }
 
 struct Inner {
     store: Store,
-    report: OpenReport,
+    /// What the first opening found.
+    report: Arc<OpenReport>,
     engine_options: EngineOptions,
     model: Mutex<Option<PathBuf>>,
     loaded: Mutex<Option<Arc<Loaded>>>,
@@ -129,14 +132,20 @@ impl Thumbprint {
         let (store, report) = Store::open_under(&options.data_dir, options.key)?;
         let instances = open.get_or_insert_default();
         if let Some(inner) = instances.get(store.dir()).and_then(Weak::upgrade) {
-            let this = Self(inner);
+            // What was found at first concerns whoever opens it now, too.
+            let report = OpenReport {
+                already_open: report.already_open,
+                ..OpenReport::clone(&inner.report)
+            };
+            let this = Self(inner, Arc::new(report));
             if options.model.is_some() {
                 *lock(&this.0.model) = options.model;
             }
             return Ok(this);
         }
+        let report = Arc::new(report);
         let inner = Arc::new(Inner {
-            report,
+            report: Arc::clone(&report),
             engine_options: options.engine,
             model: Mutex::new(options.model),
             loaded: Mutex::new(None),
@@ -145,15 +154,16 @@ impl Thumbprint {
         });
         instances.retain(|_, instance| instance.strong_count() > 0);
         instances.insert(inner.store.dir().to_owned(), Arc::downgrade(&inner));
-        let this = Self(inner);
+        let this = Self(inner, report);
         this.delete_pending()?;
         this.delete_leftovers()?;
         Ok(this)
     }
 
-    /// What was found at opening: a database that was moved aside, say.
+    /// What was found at opening: a database that was moved aside, say. Of a folder that was open already, what was found when it was
+    /// opened first.
     pub fn open_report(&self) -> &OpenReport {
-        &self.0.report
+        &self.1
     }
 
     /// The store, for what the facade has no call for.

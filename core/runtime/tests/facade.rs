@@ -142,6 +142,8 @@ fn recording_never_loads_a_model() {
 fn the_same_folder_opened_twice_is_one_instance() {
     let folder = Folder::new();
     let (a, b) = (folder.open(), folder.open());
+    let told = [&a, &b].map(|tp| (tp.open_report().created, tp.open_report().already_open));
+    assert_eq!(told, [(true, false), (true, true)]);
     a.load(folder.0.path().join("tiny.gguf"), &mut |_| {
         ControlFlow::Continue(())
     })

@@ -3,6 +3,7 @@
 use thumbprint::types::MessageId;
 use thumbprint::{AdapterId, ConversationId, FeedbackId, ReplyId, store};
 
+use super::BestOf;
 use crate::translate::{Translate, choice, record};
 
 choice! {
@@ -134,6 +135,8 @@ record! {
         adapter: Option<AdapterId>,
         /// Messages that did not fit the context and were left out.
         dropped_messages: u64,
+        /// How it was chosen, if several were drawn.
+        best_of: Option<BestOf>,
     }
 }
 

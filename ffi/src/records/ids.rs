@@ -1,7 +1,7 @@
 //! Identifiers: positive numbers, handed out once and never again. Each has its name in every language.
 
 use thumbprint::types::{MessageId, RunId};
-use thumbprint::{AdapterId, ConversationId, FeedbackId, ReplyId};
+use thumbprint::{AdapterId, ConversationId, FeedbackId, MatchId, ReplyId};
 
 macro_rules! id {
     ($(#[$($of:tt)*])* $name:ident) => {
@@ -33,6 +33,10 @@ id!(
 id!(
     /// One version of an adapter.
     AdapterId
+);
+id!(
+    /// One blind side-by-side of two replies.
+    MatchId
 );
 id!(
     /// One run of the personalization job.

@@ -201,12 +201,32 @@ record! {
         replies: Vec<ReplyId>,
         /// Turns of conversations erased.
         messages: u64,
-        /// Votes erased.
+        /// Votes erased, and side-by-sides.
         votes: u64,
+        /// SHA-256 of base models whose reward head was fitted on an erased event: it is gone.
+        heads: Vec<String>,
         /// Adapters that had seen an erased event: never to be served again.
         adapters: Vec<AdapterId>,
         /// Runs that had seen one: never to be continued.
         runs: Vec<RunId>,
+        /// Base models whose active adapter was among them, with what they are served with from now on.
+        served: Vec<Served>,
+    }
+}
+
+/// What a base model is served with.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct Served {
+    /// SHA-256 of the base model.
+    pub base_hash: String,
+    /// The adapter; absent for the base alone.
+    pub adapter: Option<AdapterId>,
+}
+
+impl Translate<Served> for (String, Option<AdapterId>) {
+    fn translate(self) -> Served {
+        let (base_hash, adapter) = self;
+        Served { base_hash, adapter }
     }
 }
 

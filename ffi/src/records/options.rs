@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thumbprint::exchange;
 use thumbprint::{AdapterId, DatabaseKey, ReplyId, Sampling};
 
-use super::Message;
+use super::{Judge, Message};
 use crate::error::{ThumbprintError, invalid_option};
 use crate::translate::{Translate, choice};
 
@@ -192,6 +192,12 @@ pub struct GenerateOptions {
     /// What to do when the conversation is longer than the context.
     #[uniffi(default = None)]
     pub overflow: Option<Overflow>,
+    /// Replies to draw side by side, 1 to 64, of which the best is recorded and comes in one piece. The i-th has the seed plus i.
+    #[uniffi(default = None)]
+    pub best_of: Option<u32>,
+    /// Who says which is the best. Default: the active adapter.
+    #[uniffi(default = None)]
+    pub judge: Option<Judge>,
 }
 
 impl Translate<thumbprint::GenerateOptions> for GenerateOptions {
@@ -213,7 +219,8 @@ impl Translate<thumbprint::GenerateOptions> for GenerateOptions {
             },
             stop: self.stop,
             overflow: self.overflow.map_or(default.overflow, Translate::translate),
-            ..default
+            best_of: self.best_of.unwrap_or(default.best_of),
+            judge: self.judge.map_or(default.judge, Translate::translate),
         }
     }
 }
@@ -276,6 +283,54 @@ impl Translate<thumbprint::Budget> for Budget {
             replace_trial: self.replace_trial.unwrap_or(default.replace_trial),
             gpu: self.gpu.unwrap_or(default.gpu),
             online: self.online_rounds.and_then(thumbprint::Online::rounds),
+        }
+    }
+}
+
+/// A way of learning other than the product's.
+#[derive(Debug, Clone, Default, PartialEq, uniffi::Record)]
+pub struct Recipe {
+    /// Multiple-choice questions of which a candidate must not get many fewer right than the base.
+    #[uniffi(default = None)]
+    pub choices: Option<GuardFile>,
+    /// Harmless prompts of which a candidate must not refuse many more than the base.
+    #[uniffi(default = None)]
+    pub refusals: Option<GuardFile>,
+    /// For comparing with the product: settings that replace its own, as JSON with the names of the Rust crate's `Recipe`:
+    /// `{"learn_from": "thumbs", "train": {"unpaired": {"loss_type": "kto"}}}`.
+    #[uniffi(default = None)]
+    pub settings_json: Option<String>,
+}
+
+impl Recipe {
+    /// # Errors
+    /// Settings that are none.
+    pub(crate) fn of(self) -> thumbprint::Result<thumbprint::Recipe> {
+        let settings = self.settings_json.as_deref().unwrap_or("{}");
+        let named: thumbprint::Recipe = serde_json::from_str(settings)
+            .map_err(|error| thumbprint::Error::Recipe(error.to_string()))?;
+        Ok(thumbprint::Recipe {
+            choices: self.choices.translate().or(named.choices),
+            refusals: self.refusals.translate().or(named.refusals),
+            ..named
+        })
+    }
+}
+
+/// A file that the app brings, as a guard of the gate.
+#[derive(Debug, Clone, PartialEq, uniffi::Record)]
+pub struct GuardFile {
+    /// The file. It is read before anything is learned, and again when a candidate is judged.
+    pub path: String,
+    /// By how much the share may worsen, in [0, 1]: 0.02 is two points.
+    pub tolerated: f64,
+}
+
+impl Translate<thumbprint::GuardFile> for GuardFile {
+    fn translate(self) -> thumbprint::GuardFile {
+        thumbprint::GuardFile {
+            path: PathBuf::from(self.path),
+            tolerated: self.tolerated,
         }
     }
 }

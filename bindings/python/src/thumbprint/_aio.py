@@ -11,7 +11,21 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from ._errors import ClosedError
-from ._sync import Conversation, Generation, PersonalizeJob, Thumbprint
+from ._handles import Canceller, Conversation, Generation, PersonalizeJob
+from ._judging import (
+    ArenaResults,
+    Choice,
+    ChoiceFormat,
+    ChoiceReport,
+    Contest,
+    Head,
+    Match,
+    RefusalReport,
+    RewardReport,
+    Score,
+    Voted,
+)
+from ._sync import Thumbprint
 from ._types import (
     AdapterDetails,
     AdapterFormat,
@@ -32,6 +46,8 @@ from ._types import (
     GenerateOptions,
     ImportFilters,
     Imported,
+    Judge,
+    MatchId,
     Merged,
     Message,
     MessageId,
@@ -41,6 +57,7 @@ from ._types import (
     Progress,
     Prompt,
     Readiness,
+    Recipe,
     Reply,
     ReplyId,
     Request,
@@ -61,6 +78,36 @@ class _Run(Protocol):
     """Runs something on a thread of the pool."""
 
     async def __call__(self, work: Callable[[Thumbprint], R]) -> R: ...
+
+
+async def _cancellable(run: _Run, work: Callable[[Thumbprint, Canceller], R]) -> R:
+    """A call that a cancelled task ends."""
+    canceller = Canceller()
+    try:
+        return await run(lambda tp: work(tp, canceller))
+    except asyncio.CancelledError:
+        canceller.cancel()
+        raise
+
+
+async def _told(
+    run: _Run,
+    on_progress: Callable[[int, int], bool | None] | None,
+    work: Callable[[Thumbprint, Callable[[int, int], bool | None]], R],
+) -> R:
+    """The same for a call that tells how far it is."""
+    stop = threading.Event()
+
+    def told(done: int, total: int) -> bool | None:
+        if stop.is_set():
+            return False
+        return None if on_progress is None else on_progress(done, total)
+
+    try:
+        return await run(lambda tp: work(tp, told))
+    except asyncio.CancelledError:
+        stop.set()
+        raise
 
 
 class AsyncThumbprint:
@@ -220,9 +267,9 @@ class AsyncThumbprint:
         """Whether there is enough feedback to learn from, and how much is missing. Never loads a model."""
         return await self._run(lambda tp: tp.readiness())
 
-    async def personalize(self, budget: Budget | None = None) -> AsyncPersonalizeJob:
+    async def personalize(self, budget: Budget | None = None, recipe: Recipe | None = None) -> AsyncPersonalizeJob:
         """Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests."""
-        return AsyncPersonalizeJob(self._run, await self._run(lambda tp: tp.personalize(budget)))
+        return AsyncPersonalizeJob(self._run, await self._run(lambda tp: tp.personalize(budget, recipe)))
 
     async def current_job(self) -> AsyncPersonalizeJob | None:
         """The job that runs or is paused, if any."""
@@ -270,6 +317,84 @@ class AsyncThumbprint:
     async def record_vote(self, vote: Vote) -> Verdict:
         """Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back."""
         return await self._run(lambda tp: tp.record_vote(vote))
+
+    # ---- what replies are worth ----
+
+    async def score(self, reply: ReplyId | Reply, judge: Judge | AdapterId = Judge.ACTIVE) -> Score:
+        """What a stored reply is worth to the person."""
+        return await self._run(lambda tp: tp.score(reply, judge))
+
+    async def score_text(self, messages: Prompt, text: str, judge: Judge | AdapterId = Judge.ACTIVE) -> Score:
+        """What any reply to a conversation is worth, as one that the model ended itself."""
+        return await self._run(lambda tp: tp.score_text(messages, text, judge))
+
+    async def fit_head(self, l2: float | None = None) -> Head:
+        """Fits a head on the feedback in effect, in the place of the one before."""
+        return await _cancellable(self._run, lambda tp, canceller: tp.fit_head(l2, canceller))
+
+    async def head(self) -> Head | None:
+        """The head of the model at hand, if one was fitted. Never loads a model."""
+        return await self._run(lambda tp: tp.head())
+
+    async def drop_head(self) -> bool:
+        """Drops the head of the model at hand; whether there was one. Never loads a model."""
+        return await self._run(lambda tp: tp.drop_head())
+
+    # ---- blind side-by-sides ----
+
+    async def side_by_side(self, messages: Prompt, contest: Contest) -> Match:
+        """Two contestants answer, and what they say is recorded as a match, on sides drawn at random. Waits for both."""
+        return await _cancellable(self._run, lambda tp, canceller: tp.side_by_side(messages, contest, canceller))
+
+    async def side_by_side_of(self, id: MatchId) -> Match:
+        """A match that was recorded."""
+        return await self._run(lambda tp: tp.side_by_side_of(id))
+
+    async def open_matches(self) -> list[Match]:
+        """Matches of the model at hand that nobody has voted on, the first one first. Never loads a model."""
+        return await self._run(lambda tp: tp.open_matches())
+
+    async def vote(self, match: MatchId | Match, choice: Choice) -> Voted:
+        """Votes on a match, once, and tells who was on which side. Never loads a model."""
+        return await self._run(lambda tp: tp.vote(match, choice))
+
+    async def contest_due(self, share: float | None = None) -> Contest | None:
+        """Whether the next prompt should be answered twice for a blind vote, and by whom. Never loads a model."""
+        return await self._run(lambda tp: tp.contest_due(share))
+
+    async def arena_results(self) -> ArenaResults:
+        """What the votes on matches of the model at hand come to. Never loads a model."""
+        return await self._run(lambda tp: tp.arena_results())
+
+    # ---- files of questions ----
+
+    async def evaluate_choices(
+        self,
+        path: StrPath,
+        adapter: AdapterId | None = None,
+        format: ChoiceFormat | None = None,
+        on_progress: Callable[[int, int], bool | None] | None = None,
+    ) -> ChoiceReport:
+        """Asks the multiple-choice questions of a file by log-likelihood. `on_progress` is called on another thread."""
+        return await _told(self._run, on_progress, lambda tp, told: tp.evaluate_choices(path, adapter, format, told))
+
+    async def evaluate_refusals(
+        self,
+        path: StrPath,
+        adapter: AdapterId | None = None,
+        on_progress: Callable[[int, int], bool | None] | None = None,
+    ) -> RefusalReport:
+        """Asks the harmless prompts of a file, and counts refusals. `on_progress` is called on another thread."""
+        return await _told(self._run, on_progress, lambda tp, told: tp.evaluate_refusals(path, adapter, told))
+
+    async def evaluate_reward(
+        self,
+        path: StrPath,
+        judge: Judge | AdapterId = Judge.ACTIVE,
+        on_progress: Callable[[int, int], bool | None] | None = None,
+    ) -> RewardReport:
+        """Asks a judge which of two replies is better, for every row of a file. `on_progress` is called on another thread."""
+        return await _told(self._run, on_progress, lambda tp, told: tp.evaluate_reward(path, judge, told))
 
     # ---- forgetting and sleeping ----
 
@@ -382,6 +507,10 @@ class AsyncConversation:
     def regenerate(self, options: GenerateOptions | None = None) -> AsyncGeneration:
         """Takes the last reply back and answers again, as soon as that is waited for."""
         return AsyncGeneration(self._run, lambda _: self._sync.regenerate(options))
+
+    async def side_by_side(self, text: str, contest: Contest) -> Match:
+        """Says something, and two contestants answer side by side. Waits for both."""
+        return await _cancellable(self._run, lambda _, canceller: self._sync.side_by_side(text, contest, canceller))
 
     async def edit(self, text: str) -> FeedbackId:
         """Records what the person wants instead of the last reply, and goes on from that."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from . import _ffi, _types
+from ._judging import Contest
 from ._types import (
     By,
     Done,
@@ -21,6 +22,7 @@ from ._types import (
     Feedback,
     FeedbackInEffect,
     GenerateOptions,
+    Judge,
     Message,
     Outcome,
     Prefer,
@@ -47,7 +49,7 @@ def public(cls: type[T], value: Any) -> T:
 
 @functools.cache
 def _fields(cls: Any) -> list[tuple[str, Callable[[Any], Any]]]:
-    hints = typing.get_type_hints(cls, vars(_types))
+    hints = typing.get_type_hints(cls)
     return [(field.name, _converter(hints[field.name])) for field in dataclasses.fields(cls)]
 
 
@@ -55,12 +57,17 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint == Feedback:
         return feedback_public
+    if hint == typing.Union[Judge, int]:
+        return judge_public
     if origin in (typing.Union, types.UnionType):
         inner = _converter(next(a for a in arguments if a is not type(None)))
         return lambda value: None if value is None else inner(value)
     if origin is list:
         item = _converter(arguments[0])
         return lambda values: [item(value) for value in values]
+    if origin is dict:
+        entry = _converter(arguments[1])
+        return lambda values: {key: entry(value) for key, value in values.items()}
     if dataclasses.is_dataclass(hint):
         return functools.partial(public, typing.cast(type, hint))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -105,7 +112,31 @@ def options(options: GenerateOptions | None) -> _ffi.GenerateOptions | None:
     """Options as the boundary has them."""
     if options is not None and isinstance(options.stop, str):
         raise TypeError("stop is a sequence of strings: write stop=[...]")
-    return typing.cast("_ffi.GenerateOptions | None", boundary(options))
+    if options is None:
+        return None
+    names = [field.name for field in dataclasses.fields(options) if field.name != "judge"]
+    return _ffi.GenerateOptions(judge=judge(options.judge), **{name: boundary(getattr(options, name)) for name in names})
+
+
+def contest(contest: Contest) -> _ffi.Contest:
+    """Who is compared, as the boundary has it."""
+    return _ffi.Contest(a=contest.a, b=contest.b, options=options(contest.options), seed=contest.seed)
+
+
+def judge(judge: Judge | int | None) -> Any:
+    """A judge as the boundary has it."""
+    if judge is None:
+        return None
+    if isinstance(judge, Judge):
+        return getattr(_sums.Judge, judge.name)()
+    return _sums.Judge.ADAPTER(id=judge)
+
+
+def judge_public(value: Any) -> Judge | int:
+    """A judge in its public form."""
+    if value.is_ADAPTER():
+        return typing.cast(int, value.id)
+    return Judge.ACTIVE if value.is_ACTIVE() else Judge.HEAD
 
 
 def _by(by: By | int) -> Any:

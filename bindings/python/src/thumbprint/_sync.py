@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from . import _convert, _ffi
-from ._errors import BOUNDARY, public_errors, to_public
+from ._errors import public_errors
+from ._handles import Batch, Canceller, Conversation, Generation, PersonalizeJob, canceller_boundary
+from ._judging import (
+    ArenaResults,
+    Choice,
+    ChoiceFormat,
+    ChoiceReport,
+    Contest,
+    Head,
+    Match,
+    RefusalReport,
+    RewardReport,
+    Score,
+    Voted,
+)
 from ._types import (
     AdapterDetails,
     AdapterFormat,
@@ -18,9 +33,7 @@ from ._types import (
     By,
     ConversationId,
     ConversationInfo,
-    Done,
     EngineOptions,
-    Event,
     Exported,
     Feedback,
     FeedbackFormat,
@@ -30,23 +43,20 @@ from ._types import (
     GenerateOptions,
     ImportFilters,
     Imported,
+    Judge,
     Machine,
+    MatchId,
     MemoryEstimate,
     Merged,
-    Message,
-    MessageId,
     ModelInfo,
     OpenReport,
-    Outcome,
-    Progress,
     Prompt,
     Readiness,
+    Recipe,
     Reply,
     ReplyId,
     Request,
-    StoredMessage,
     StrPath,
-    Token,
     Verdict,
     Vote,
 )
@@ -234,10 +244,14 @@ class Thumbprint:
         with public_errors():
             return _convert.public(Readiness, self._inner.readiness())
 
-    def personalize(self, budget: Budget | None = None) -> PersonalizeJob:
-        """Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests."""
+    def personalize(self, budget: Budget | None = None, recipe: Recipe | None = None) -> PersonalizeJob:
+        """Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests.
+
+        A `recipe` is another way of learning, for comparing with the product's; a job that runs keeps its own.
+        """
         with public_errors():
-            return PersonalizeJob(self._inner.personalize(_convert.boundary(budget)), self)
+            job = self._inner.personalize(_convert.boundary(budget), _convert.boundary(recipe))
+        return PersonalizeJob(job, self)
 
     def current_job(self) -> PersonalizeJob | None:
         """The job that runs or is paused, if any."""
@@ -311,6 +325,133 @@ class Thumbprint:
         with public_errors():
             return _convert.public(Verdict, self._inner.record_vote(_convert.boundary(vote)))
 
+    # ---- what replies are worth ----
+
+    def score(self, reply: ReplyId | Reply, judge: Judge | AdapterId = Judge.ACTIVE) -> Score:
+        """What a stored reply is worth to the person."""
+        with public_errors():
+            return _convert.public(Score, self._inner.score(_id(reply), _convert.judge(judge)))
+
+    def score_text(self, messages: Prompt, text: str, judge: Judge | AdapterId = Judge.ACTIVE) -> Score:
+        """What any reply to a conversation is worth, as one that the model ended itself."""
+        with public_errors():
+            score = self._inner.score_text(_convert.messages(messages), text, _convert.judge(judge))
+        return _convert.public(Score, score)
+
+    def fit_head(self, l2: float | None = None, canceller: Canceller | None = None) -> Head:
+        """Fits a head on the feedback in effect, in the place of the one before.
+
+        It takes a forward pass over every reply that was judged, and goes as soon as one of the events that it was
+        fitted on is forgotten. `l2` is the ridge, above 0; by default it is chosen.
+        """
+        with public_errors():
+            return _convert.public(Head, self._inner.fit_head(l2, canceller_boundary(canceller)))
+
+    def head(self) -> Head | None:
+        """The head of the model at hand, if one was fitted. Never loads a model."""
+        with public_errors():
+            head = self._inner.head()
+        return None if head is None else _convert.public(Head, head)
+
+    def drop_head(self) -> bool:
+        """Drops the head of the model at hand; whether there was one. Never loads a model."""
+        with public_errors():
+            return self._inner.drop_head()
+
+    # ---- blind side-by-sides ----
+
+    def side_by_side(self, messages: Prompt, contest: Contest, canceller: Canceller | None = None) -> Match:
+        """Two contestants answer, and what they say is recorded as a match, on sides drawn at random.
+
+        Waits for both. Cancelled, it raises `OperationCancelled`, and nothing is recorded.
+        """
+        with public_errors():
+            made = self._inner.side_by_side(
+                _convert.messages(messages), _convert.contest(contest), canceller_boundary(canceller)
+            )
+        return _convert.public(Match, made)
+
+    def side_by_side_of(self, id: MatchId) -> Match:
+        """A match that was recorded."""
+        with public_errors():
+            return _convert.public(Match, self._inner.side_by_side_of(id))
+
+    def open_matches(self) -> list[Match]:
+        """Matches of the model at hand that nobody has voted on, the first one first. Never loads a model."""
+        with public_errors():
+            return [_convert.public(Match, match) for match in self._inner.open_matches()]
+
+    def vote(self, match: MatchId | Match, choice: Choice) -> Voted:
+        """Votes on a match, once, and tells who was on which side. Never loads a model.
+
+        In a conversation the better reply becomes the last turn, of equals the left one. Between the base and an
+        adapter on trial or promoted, the vote counts as `record_vote`'s do.
+        """
+        id = match.id if isinstance(match, Match) else match
+        with public_errors():
+            return _convert.public(Voted, self._inner.vote(id, _convert.boundary(choice)))
+
+    def contest_due(self, share: float | None = None) -> Contest | None:
+        """Whether the next prompt should be answered twice for a blind vote, and by whom.
+
+        With a probability of `share`, by default 0.1, while the adapter in use is on trial. Never loads a model.
+        """
+        with public_errors():
+            due = self._inner.contest_due(share)
+        return None if due is None else Contest(due.a, due.b, seed=due.seed)
+
+    def arena_results(self) -> ArenaResults:
+        """What the votes on matches of the model at hand come to. Never loads a model."""
+        with public_errors():
+            return _convert.public(ArenaResults, self._inner.arena_results())
+
+    # ---- files of questions ----
+
+    def evaluate_choices(
+        self,
+        path: StrPath,
+        adapter: AdapterId | None = None,
+        format: ChoiceFormat | None = None,
+        on_progress: Callable[[int, int], bool | None] | None = None,
+    ) -> ChoiceReport:
+        """Asks the multiple-choice questions of a file by log-likelihood, of an adapter or, without one, of the base.
+
+        Without a format, the fields of the first row decide. `on_progress` is called with the number of rows that are
+        done and of all of them. If it returns False, the call ends with `OperationCancelled`; what it raises is raised
+        here.
+        """
+        with _listening(on_progress) as listener, public_errors():
+            report = self._inner.evaluate_choices(os.fspath(path), adapter, _convert.boundary(format), listener)
+        return _convert.public(ChoiceReport, report)
+
+    def evaluate_refusals(
+        self,
+        path: StrPath,
+        adapter: AdapterId | None = None,
+        on_progress: Callable[[int, int], bool | None] | None = None,
+    ) -> RefusalReport:
+        """Asks the harmless prompts of a file, the likeliest token each time, and counts refusals.
+
+        Nothing is recorded. `adapter` and `on_progress` are as for `evaluate_choices`.
+        """
+        with _listening(on_progress) as listener, public_errors():
+            report = self._inner.evaluate_refusals(os.fspath(path), adapter, listener)
+        return _convert.public(RefusalReport, report)
+
+    def evaluate_reward(
+        self,
+        path: StrPath,
+        judge: Judge | AdapterId = Judge.ACTIVE,
+        on_progress: Callable[[int, int], bool | None] | None = None,
+    ) -> RewardReport:
+        """Asks a judge which of two replies is better, for every row of a file.
+
+        `on_progress` is as for `evaluate_choices`.
+        """
+        with _listening(on_progress) as listener, public_errors():
+            report = self._inner.evaluate_reward(os.fspath(path), _convert.judge(judge), listener)
+        return _convert.public(RewardReport, report)
+
     # ---- forgetting and sleeping ----
 
     def forget(
@@ -343,181 +484,6 @@ class Thumbprint:
         """Pauses a job, unloads the model and releases every lock on the folder. The next call takes them again."""
         with public_errors():
             self._inner.suspend()
-
-
-class Generation(Iterator[Event]):
-    """A reply that is being generated: an iterator of `Token`s, with a `Done` at the end.
-
-    Letting go of it cancels it, and so does leaving its `with` block early; what was not complete is not recorded.
-    """
-
-    def __init__(self, inner: _ffi.Generation, owner: Thumbprint) -> None:
-        self._inner = inner
-        # Closing is up to whoever opened it, and must not happen while this is in use.
-        self._owner = owner
-
-    def __iter__(self) -> Generation:
-        return self
-
-    def __next__(self) -> Event:
-        try:
-            event = self._inner.next()
-        except BOUNDARY as error:
-            raise to_public(error) from None
-        if event is None:
-            raise StopIteration
-        return _convert.event(event)
-
-    def tokens(self) -> Iterator[str]:
-        """The pieces of the reply's text alone; `wait` tells the rest."""
-        for event in self:
-            if isinstance(event, Token):
-                yield event.text
-
-    def wait(self) -> Reply:
-        """Waits for the complete reply. May be called again."""
-        for event in self:
-            if isinstance(event, Done):
-                return event.reply
-        with public_errors():
-            return _convert.public(Reply, self._inner.wait_for_reply())
-
-    def cancel(self) -> None:
-        """Stops it within one token, or one piece of the prompt. `Done` still comes. From any thread."""
-        self._inner.cancel()
-
-    def __enter__(self) -> Generation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-
-class Batch:
-    """Replies that are being generated together; for `AsyncThumbprint`, which cancels them."""
-
-    def __init__(self, inner: _ffi.Batch) -> None:
-        self._inner = inner
-
-    def wait(self) -> list[Reply]:
-        """Waits for all of them, once."""
-        with public_errors():
-            return [_convert.public(Reply, reply) for reply in self._inner.wait_for_replies()]
-
-    def cancel(self) -> None:
-        """Stops those that are not complete. From any thread."""
-        self._inner.cancel()
-
-
-class Conversation:
-    """A stored chat."""
-
-    def __init__(self, inner: _ffi.Conversation, owner: Thumbprint) -> None:
-        self._inner = inner
-        self._owner = owner
-
-    @property
-    def id(self) -> ConversationId:
-        """Its id, to open it again."""
-        return self._inner.id()
-
-    def info(self) -> ConversationInfo:
-        """Its title and when it was used."""
-        with public_errors():
-            return _convert.public(ConversationInfo, self._inner.info())
-
-    def messages(self) -> list[StoredMessage]:
-        """Its turns, the first one first."""
-        with public_errors():
-            return [_convert.public(StoredMessage, message) for message in self._inner.messages()]
-
-    def append(self, message: Message) -> MessageId:
-        """Adds a turn that is not answered: instructions at the beginning, say."""
-        with public_errors():
-            return self._inner.append(_convert.boundary(message))
-
-    def send(self, text: str, options: GenerateOptions | None = None) -> Generation:
-        """Says something and starts the reply to it.
-
-        What was said before and never answered is left out of the chat from now on.
-        """
-        with public_errors():
-            return Generation(self._inner.send(text, _convert.options(options)), self._owner)
-
-    def regenerate(self, options: GenerateOptions | None = None) -> Generation:
-        """Takes the last reply back and answers again. The old reply stays in the log, with a `Retry` on it."""
-        with public_errors():
-            return Generation(self._inner.regenerate(_convert.options(options)), self._owner)
-
-    def edit(self, text: str) -> FeedbackId:
-        """Records what the person wants instead of the last reply, and goes on from that."""
-        with public_errors():
-            return self._inner.edit(text)
-
-    def branch(self, upto: MessageId, title: str | None = None) -> Conversation:
-        """A new conversation that shares the turns up to and including `upto`."""
-        with public_errors():
-            return Conversation(self._inner.branch(upto, title), self._owner)
-
-    def rename(self, title: str | None) -> None:
-        """Gives it a title, or takes it away."""
-        with public_errors():
-            self._inner.rename(title)
-
-    def delete(self) -> None:
-        """Deletes it. Turns that feedback rests on stay until they are forgotten."""
-        with public_errors():
-            self._inner.delete()
-
-
-class PersonalizeJob:
-    """A running or resting job: an iterable of its `Progress`, which ends once it is over or rests."""
-
-    def __init__(self, inner: _ffi.PersonalizeJob, owner: Thumbprint) -> None:
-        self._inner = inner
-        self._owner = owner
-
-    @property
-    def progress(self) -> Progress:
-        """How far it is."""
-        return _convert.public(Progress, self._inner.progress())
-
-    def __iter__(self) -> Iterator[Progress]:
-        last = None
-        while (last := self._inner.next_progress(last)) is not None:
-            yield _convert.public(Progress, last)
-
-    def wait(self, on_progress: Callable[[Progress], object] | None = None) -> Outcome:
-        """Waits until it is over or rests, telling `on_progress` about progress.
-
-        What `on_progress` raises is raised here; the job goes on.
-        """
-        for progress in self:
-            if on_progress is not None:
-                on_progress(progress)
-        with public_errors():
-            return _convert.outcome(self._inner.wait_for_outcome(None))
-
-    def pause(self) -> None:
-        """Rests at once, and gives its memory back. What was learned so far is kept, also if the process ends."""
-        self._inner.pause()
-
-    def resume(self) -> None:
-        """Goes on after a pause."""
-        with public_errors():
-            self._inner.resume()
-
-    def cancel(self) -> None:
-        """Gives up and cleans up."""
-        with public_errors():
-            self._inner.cancel()
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is over for good."""
-        return self._inner.is_finished()
 
 
 def machine() -> Machine:
@@ -559,6 +525,31 @@ class _LoadListener(_ffi.LoadListener):
         except BaseException as error:  # KeyboardInterrupt, too
             self.raised = error
             return False
+
+
+class _EvaluationListener(_ffi.EvaluationListener):
+    """The same for evaluations."""
+
+    def __init__(self, on_progress: Callable[[int, int], bool | None] | None) -> None:
+        self.on_progress_of_app = on_progress
+        self.raised: BaseException | None = None
+
+    def on_progress(self, done: int, total: int) -> bool:
+        try:
+            return self.on_progress_of_app is None or self.on_progress_of_app(done, total) is not False
+        except BaseException as error:  # KeyboardInterrupt, too
+            self.raised = error
+            return False
+
+
+@contextlib.contextmanager
+def _listening(on_progress: Callable[[int, int], bool | None] | None) -> Iterator[_EvaluationListener]:
+    listener = _EvaluationListener(on_progress)
+    try:
+        yield listener
+    finally:
+        if listener.raised is not None:
+            raise listener.raised
 
 
 def _id(reply: ReplyId | Reply) -> ReplyId:

@@ -18,6 +18,8 @@ MessageId: TypeAlias = int
 """Names one turn of a stored chat."""
 AdapterId: TypeAlias = int
 """Names one version of the adapter."""
+MatchId: TypeAlias = int
+"""Names one blind side-by-side."""
 RunId: TypeAlias = int
 """Names one run of the personalization job."""
 
@@ -128,6 +130,15 @@ class Overflow(_Named):
     """Drop the oldest turns, keeping system messages and the last turn."""
 
 
+class Judge(_Named):
+    """Who tells how good a reply is. An adapter is named by its id instead, and judges at the scale that it is served at."""
+
+    ACTIVE = enum.auto()
+    """The active adapter: its own reward over the base."""
+    HEAD = enum.auto()
+    """The head that was fitted on the person's feedback (see `Thumbprint.fit_head`)."""
+
+
 @dataclass(frozen=True)
 class GenerateOptions:
     """Length, sampling and stop conditions of a reply. `None` takes the library's default."""
@@ -152,6 +163,10 @@ class GenerateOptions:
     """Strings that end the reply; they are not part of its text."""
     overflow: Overflow | None = None
     """What to do when the conversation is longer than the context."""
+    best_of: int | None = None
+    """Replies to draw side by side, 1 to 64, of which the best is recorded and comes in one piece. The i-th has the seed plus i."""
+    judge: Judge | AdapterId | None = None
+    """Who says which is the best; by default the active adapter."""
 
 
 class By(_Named):
@@ -244,6 +259,29 @@ class Budget:
     online_rounds: int | None = None
     """Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
     goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback."""
+
+
+@dataclass(frozen=True)
+class GuardFile:
+    """A file that the app brings, as a guard of the gate."""
+
+    path: StrPath
+    """The file. It is read before anything is learned, and again when a candidate is judged."""
+    tolerated: float
+    """By how much the share may worsen, in [0, 1]: 0.02 is two points."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way of learning other than the product's."""
+
+    choices: GuardFile | None = None
+    """Multiple-choice questions of which a candidate must not get many fewer right than the base."""
+    refusals: GuardFile | None = None
+    """Harmless prompts of which a candidate must not refuse many more than the base."""
+    settings_json: str | None = None
+    """For comparing with the product: settings that replace its own, as JSON with the names of the Rust crate's `Recipe`:
+    `{"learn_from": "thumbs", "train": {"unpaired": {"loss_type": "kto"}}}`."""
 
 
 class FeedbackFormat(_Named):
@@ -362,6 +400,19 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class BestOf:
+    """How a reply was chosen among several."""
+
+    judge: Judge | AdapterId
+    """Who chose."""
+    chosen: int
+    """Which one it is, from 0; its seed is the request's plus this."""
+    scores: list[float]
+    """The score of each, higher is better. Empty if the generation was cancelled before they were scored: then the first that is complete
+    was taken."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """A complete reply, recorded."""
 
@@ -381,6 +432,8 @@ class Reply:
     """The adapter that it was generated under; `None` for the base model."""
     dropped_messages: int
     """Messages that did not fit the context and were left out."""
+    best_of: BestOf | None
+    """How it was chosen, if several were drawn."""
 
 
 @dataclass(frozen=True)
@@ -742,6 +795,16 @@ class AdapterDetails:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a base model is served with."""
+
+    base_hash: str
+    """SHA-256 of the base model."""
+    adapter: AdapterId | None
+    """The adapter; `None` for the base alone."""
+
+
+@dataclass(frozen=True)
 class Forgotten:
     """What was forgotten."""
 
@@ -752,11 +815,15 @@ class Forgotten:
     messages: int
     """Turns of conversations erased."""
     votes: int
-    """Votes erased."""
+    """Votes erased, and side-by-sides."""
+    heads: list[str]
+    """SHA-256 of base models whose reward head was fitted on an erased event: it is gone."""
     adapters: list[AdapterId]
     """Adapters that had seen an erased event: never to be served again."""
     runs: list[RunId]
     """Runs that had seen one: never to be continued."""
+    served: list[Served]
+    """Base models whose active adapter was among them, with what they are served with from now on."""
 
 
 @dataclass(frozen=True)

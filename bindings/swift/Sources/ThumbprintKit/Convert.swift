@@ -49,7 +49,8 @@ extension GenerationOptions {
             topK: try narrowed(topK, "topK"), topP: topP.map(Float.init), minP: minP.map(Float.init),
             repetitionPenalty: repetitionPenalty.map(Float.init),
             repetitionWindow: try narrowed(repetitionWindow, "repetitionWindow"), seed: seed, stop: stop,
-            overflow: overflow.map { $0 == .error ? .error : .truncateOldestTurns })
+            overflow: overflow.map { $0 == .error ? .error : .truncateOldestTurns }, bestOf: try narrowed(bestOf, "bestOf"),
+            judge: judge?.boundary)
     }
 }
 
@@ -236,7 +237,8 @@ extension Reply {
         self.init(
             id: ReplyID(rawValue: reply.id), text: reply.text, stopReason: StopReason(reply.stopReason), usage: Usage(reply.usage),
             tokensPerSecond: reply.tokensPerSecond, sampling: Sampling(reply.sampling),
-            adapter: reply.adapter.map(AdapterID.init(rawValue:)), droppedMessages: Int(clamping: reply.droppedMessages))
+            adapter: reply.adapter.map(AdapterID.init(rawValue:)), droppedMessages: Int(clamping: reply.droppedMessages),
+            bestOf: reply.bestOf.map(BestOf.init))
     }
 }
 
@@ -396,8 +398,9 @@ extension Forgotten {
     init(_ forgotten: ThumbprintFFI.Forgotten) {
         self.init(
             feedback: forgotten.feedback.map(FeedbackID.init(rawValue:)), replies: forgotten.replies.map(ReplyID.init(rawValue:)),
-            messages: Int(clamping: forgotten.messages), votes: Int(clamping: forgotten.votes),
-            adapters: forgotten.adapters.map(AdapterID.init(rawValue:)), runs: forgotten.runs.map(RunID.init(rawValue:)))
+            messages: Int(clamping: forgotten.messages), votes: Int(clamping: forgotten.votes), heads: forgotten.heads,
+            adapters: forgotten.adapters.map(AdapterID.init(rawValue:)), runs: forgotten.runs.map(RunID.init(rawValue:)),
+            served: forgotten.served.map { Served(baseHash: $0.baseHash, adapter: $0.adapter.map(AdapterID.init(rawValue:))) })
     }
 }
 

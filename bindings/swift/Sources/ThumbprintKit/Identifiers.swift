@@ -40,6 +40,12 @@ public struct AdapterID: RecordedID {
     public init(rawValue: Int64) { self.rawValue = rawValue }
 }
 
+/// Names one blind side-by-side of two replies.
+public struct MatchID: RecordedID {
+    public let rawValue: Int64
+    public init(rawValue: Int64) { self.rawValue = rawValue }
+}
+
 /// Names one run of the personalization job.
 public struct RunID: RecordedID {
     public let rawValue: Int64

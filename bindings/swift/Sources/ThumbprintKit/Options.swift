@@ -102,12 +102,16 @@ public struct GenerationOptions: Hashable, Sendable {
     public var stop: [String]
     /// What to do when the conversation is longer than the context.
     public var overflow: Overflow?
+    /// Replies to draw side by side, 1 to 64, of which the best is recorded and comes in one piece. The i-th has the seed plus i.
+    public var bestOf: Int?
+    /// Who says which is the best; by default the active adapter.
+    public var judge: Judge?
 
     /// `sampling` is FoundationModels' form of `topK`, `topP` and `seed`, over which these win, or of a temperature of 0, which wins.
     public init(
         sampling: SamplingMode? = nil, temperature: Double? = nil, maximumResponseTokens: Int? = nil, topK: Int? = nil,
         topP: Double? = nil, minP: Double? = nil, repetitionPenalty: Double? = nil, repetitionWindow: Int? = nil, seed: UInt64? = nil,
-        stop: [String] = [], overflow: Overflow? = nil
+        stop: [String] = [], overflow: Overflow? = nil, bestOf: Int? = nil, judge: Judge? = nil
     ) {
         self.temperature = sampling == .greedy ? 0 : temperature
         self.maximumResponseTokens = maximumResponseTokens
@@ -119,6 +123,8 @@ public struct GenerationOptions: Hashable, Sendable {
         self.seed = seed ?? sampling?.seed
         self.stop = stop
         self.overflow = overflow
+        self.bestOf = bestOf
+        self.judge = judge
     }
 
     /// How tokens are drawn.
@@ -216,6 +222,36 @@ public struct Budget: Hashable, Sendable {
         self.replaceTrial = replaceTrial
         self.gpu = gpu
         self.onlineRounds = onlineRounds
+    }
+}
+
+/// A way of learning other than the product's.
+public struct Recipe: Hashable, Sendable {
+    /// Multiple-choice questions of which a candidate must not get many fewer right than the base.
+    public var choices: GuardFile?
+    /// Harmless prompts of which a candidate must not refuse many more than the base.
+    public var refusals: GuardFile?
+    /// For comparing with the product: settings that replace its own, as JSON with the names of the Rust crate's `Recipe`:
+    /// `{"learn_from": "thumbs", "train": {"unpaired": {"loss_type": "kto"}}}`.
+    public var settingsJSON: String?
+
+    public init(choices: GuardFile? = nil, refusals: GuardFile? = nil, settingsJSON: String? = nil) {
+        self.choices = choices
+        self.refusals = refusals
+        self.settingsJSON = settingsJSON
+    }
+
+    /// A file that the app brings, as a guard of the gate.
+    public struct GuardFile: Hashable, Sendable {
+        /// The file. It is read before anything is learned, and again when a candidate is judged.
+        public var file: URL
+        /// By how much the share may worsen, in [0, 1]: 0.02 is two points.
+        public var tolerated: Double
+
+        public init(_ file: URL, tolerated: Double) {
+            self.file = file
+            self.tolerated = tolerated
+        }
     }
 }
 

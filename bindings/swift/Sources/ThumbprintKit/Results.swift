@@ -57,6 +57,8 @@ public struct Reply: Hashable, Sendable, Identifiable {
     public let adapter: AdapterID?
     /// Messages that did not fit the context and were left out.
     public let droppedMessages: Int
+    /// How it was chosen, if several were drawn.
+    public let bestOf: BestOf?
 }
 
 /// A stored chat, without its turns.
@@ -361,12 +363,24 @@ public struct Forgotten: Hashable, Sendable {
     public let replies: [ReplyID]
     /// Turns of chats erased.
     public let messages: Int
-    /// Votes erased.
+    /// Votes erased, and side-by-sides.
     public let votes: Int
+    /// SHA-256 of base models whose reward head was fitted on an erased event: it is gone.
+    public let heads: [String]
     /// Adapters that had seen an erased event: never to be served again.
     public let adapters: [AdapterID]
     /// Runs that had seen one: never to be continued.
     public let runs: [RunID]
+    /// Base models whose active adapter was among them, with what they are served with from now on.
+    public let served: [Served]
+}
+
+/// What a base model is served with.
+public struct Served: Hashable, Sendable {
+    /// SHA-256 of the base model.
+    public let baseHash: String
+    /// The adapter; `nil` for the base alone.
+    public let adapter: AdapterID?
 }
 
 /// What an export came to.

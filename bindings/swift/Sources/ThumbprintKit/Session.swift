@@ -44,6 +44,16 @@ public final class Session: Sendable, Identifiable {
         return try await owner.prewarm(turns + [.user(promptPrefix)])
     }
 
+    /// Says something, and two contestants answer side by side. Waits for both. A cancelled task stops the model; what was said is kept even
+    /// then.
+    ///
+    /// The left reply is the last turn until `Thumbprint.vote` is for the right one.
+    public func sideBySide(_ prompt: String, contest: Contest) async throws -> Match {
+        try await cancellable { [inner] canceller in
+            Match(try inner.sideBySide(text: prompt, contest: try contest.boundary(), canceller: canceller))
+        }
+    }
+
     // MARK: Feedback
 
     /// Records what the person said of the last reply, as FoundationModels' feedback has it: how they felt, what was wrong, and what they

@@ -201,9 +201,11 @@ public final class Thumbprint: Sendable {
     }
 
     /// Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests (under the new budget).
-    public func personalize(_ budget: Budget? = nil) async throws -> PersonalizeJob {
+    ///
+    /// A `recipe` is another way of learning, for comparing with the product's; a job that runs keeps its own.
+    public func personalize(_ budget: Budget? = nil, recipe: Recipe? = nil) async throws -> PersonalizeJob {
         try await blocking { [self] in
-            PersonalizeJob(try inner.personalize(budget: try budget?.boundary()), of: self)
+            PersonalizeJob(try inner.personalize(budget: try budget?.boundary(), recipe: recipe?.boundary), of: self)
         }
     }
 

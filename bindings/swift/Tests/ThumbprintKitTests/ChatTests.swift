@@ -65,12 +65,17 @@ final class ChatTests: XCTestCase {
         let cut = try await stream.collect()
         XCTAssertEqual(cut.reply.stopReason, .cancelled)
 
-        let asking = Task { try await session.respond(to: "Tell me a long story.", options: long) }
-        try await Task.sleep(nanoseconds: 200_000_000)
+        // It waits behind others, so that it cannot end before it is cancelled.
+        let others = await busy(tp)
+        let asking = Task { try await session.respond(to: "Tell me another one.", options: long) }
+        while try await session.transcript().last?.message.content != "Tell me another one." {
+            try await Task.sleep(nanoseconds: 10_000_000)
+        }
         asking.cancel()
         let error = await thrown { try await asking.value }
         XCTAssertTrue(error is CancellationError, "\(String(describing: error))")
         // The engine is free again, long before that story would have ended.
+        others.forEach { $0.cancel() }
         let reply = try await tp.generate(Request("Hello", options: short)).reply()
         XCTAssertFalse(reply.text.isEmpty)
     }
@@ -166,11 +171,14 @@ final class ChatTests: XCTestCase {
 
     func testACancelledTaskCancelsItsBatch() async throws {
         let tp = try await open()
+        // A batch makes way for these.
+        let others = await busy(tp)
         let asking = Task { try await tp.generateBatch((0..<4).map { Request("Tell me \($0) long stories.", options: long) }) }
-        try await Task.sleep(nanoseconds: 300_000_000)
+        try await Task.sleep(nanoseconds: 100_000_000)
         asking.cancel()
         let error = await thrown { try await asking.value }
         XCTAssertTrue(error is CancellationError, "\(String(describing: error))")
+        others.forEach { $0.cancel() }
         let reply = try await tp.generate(Request("Hello", options: short)).reply()
         XCTAssertFalse(reply.text.isEmpty)
     }

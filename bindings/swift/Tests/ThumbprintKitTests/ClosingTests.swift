@@ -79,6 +79,8 @@ final class ClosingTests: XCTestCase {
         let folder = try temporaryFolder().appendingPathComponent("data")
         let app = try await open(folder)
         let worker = try await Thumbprint(dataDirectory: folder)
+        let found = try await [app.openReport(), worker.openReport()]
+        XCTAssertEqual(found.map(\.alreadyOpen), [false, true])
         try await worker.record(.up, onExternal: "Hi.", to: [.user("Hello")])
         let readiness = try await app.readiness()
         XCTAssertEqual(readiness.have.events, 1)

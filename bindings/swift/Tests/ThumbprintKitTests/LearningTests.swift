@@ -95,6 +95,97 @@ final class LearningTests: XCTestCase {
         XCTAssertEqual(Set(everything.adapters), [adapter, none])
     }
 
+    func testAnAdapterScoresAReplyTokenByToken() async throws {
+        let (tp, adapter) = try await learnedCopy()
+        let reply = try await tp.generate(Request("What is wool?", options: short)).reply()
+        let score = try await tp.score(reply.id)
+        XCTAssertNotEqual(score.reward, 0)
+        XCTAssertEqual(score.reward, score.perToken.reduce(0, +), accuracy: 1e-9)
+        let beta = try XCTUnwrap(score.beta)
+        let (logp, reference) = (try XCTUnwrap(score.logp), try XCTUnwrap(score.referenceLogp))
+        XCTAssertEqual(score.reward, beta * (logp - reference), accuracy: 1e-9)
+        XCTAssertEqual(score.tokens.count, reply.usage.completionTokens)
+        let byNumber = try await tp.score(reply.id, by: .adapter(adapter))
+        XCTAssertEqual(byNumber, score)
+        // A reply that was cut off is no whole text.
+        let ofText = try await tp.score(reply.text, to: [.user("What is wool?")])
+        XCTAssertEqual(Array(ofText.tokens.prefix(score.tokens.count)), score.tokens)
+    }
+
+    func testABlindSideBySideTellsWhoWroteWhatAfterTheVote() async throws {
+        let (tp, adapter) = try await learnedCopy()
+        let notNow = try await tp.contestDue(share: 0)
+        XCTAssertNil(notNow)
+        let due = try await tp.contestDue(share: 1)
+        var contest = try XCTUnwrap(due)
+        XCTAssertEqual([contest.a, contest.b], [adapter, nil])
+        contest.options = short
+        let session = try await tp.session()
+        let match = try await session.sideBySide("What is salt?", contest: contest)
+        XCTAssertEqual(match.prompt.last, .user("What is salt?"))
+        XCTAssertNil(match.choice)
+        var last = try await session.transcript().last?.reply
+        XCTAssertEqual(last, match.left.reply)
+        var open = try await tp.openMatches()
+        XCTAssertEqual(open, [match])
+        let voted = try await tp.vote(.right, on: match.id)
+        XCTAssertEqual(Set([voted.left, voted.right]), [adapter, nil])
+        let verdict = try XCTUnwrap(voted.verdict)
+        XCTAssertEqual(verdict.wins + verdict.losses, 1)
+        last = try await session.transcript().last?.reply
+        XCTAssertEqual(last, match.right.reply)
+        let now = try await tp.sideBySide(of: match.id)
+        XCTAssertEqual(now.choice, .right)
+        open = try await tp.openMatches()
+        XCTAssertEqual(open, [])
+        let again = await code { try await tp.vote(.left, on: match.id) }
+        XCTAssertEqual(again, "already_voted")
+        let pairs = try await tp.arenaResults().pairs
+        let pair = try XCTUnwrap(pairs.first)
+        XCTAssertEqual(pairs.count, 1)
+        XCTAssertEqual([pair.a, pair.b], [adapter, nil])
+        XCTAssertEqual(pair.wins, voted.right == adapter ? 1 : 0)
+        XCTAssertTrue(pair.interval.low <= pair.winRate && pair.winRate <= pair.interval.high)
+        let same = await code { try await tp.sideBySide([.user("What is salt?")], contest: Contest(nil, nil)) }
+        XCTAssertEqual(same, "same_contestant")
+        // The same seed puts the same one on the left.
+        var sides: Set<AdapterID?> = []
+        for _ in 0..<2 {
+            let contest = Contest(adapter, nil, options: short, seed: 5)
+            let match = try await tp.sideBySide([.user("What is tea?")], contest: contest)
+            sides.insert(try await tp.vote(.tie, on: match.id).left)
+        }
+        XCTAssertEqual(sides.count, 1)
+    }
+
+    func testARecipeChangesWhatIsLearnedAndOneThatMakesNoSenseIsRefused() async throws {
+        let tp = try await open()
+        try await Learned.teach(tp)
+        let missing = URL(fileURLWithPath: "/none.jsonl")
+        let senseless = [
+            Recipe(settingsJSON: #"{"train": {"pair": {"betta": 1}}}"#), Recipe(settingsJSON: #"{"learn": "thumbs"}"#),
+            Recipe(settingsJSON: "no JSON"), Recipe(choices: .init(missing, tolerated: 2)),
+        ]
+        for recipe in senseless {
+            let code = await code { try await tp.personalize(recipe: recipe) }
+            XCTAssertEqual(code, "recipe")
+        }
+        let recipe = Recipe(settingsJSON: #"{"train": {"max_steps": 7}, "folds": 0, "anchors": false, "west_of_n": null}"#)
+        let job = try await tp.personalize(recipe: recipe)
+        var phases: Set<Phase> = []
+        for await progress in job {
+            phases.insert(progress.phase)
+            if progress.phase == .train && progress.step > 0 {
+                XCTAssertEqual(progress.total, 7)
+                try await job.cancel()
+            }
+        }
+        let outcome = try await job.outcome()
+        XCTAssertEqual(outcome, .cancelled)
+        // The product's way trains on halves first.
+        XCTAssertTrue(phases.contains(.train) && !phases.contains(.fold), "\(phases)")
+    }
+
     func testVote() async throws {
         let (tp, adapter) = try await learnedCopy()
         let mine = try await tp.generate(Request("What is glass?", options: short)).reply()
@@ -162,7 +253,7 @@ final class LearningTests: XCTestCase {
     func testAnImpossibleBudgetIsRefusedWithBothNumbers() async throws {
         let tp = try await open()
         try await Learned.teach(tp)
-        let error = await thrown { try await tp.personalize(Budget(memoryMiB: 1)).outcome() }
+        let error = await thrown { try await tp.personalize(Budget(memoryMiB: 1), recipe: brief).outcome() }
         guard case ThumbprintError.overBudget(_, let needed, let budget)? = error else {
             return XCTFail("\(String(describing: error))")
         }
@@ -188,7 +279,7 @@ final class LearningTests: XCTestCase {
         struct Oops: Error, Equatable {}
         let tp = try await open()
         try await Learned.teach(tp)
-        let job = try await tp.personalize()
+        let job = try await tp.personalize(recipe: brief)
         for await progress in job {
             XCTAssertGreaterThanOrEqual(progress.total, 0)
             break
@@ -234,15 +325,16 @@ struct Learned: Sendable {
         "tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains",
     ]
 
+    static let longAnswer = """
+        Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is \
+        important to note that there are many different opinions. Secondly, it is important to note that opinions change.
+        """
+
     /// Twelve thumbs of somebody who likes short answers.
     static func teach(_ tp: Thumbprint) async throws {
-        let long = """
-            Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is \
-            important to note that there are many different opinions. Secondly, it is important to note that opinions change.
-            """
         for (n, thing) in things.enumerated() {
             let isShort = n % 2 == 0
-            let answer = isShort ? "It is \(thing), of course." : long
+            let answer = isShort ? "It is \(thing), of course." : longAnswer
             try await tp.record(isShort ? .up : .down(), onExternal: answer, to: [.user("What is \(thing)?")])
         }
     }
@@ -266,7 +358,7 @@ struct Learned: Sendable {
         }
 
         tp = try await Thumbprint(dataDirectory: folder, model: model, engine: engine)
-        let job = try await tp.personalize()
+        let job = try await tp.personalize(recipe: brief)
         var progress: [JobProgress] = []
         for await now in job {
             progress.append(now)

@@ -12,7 +12,7 @@ final class ManualTests: XCTestCase {
             let name = "SmolLM2-135M-Instruct.Q4_1.gguf"
             try FileManager.default.createSymbolicLink(at: folder.appendingPathComponent(name), withDestinationURL: model)
             let log = folder.appendingPathComponent("log")
-            FileManager.default.createFile(atPath: log.path, contents: nil)
+            _ = FileManager.default.createFile(atPath: log.path, contents: nil)
             let process = Process()
             process.executableURL = URL(fileURLWithPath: manual)
             process.currentDirectoryURL = folder

@@ -13,6 +13,9 @@ let short = GenerationOptions(temperature: 0, maximumResponseTokens: 12, seed: 1
 let medium = GenerationOptions(temperature: 0, maximumResponseTokens: 96, seed: 1)
 let long = GenerationOptions(temperature: 0, maximumResponseTokens: 400, seed: 1)
 
+// Without the base's own replies beside the feedback, which take minutes to be written.
+let brief = Recipe(settingsJSON: #"{"west_of_n": null}"#)
+
 extension XCTestCase {
     /// A folder that is gone after the test.
     func temporaryFolder() throws -> URL {
@@ -29,6 +32,20 @@ extension XCTestCase {
         addTeardownBlock { await tp.close() }
         return tp
     }
+}
+
+/// Long replies that are asked for, the first of which is being written.
+func busy(_ tp: Thumbprint) async -> [Generation] {
+    let replies = (0..<8).map { tp.generate(Request("Tell me \($0) long stories.", options: long)) }
+    let (tokens, token) = AsyncStream.makeStream(of: Void.self)
+    Task {
+        defer { token.finish() }
+        for try await _ in replies[0] {
+            token.yield()
+        }
+    }
+    for await _ in tokens { break }
+    return replies
 }
 
 /// Files of a folder that hold a text.

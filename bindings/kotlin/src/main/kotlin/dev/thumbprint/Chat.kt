@@ -98,6 +98,8 @@ public data class Reply(
     val adapter: AdapterId?,
     /** Messages that did not fit the context and were left out. */
     val droppedMessages: Int,
+    /** How it was chosen, if several were drawn. */
+    val bestOf: BestOf?,
 )
 
 /** Why a generation ended. */

@@ -1,6 +1,7 @@
 package dev.thumbprint
 
 import dev.thumbprint.internal.boundary
+import dev.thumbprint.internal.cancellable
 import dev.thumbprint.internal.public
 import dev.thumbprint.internal.quick
 
@@ -35,6 +36,13 @@ public class Conversation internal constructor(
      */
     public fun regenerate(options: GenerateOptions = GenerateOptions()): Generation =
         Generation { inner.regenerate(options.boundary()) }
+
+    /**
+     * Says something, and two contestants answer side by side. Waits for both. The left reply is the last turn until a
+     * [vote][Thumbprint.vote] for the right one. A coroutine that is cancelled meanwhile stops the model; what was said is kept even then.
+     */
+    public suspend fun sideBySide(text: String, contest: Contest): Match =
+        cancellable { inner.sideBySide(text, contest.boundary(), it).public() }
 
     /**
      * Records what the person wants instead of the last reply, and goes on from that. Throws [ThumbprintException.InvalidState] where

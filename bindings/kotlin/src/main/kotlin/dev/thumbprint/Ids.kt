@@ -47,6 +47,15 @@ public value class AdapterId(
     override fun toString(): String = value.toString()
 }
 
+/** Names one blind side-by-side of two replies. */
+@JvmInline
+public value class MatchId(
+    /** As it is stored. */
+    public val value: Long,
+) {
+    override fun toString(): String = value.toString()
+}
+
 /** Names one run of the personalization job. */
 @JvmInline
 public value class RunId(

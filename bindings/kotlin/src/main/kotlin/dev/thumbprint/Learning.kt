@@ -152,12 +152,24 @@ public data class Forgotten(
     val replies: List<ReplyId>,
     /** Turns of conversations erased. */
     val messages: Long,
-    /** Votes erased. */
+    /** Votes erased, and side-by-sides. */
     val votes: Long,
+    /** SHA-256 of base models whose reward head was fitted on an erased event: it is gone. */
+    val heads: List<String>,
     /** Adapters that had seen an erased event: never to be served again. */
     val adapters: List<AdapterId>,
     /** Runs that had seen one: never to be continued. */
     val runs: List<RunId>,
+    /** Base models whose active adapter was among them, with what they are served with from now on. */
+    val served: List<Served>,
+)
+
+/** What a base model is served with. */
+public data class Served(
+    /** SHA-256 of the base model, in hex. */
+    val baseHash: String,
+    /** The adapter; `null` for the base alone. */
+    val adapter: AdapterId?,
 )
 
 /** What an export came to. */

@@ -1,5 +1,7 @@
 package dev.thumbprint
 
+import java.io.File
+
 /** How a model is loaded and run. `null` takes the library's default. */
 public data class EngineOptions(
     /** Tokens that a conversation can have, its reply included; by default what the model was trained for, at most 4096. */
@@ -60,6 +62,10 @@ public data class GenerateOptions(
     val stop: List<String> = emptyList(),
     /** What to do when the conversation is longer than the context. */
     val overflow: Overflow? = null,
+    /** Replies to draw side by side, 1 to 64, of which the best is recorded and comes in one piece. The i-th has the seed plus i. */
+    val bestOf: Int? = null,
+    /** Who says which is the best; by default the active adapter. */
+    val judge: Judge? = null,
 )
 
 /** What to do when a conversation and its reply do not fit the context. */
@@ -92,6 +98,27 @@ public data class Budget(
      * goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback.
      */
     val onlineRounds: Int? = null,
+)
+
+/** A way of learning other than the product's. */
+public data class Recipe(
+    /** Multiple-choice questions of which a candidate must not get many fewer right than the base. */
+    val choices: GuardFile? = null,
+    /** Harmless prompts of which a candidate must not refuse many more than the base. */
+    val refusals: GuardFile? = null,
+    /**
+     * For comparing with the product: settings that replace its own, as JSON with the names of the Rust crate's `Recipe`:
+     * `{"learn_from": "thumbs", "train": {"unpaired": {"loss_type": "kto"}}}`.
+     */
+    val settingsJson: String? = null,
+)
+
+/** A file that the app brings, as a guard of the gate. */
+public data class GuardFile(
+    /** The file. It is read before anything is learned, and again when a candidate is judged. */
+    val path: File,
+    /** By how much the share may worsen, in [0, 1]: 0.02 is two points. */
+    val tolerated: Double,
 )
 
 /** What the lines of a file of feedback hold. */

@@ -5,6 +5,8 @@ import dev.thumbprint.ffi.Options
 import dev.thumbprint.internal.Natives
 import dev.thumbprint.internal.background
 import dev.thumbprint.internal.boundary
+import dev.thumbprint.internal.cancellable
+import dev.thumbprint.internal.listening
 import dev.thumbprint.internal.long
 import dev.thumbprint.internal.patient
 import dev.thumbprint.internal.public
@@ -185,7 +187,11 @@ public class Thumbprint private constructor(
 
     /** Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests (under the new budget). */
     public suspend fun personalize(budget: Budget = Budget()): PersonalizeJob =
-        quick { PersonalizeJob(inner.personalize(budget.boundary()), this) }
+        quick { PersonalizeJob(inner.personalize(budget.boundary(), null), this) }
+
+    /** The same in another way than the product's, for comparing with it. A job that runs keeps its own. */
+    public suspend fun personalize(budget: Budget, recipe: Recipe): PersonalizeJob =
+        quick { PersonalizeJob(inner.personalize(budget.boundary(), recipe.boundary()), this) }
 
     /** The job that runs or is paused, if any. */
     public suspend fun currentJob(): PersonalizeJob? = quick { inner.currentJob()?.let { PersonalizeJob(it, this) } }
@@ -237,6 +243,105 @@ public class Thumbprint private constructor(
 
     /** Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back. */
     public suspend fun recordVote(vote: Vote): Verdict = patient { inner.recordVote(vote.boundary()).public() }
+
+    // ---- what replies are worth ----
+
+    /**
+     * What a stored reply is worth to the person. Throws [ThumbprintException.InvalidState] where there is no active adapter, or no head,
+     * to judge it.
+     */
+    public suspend fun score(reply: ReplyId, judge: Judge = Judge.Active): Score =
+        long { inner.score(reply.value, judge.boundary()).public() }
+
+    /** What any reply to a conversation is worth, as one that the model ended itself. */
+    public suspend fun scoreText(messages: List<Message>, text: String, judge: Judge = Judge.Active): Score =
+        long { inner.scoreText(messages.map { it.boundary() }, text, judge.boundary()).public() }
+
+    /** The same for an answer to one thing that the person said. */
+    public suspend fun scoreText(prompt: String, text: String, judge: Judge = Judge.Active): Score =
+        scoreText(listOf(Message.user(prompt)), text, judge)
+
+    /**
+     * Fits a head on the feedback in effect, in the place of the one before: a forward pass over every reply that was judged. It goes as
+     * soon as one of the events that it was fitted on is forgotten. [l2] is the ridge, above 0; by default it is chosen. A coroutine that
+     * is cancelled meanwhile ends it.
+     */
+    public suspend fun fitHead(l2: Double? = null): Head = cancellable { inner.fitHead(l2, it).public() }
+
+    /** The head of the model at hand, if one was fitted. Never loads a model. */
+    public suspend fun head(): Head? = quick { inner.head()?.public() }
+
+    /** Drops the head of the model at hand; whether there was one. Never loads a model. */
+    public suspend fun dropHead(): Boolean = quick { inner.dropHead() }
+
+    // ---- blind side-by-sides ----
+
+    /**
+     * Two contestants answer, and what they say is recorded as a match, on sides drawn at random. Waits for both. A coroutine that is
+     * cancelled meanwhile stops the model, and then nothing is recorded.
+     */
+    public suspend fun sideBySide(messages: List<Message>, contest: Contest): Match =
+        cancellable { inner.sideBySide(messages.map { it.boundary() }, contest.boundary(), it).public() }
+
+    /** The same for one thing that the person says. */
+    public suspend fun sideBySide(prompt: String, contest: Contest): Match =
+        sideBySide(listOf(Message.user(prompt)), contest)
+
+    /** A match that was recorded. */
+    public suspend fun sideBySideOf(id: MatchId): Match = quick { inner.sideBySideOf(id.value).public() }
+
+    /** Matches of the model at hand that nobody has voted on, the first one first. Never loads a model. */
+    public suspend fun openMatches(): List<Match> = quick { inner.openMatches().map { it.public() } }
+
+    /**
+     * Votes on a match, once, and tells who was on which side. In a conversation the better reply becomes the last turn, of equals the
+     * left one. Between the base and an adapter on trial or promoted, the vote counts as those of [recordVote] do. Never loads a model.
+     */
+    public suspend fun vote(id: MatchId, choice: Choice): Voted =
+        patient { inner.vote(id.value, choice.boundary()).public() }
+
+    /**
+     * Whether the next prompt should be answered twice for a blind vote, and by whom: with a probability of [share], by default 0.1, while
+     * the adapter in use is on trial. Never loads a model.
+     */
+    public suspend fun contestDue(share: Double? = null): Contest? = quick { inner.contestDue(share)?.public() }
+
+    /** What the votes on matches of the model at hand come to. Never loads a model. */
+    public suspend fun arenaResults(): ArenaResults = patient { inner.arenaResults().public() }
+
+    // ---- files of questions ----
+
+    /**
+     * Asks the multiple-choice questions of a file by log-likelihood, of an adapter or, without one, of the base. Without a format, the
+     * fields of the first row decide. [onProgress] is told, in the coroutine of the caller, how many rows are done, and of how many. A
+     * caller that is cancelled, or whose [onProgress] throws, does not wait: the evaluation ends behind it.
+     */
+    public suspend fun evaluateChoices(
+        path: File,
+        adapter: AdapterId? = null,
+        format: ChoiceFormat? = null,
+        onProgress: suspend (done: Long, total: Long) -> Unit = { _, _ -> },
+    ): ChoiceReport =
+        listening(onProgress) { inner.evaluateChoices(path.boundary(), adapter?.value, format?.boundary(), it).public() }
+
+    /**
+     * Asks the harmless prompts of a file, each in a conversation of its own, the likeliest token each time, and counts refusals. Nothing
+     * is recorded. The rest is as with [evaluateChoices].
+     */
+    public suspend fun evaluateRefusals(
+        path: File,
+        adapter: AdapterId? = null,
+        onProgress: suspend (done: Long, total: Long) -> Unit = { _, _ -> },
+    ): RefusalReport =
+        listening(onProgress) { inner.evaluateRefusals(path.boundary(), adapter?.value, it).public() }
+
+    /** Asks a judge which of two replies is better, for every row of a file. The rest is as with [evaluateChoices]. */
+    public suspend fun evaluateReward(
+        path: File,
+        judge: Judge = Judge.Active,
+        onProgress: suspend (done: Long, total: Long) -> Unit = { _, _ -> },
+    ): RewardReport =
+        listening(onProgress) { inner.evaluateReward(path.boundary(), judge.boundary(), it).public() }
 
     // ---- forgetting and sleeping ----
 

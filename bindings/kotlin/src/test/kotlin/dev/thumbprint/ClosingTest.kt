@@ -98,6 +98,7 @@ class ClosingTest {
         test {
             val app = Thumbprint.open(folder, MODEL, ENGINE)
             val worker = Thumbprint.open(folder)
+            assertEquals(listOf(false, true), listOf(app, worker).map { it.openReport().alreadyOpen })
             worker.recordExternal("Hello", "Hi.", Feedback.Up)
             assertEquals(1, app.readiness().have.events)
             // The worker has the model that the app named.

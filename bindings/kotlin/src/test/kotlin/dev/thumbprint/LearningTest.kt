@@ -20,21 +20,6 @@ import kotlin.math.ln
 import kotlin.random.Random
 import kotlin.time.Duration.Companion.minutes
 
-private val THINGS =
-    listOf("tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains")
-private const val LONG_ANSWER =
-    "Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is " +
-        "important to note that there are many different opinions. Secondly, it is important to note that opinions change."
-
-/** Twelve thumbs of somebody who likes short answers. */
-private suspend fun teach(tp: Thumbprint) {
-    THINGS.forEachIndexed { n, thing ->
-        val short = n % 2 == 0
-        val answer = if (short) "It is $thing, of course." else LONG_ANSWER
-        tp.recordExternal("What is $thing?", answer, if (short) Feedback.Up else Feedback.Down())
-    }
-}
-
 /** The loop on the real model: learn, pause, be killed, go on; serve, vote, roll back, forget. */
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 @TestMethodOrder(MethodOrderer.OrderAnnotation::class)
@@ -57,7 +42,7 @@ class LearningTest {
         folder = File(temporary, "data")
         inFolder(folder) { tp ->
             teach(tp)
-            val job = tp.personalize()
+            val job = tp.personalize(Budget(), BRIEF)
             job.updates.collect { if (it.phase == Phase.FOLD) job.cancel() }
             cancelled = job.await()
         }
@@ -74,7 +59,7 @@ class LearningTest {
         }
 
         tp = Thumbprint.open(folder, MODEL, ENGINE)
-        val job = tp.personalize()
+        val job = tp.personalize(Budget(), BRIEF)
         job.updates.collect {
             progress += it
             if (it.phase == Phase.TRAIN && it.step >= 2) job.pause()
@@ -189,6 +174,56 @@ class LearningTest {
         }
 
     @Test
+    @Order(3)
+    fun `an adapter scores a reply token by token`() =
+        test {
+            val reply = tp.generate("What is wool?", SHORT).await()
+            val score = tp.score(reply.id)
+            assertTrue(score.reward != 0.0)
+            assertEquals(score.reward, score.perToken.sum(), 1e-9)
+            assertEquals(score.reward, score.beta!! * (score.logp!! - score.referenceLogp!!), 1e-9)
+            assertEquals(reply.usage.completionTokens, score.tokens.size)
+            assertEquals(score, tp.score(reply.id, Judge.Adapter(adapter)))
+            // A reply that was cut off is no whole text.
+            assertEquals(score.tokens, tp.scoreText("What is wool?", reply.text).tokens.take(score.tokens.size))
+        }
+
+    @Test
+    @Order(3)
+    fun `a blind side by side tells who wrote what after the vote`() =
+        test {
+            val due = tp.contestDue(1.0)!!
+            assertEquals(adapter to null, due.a to due.b)
+            assertNull(tp.contestDue(0.0))
+            val chat = tp.conversation()
+            val match = chat.sideBySide("What is salt?", due.copy(options = SHORT))
+            assertEquals("What is salt?", match.prompt.last().content)
+            assertNull(match.choice)
+            assertEquals(match.left.reply, chat.messages().last().reply)
+            assertEquals(listOf(match), tp.openMatches())
+            val voted = tp.vote(match.id, Choice.RIGHT)
+            assertEquals(setOf(adapter, null), setOf(voted.left, voted.right))
+            assertEquals(1, voted.verdict!!.wins + voted.verdict!!.losses)
+            assertEquals(match.right.reply, chat.messages().last().reply)
+            assertEquals(Choice.RIGHT, tp.sideBySideOf(match.id).choice)
+            assertEquals(emptyList<Match>(), tp.openMatches())
+            val again = throws<ThumbprintException.InvalidState> { tp.vote(match.id, Choice.LEFT) }
+            assertEquals("already_voted", again.code)
+            val pair = tp.arenaResults().pairs.single()
+            assertEquals(adapter to null, pair.a to pair.b)
+            assertEquals(if (voted.right == adapter) 1L else 0L, pair.wins)
+            assertTrue(pair.winRate in pair.interval.low..pair.interval.high)
+            throws<ThumbprintException.InvalidInput> { tp.sideBySide("What is salt?", Contest(null, null)) }
+            // The same seed puts the same one on the left.
+            val sides =
+                (1..2).map {
+                    val contest = Contest(adapter, null, SHORT, seed = 5)
+                    tp.vote(tp.sideBySide("What is tea?", contest).id, Choice.TIE).left
+                }
+            assertEquals(1, sides.toSet().size)
+        }
+
+    @Test
     @Order(4)
     fun `blind votes promote and roll back`() =
         test {
@@ -244,9 +279,42 @@ class LearningTest {
     ) = test {
         inFolder(other) { tp ->
             teach(tp)
-            val error = throws<ThumbprintException.OverBudget> { tp.personalize(Budget(memoryMib = 1)).await() }
+            val error = throws<ThumbprintException.OverBudget> { tp.personalize(Budget(memoryMib = 1), BRIEF).await() }
             assertTrue(error.budgetMib == 1L && error.neededMib > 1)
             assertNull(tp.currentJob())
+        }
+    }
+
+    @Test
+    fun `a recipe changes what is learned and one that makes no sense is refused`(
+        @TempDir other: File,
+    ) = test {
+        inFolder(other) { tp ->
+            teach(tp)
+            val senseless =
+                listOf(
+                    Recipe(settingsJson = """{"train": {"pair": {"betta": 1}}}"""),
+                    Recipe(settingsJson = """{"learn": "thumbs"}"""),
+                    Recipe(settingsJson = "no JSON"),
+                    Recipe(choices = GuardFile(File(other, "none.jsonl"), 2.0)),
+                )
+            for (recipe in senseless) {
+                val error = throws<ThumbprintException.InvalidInput> { tp.personalize(Budget(), recipe) }
+                assertEquals("recipe", error.code)
+            }
+            val recipe = Recipe(settingsJson = """{"train": {"max_steps": 7}, "folds": 0, "anchors": false, "west_of_n": null}""")
+            val job = tp.personalize(Budget(), recipe)
+            val phases = mutableSetOf<Phase>()
+            job.updates.collect {
+                phases += it.phase
+                if (it.phase == Phase.TRAIN && it.step > 0) {
+                    assertEquals(7, it.total)
+                    job.cancel()
+                }
+            }
+            assertEquals(Outcome.Cancelled, job.await())
+            // The product's way trains on halves first.
+            assertTrue(Phase.TRAIN in phases && Phase.FOLD !in phases, "$phases")
         }
     }
 
@@ -271,7 +339,7 @@ class LearningTest {
     ) = test {
         inFolder(other) { tp ->
             teach(tp)
-            val job = tp.personalize()
+            val job = tp.personalize(Budget(), BRIEF)
             job.updates.first()
             throws<ArithmeticException> { job.updates.collect { throw ArithmeticException() } }
             assertFalse(job.isFinished)

@@ -29,7 +29,7 @@ fun main(arguments: Array<String>) {
             }
             "personalize" -> {
                 val tp = Thumbprint.open(File(folder), MODEL, EngineOptions(nCtx = 1024))
-                tp.personalize().updates.collect {
+                tp.personalize(Budget(), BRIEF).updates.collect {
                     println("${it.phase} ${it.step} ${it.total}")
                     System.out.flush()
                 }

@@ -18,6 +18,24 @@ val SHORT = GenerateOptions(maxTokens = 12, temperature = 0f, seed = 1)
 val MEDIUM = GenerateOptions(maxTokens = 96, temperature = 0f, seed = 1)
 val LONG = GenerateOptions(maxTokens = 400, temperature = 0f, seed = 1)
 
+// Without the base's own replies beside the feedback, which take minutes to be written.
+val BRIEF = Recipe(settingsJson = """{"west_of_n": null}""")
+
+val THINGS =
+    listOf("tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains")
+const val LONG_ANSWER =
+    "Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is " +
+        "important to note that there are many different opinions. Secondly, it is important to note that opinions change."
+
+/** Twelve thumbs of somebody who likes short answers. */
+suspend fun teach(tp: Thumbprint) {
+    THINGS.forEachIndexed { n, thing ->
+        val short = n % 2 == 0
+        val answer = if (short) "It is $thing, of course." else LONG_ANSWER
+        tp.recordExternal("What is $thing?", answer, if (short) Feedback.Up else Feedback.Down())
+    }
+}
+
 fun test(limit: Duration = 20.minutes, block: suspend CoroutineScope.() -> Unit): Unit =
     runBlocking { withTimeout(limit) { block() } }
 

@@ -26,7 +26,7 @@ class TypesTest {
 
     // What Kotlin has otherwise: parameters, lambdas, interfaces beside the classes, uniffi's own.
     private val otherwise =
-        setOf("Options", "LoadListener", "JobListener", "Batch", "InternalException", "Disposable", "NoHandle", "Companion", "ErrorHandler")
+        setOf("Options", "LoadListener", "JobListener", "EvaluationListener", "Canceller", "Batch", "InternalException", "Disposable", "NoHandle", "Companion", "ErrorHandler")
 
     private fun publicly(boundary: Class<*>): Class<*>? =
         runCatching { Class.forName(boundary.name.replace(".ffi.Target", ".ForgetTarget").replace(".ffi.", ".")) }.getOrNull()

@@ -1,13 +1,19 @@
 package dev.thumbprint.internal
 
 import dev.thumbprint.ThumbprintException
+import dev.thumbprint.ffi.Canceller
+import dev.thumbprint.ffi.EvaluationListener
 import dev.thumbprint.ffi.InternalException
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.suspendCancellableCoroutine
 import kotlinx.coroutines.withContext
+import java.util.concurrent.atomic.AtomicBoolean
 import kotlin.coroutines.resumeWithException
 import dev.thumbprint.ffi.ThumbprintException as FfiException
 
@@ -44,6 +50,47 @@ internal suspend fun <T> long(abandoned: (T) -> Unit = {}, call: () -> T): T =
             )
         }
     }
+
+/** The same for a call that ends once it is told to: it is, when its caller is cancelled. */
+internal suspend fun <T> cancellable(call: (Canceller) -> T): T {
+    val canceller = Canceller()
+    return try {
+        long { call(canceller) }
+    } catch (left: CancellationException) {
+        canceller.cancel()
+        throw left
+    }
+}
+
+/**
+ * The same for one that tells how far it is: [onProgress] hears of it in the coroutine of the caller. It ends when that is cancelled or
+ * throws.
+ */
+internal suspend fun <T> listening(onProgress: suspend (Long, Long) -> Unit, call: (EvaluationListener) -> T): T {
+    val told = Channel<Pair<Long, Long>>(Channel.UNLIMITED)
+    val result = CompletableDeferred<T>()
+    val givenUp = AtomicBoolean()
+    val listener =
+        object : EvaluationListener {
+            override fun onProgress(done: ULong, total: ULong): Boolean {
+                told.trySend(done.toLong() to total.toLong())
+                return !givenUp.get()
+            }
+        }
+    background.launch {
+        if (!givenUp.get()) {
+            runCatching { translated { call(listener) } }.fold(result::complete, result::completeExceptionally)
+        }
+        told.close()
+    }
+    try {
+        for ((done, total) in told) onProgress(done, total)
+        return result.await()
+    } catch (left: Throwable) {
+        givenUp.set(true)
+        throw left
+    }
+}
 
 /** Throws errors of the boundary in their public form. */
 internal inline fun <T> translated(call: () -> T): T =

@@ -4,15 +4,21 @@ import dev.thumbprint.AdapterFormat
 import dev.thumbprint.AdapterPart
 import dev.thumbprint.Budget
 import dev.thumbprint.By
+import dev.thumbprint.Choice
+import dev.thumbprint.ChoiceFormat
+import dev.thumbprint.Contest
 import dev.thumbprint.EngineOptions
 import dev.thumbprint.Feedback
 import dev.thumbprint.FeedbackFormat
 import dev.thumbprint.FlashAttention
 import dev.thumbprint.GenerateOptions
+import dev.thumbprint.GuardFile
 import dev.thumbprint.ImportFilters
+import dev.thumbprint.Judge
 import dev.thumbprint.KvType
 import dev.thumbprint.Message
 import dev.thumbprint.Overflow
+import dev.thumbprint.Recipe
 import dev.thumbprint.Request
 import dev.thumbprint.Role
 import dev.thumbprint.ForgetTarget
@@ -58,7 +64,23 @@ internal fun GenerateOptions.boundary() =
         seed = seed?.toULong(),
         stop = stop,
         overflow = overflow?.boundary(),
+        bestOf = bestOf.unsigned("bestOf"),
+        judge = judge?.boundary(),
     )
+
+internal fun Judge.boundary(): dev.thumbprint.ffi.Judge =
+    when (this) {
+        Judge.Active -> dev.thumbprint.ffi.Judge.Active
+        is Judge.Adapter -> dev.thumbprint.ffi.Judge.Adapter(id.value)
+        Judge.Head -> dev.thumbprint.ffi.Judge.Head
+    }
+
+internal fun Contest.boundary() = dev.thumbprint.ffi.Contest(a?.value, b?.value, options.boundary(), seed?.toULong())
+
+internal fun Recipe.boundary() =
+    dev.thumbprint.ffi.Recipe(choices?.boundary(), refusals?.boundary(), settingsJson)
+
+internal fun GuardFile.boundary() = dev.thumbprint.ffi.GuardFile(path.boundary(), tolerated)
 
 internal fun Budget.boundary() =
     dev.thumbprint.ffi.Budget(
@@ -123,6 +145,10 @@ internal fun KvType.boundary() = dev.thumbprint.ffi.KvType.valueOf(name)
 internal fun FeedbackFormat.boundary() = dev.thumbprint.ffi.FeedbackFormat.valueOf(name)
 
 internal fun AdapterFormat.boundary() = dev.thumbprint.ffi.AdapterFormat.valueOf(name)
+
+internal fun Choice.boundary() = dev.thumbprint.ffi.Choice.valueOf(name)
+
+internal fun ChoiceFormat.boundary() = dev.thumbprint.ffi.ChoiceFormat.valueOf(name)
 
 internal fun VoteOutcome.boundary() = dev.thumbprint.ffi.VoteOutcome.valueOf(name)
 

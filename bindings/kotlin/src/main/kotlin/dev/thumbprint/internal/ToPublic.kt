@@ -1,11 +1,19 @@
 package dev.thumbprint.internal
 
+import dev.thumbprint.Accuracy
 import dev.thumbprint.AdapterDecision
 import dev.thumbprint.AdapterDetails
 import dev.thumbprint.AdapterId
 import dev.thumbprint.AdapterState
+import dev.thumbprint.Answer
+import dev.thumbprint.ArenaResults
+import dev.thumbprint.BestOf
+import dev.thumbprint.Choice
+import dev.thumbprint.ChoiceReport
+import dev.thumbprint.Contest
 import dev.thumbprint.ConversationId
 import dev.thumbprint.ConversationInfo
+import dev.thumbprint.CrossValidated
 import dev.thumbprint.Decision
 import dev.thumbprint.Device
 import dev.thumbprint.DeviceKind
@@ -16,11 +24,16 @@ import dev.thumbprint.FeedbackId
 import dev.thumbprint.FeedbackInEffect
 import dev.thumbprint.Forgotten
 import dev.thumbprint.GuardResult
+import dev.thumbprint.Head
 import dev.thumbprint.Imported
 import dev.thumbprint.InferenceMemory
+import dev.thumbprint.Interval
+import dev.thumbprint.Judge
 import dev.thumbprint.LogLevel
 import dev.thumbprint.LogRecord
 import dev.thumbprint.Machine
+import dev.thumbprint.Match
+import dev.thumbprint.MatchId
 import dev.thumbprint.MemoryEstimate
 import dev.thumbprint.Merged
 import dev.thumbprint.Message
@@ -29,21 +42,29 @@ import dev.thumbprint.ModelInfo
 import dev.thumbprint.OfflineReport
 import dev.thumbprint.OpenReport
 import dev.thumbprint.Outcome
+import dev.thumbprint.PairResult
 import dev.thumbprint.Phase
 import dev.thumbprint.Progress
 import dev.thumbprint.Readiness
+import dev.thumbprint.RefusalReport
 import dev.thumbprint.Reply
 import dev.thumbprint.ReplyId
+import dev.thumbprint.RewardReport
 import dev.thumbprint.Role
 import dev.thumbprint.RunId
 import dev.thumbprint.Sampling
 import dev.thumbprint.ScaleReport
+import dev.thumbprint.Score
+import dev.thumbprint.Served
+import dev.thumbprint.Side
 import dev.thumbprint.StopReason
 import dev.thumbprint.StoredMessage
+import dev.thumbprint.Strength
 import dev.thumbprint.Tally
 import dev.thumbprint.TrainingMemory
 import dev.thumbprint.Usage
 import dev.thumbprint.Verdict
+import dev.thumbprint.Voted
 import java.io.File
 import java.time.Instant
 
@@ -63,6 +84,7 @@ internal fun dev.thumbprint.ffi.Reply.public() =
         sampling = sampling.public(),
         adapter = adapter?.let(::AdapterId),
         droppedMessages = droppedMessages.toInt(),
+        bestOf = bestOf?.public(),
     )
 
 internal fun dev.thumbprint.ffi.Usage.public() =
@@ -142,9 +164,88 @@ internal fun dev.thumbprint.ffi.Forgotten.public() =
         replies = replies.map(::ReplyId),
         messages = messages.toLong(),
         votes = votes.toLong(),
+        heads = heads,
         adapters = adapters.map(::AdapterId),
         runs = runs.map(::RunId),
+        served = served.map { Served(it.baseHash, it.adapter?.let(::AdapterId)) },
     )
+
+internal fun dev.thumbprint.ffi.Judge.public(): Judge =
+    when (this) {
+        dev.thumbprint.ffi.Judge.Active -> Judge.Active
+        is dev.thumbprint.ffi.Judge.Adapter -> Judge.Adapter(AdapterId(id))
+        dev.thumbprint.ffi.Judge.Head -> Judge.Head
+    }
+
+internal fun dev.thumbprint.ffi.BestOf.public() = BestOf(judge.public(), chosen.toInt(), scores)
+
+internal fun dev.thumbprint.ffi.Score.public() = Score(reward, perToken, tokens, logp, referenceLogp, beta)
+
+internal fun dev.thumbprint.ffi.Interval.public() = Interval(low, high)
+
+internal fun dev.thumbprint.ffi.Head.public() =
+    Head(
+        baseSha256 = baseSha256,
+        templateHash = templateHash,
+        bias = bias,
+        l2 = l2,
+        pairs = pairs.toLong(),
+        singles = singles.toLong(),
+        crossValidated = crossValidated?.public(),
+    )
+
+internal fun dev.thumbprint.ffi.CrossValidated.public() =
+    CrossValidated(right.toLong(), of.toLong(), accuracy, interval.public())
+
+internal fun dev.thumbprint.ffi.Contest.public() =
+    Contest(a?.let(::AdapterId), b?.let(::AdapterId), seed = seed?.toLong())
+
+internal fun dev.thumbprint.ffi.Match.public() =
+    Match(MatchId(id), prompt.map { it.public() }, left.public(), right.public(), choice?.public())
+
+internal fun dev.thumbprint.ffi.Side.public() =
+    Side(ReplyId(reply), text, stopReason?.let { StopReason.valueOf(it.name) })
+
+internal fun dev.thumbprint.ffi.Choice.public() = Choice.valueOf(name)
+
+internal fun dev.thumbprint.ffi.Voted.public() =
+    Voted(left?.let(::AdapterId), right?.let(::AdapterId), verdict?.public())
+
+internal fun dev.thumbprint.ffi.ArenaResults.public() =
+    ArenaResults(votes.toLong(), pairs.map { it.public() }, strengths.map { it.public() }, connected)
+
+internal fun dev.thumbprint.ffi.PairResult.public() =
+    PairResult(
+        a = a?.let(::AdapterId),
+        b = b?.let(::AdapterId),
+        votes = votes.toLong(),
+        wins = wins.toLong(),
+        losses = losses.toLong(),
+        ties = ties.toLong(),
+        bothBad = bothBad.toLong(),
+        winRate = winRate,
+        interval = interval.public(),
+        lengthControlledWinRate = lengthControlledWinRate,
+        meanLengthDifference = meanLengthDifference,
+    )
+
+internal fun dev.thumbprint.ffi.Strength.public() =
+    Strength(contestant?.let(::AdapterId), votes.toLong(), strength, interval.public())
+
+internal fun dev.thumbprint.ffi.Accuracy.public() = Accuracy(right, n.toLong(), share, interval.public())
+
+private fun Map<String, dev.thumbprint.ffi.Accuracy>.public() = mapValues { it.value.public() }
+
+internal fun dev.thumbprint.ffi.ChoiceReport.public() =
+    ChoiceReport(acc.public(), accNorm.public(), subjects.public(), answers.map { it.public() })
+
+internal fun dev.thumbprint.ffi.Answer.public() = Answer(pick.toInt(), pickNorm.toInt(), gold.toInt())
+
+internal fun dev.thumbprint.ffi.RefusalReport.public() =
+    RefusalReport(refused.public(), types.public(), refusals, leftOut.toLong())
+
+internal fun dev.thumbprint.ffi.RewardReport.public() =
+    RewardReport(all.public(), subsets.public(), sections.public(), seen.toLong())
 
 internal fun dev.thumbprint.ffi.Exported.public() = Exported(lines.toLong(), leftOut.toLong())
 
