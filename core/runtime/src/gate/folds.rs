@@ -186,14 +186,7 @@ mod tests {
 
     #[test]
     fn pair_accuracy_passes_at_the_mark_and_fails_one_below() {
-        for (mark, total) in [
-            (6, 10),
-            (12, 20),
-            (22, 40),
-            (28, 50),
-            (108, 200),
-            (321, 600),
-        ] {
+        for (mark, total) in [(6, 10), (12, 20), (22, 40), (28, 50), (44, 80)] {
             assert!(pairs_pass(mark, total), "{mark} of {total}");
             assert!(!pairs_pass(mark - 1, total), "{} of {total}", mark - 1);
         }
