@@ -506,7 +506,7 @@ fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
     Some(Shuffled {
         adapters: fates.len(),
         trials: fates.iter().filter(|(trial, ..)| *trial).count(),
-        allowed: mean(allowed.into_iter()),
+        allowed: mean(allowed),
         win_rate: mean(fates.iter().map(|(_, rate, _)| *rate)),
         promoted: mean(
             fates
