@@ -8,6 +8,7 @@ import android.util.Log
 import dev.thumbprint.Budget
 import dev.thumbprint.EngineOptions
 import dev.thumbprint.Progress
+import dev.thumbprint.Recipe
 import dev.thumbprint.Thumbprint
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.NonCancellable
@@ -38,7 +39,7 @@ public class Personalization(
         val mark = Mark(options.dataDir)
         try {
             mark.set()
-            return runChunk(tp, Budget(memoryMib = memory), options.limits, monitor::state, onProgress)
+            return runChunk(tp, Budget(memoryMib = memory), Recipe(), options.limits, monitor::state, onProgress)
         } finally {
             // Not while this process is being ended: then the mark stays.
             mark.clear()

@@ -5,6 +5,7 @@ import dev.thumbprint.MemoryEstimate
 import dev.thumbprint.Outcome
 import dev.thumbprint.PersonalizeJob
 import dev.thumbprint.Progress
+import dev.thumbprint.Recipe
 import dev.thumbprint.Thumbprint
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.NonCancellable
@@ -32,18 +33,19 @@ public sealed interface ChunkResult {
 }
 
 /**
- * Lets the job of [tp] run until it is over, its time is up or [observe] says that the device needs rest, whichever comes first. A
- * caller that is cancelled leaves it resting, not given up. Throws what [PersonalizeJob.await] throws.
+ * Lets the job of [tp], which learns as [recipe] says, run until it is over, its time is up or [observe] says that the device needs
+ * rest, whichever comes first. A caller that is cancelled leaves it resting, not given up. Throws what [PersonalizeJob.await] throws.
  */
 public suspend fun runChunk(
     tp: Thumbprint,
     budget: Budget,
+    recipe: Recipe,
     limits: Limits,
     observe: suspend () -> DeviceState,
     onProgress: suspend (Progress) -> Unit = {},
 ): ChunkResult {
     limits.reasonToRest(observe())?.let { return ChunkResult.Rests(it) }
-    val job = tp.personalize(budget)
+    val job = tp.personalize(budget, recipe)
     val reason = AtomicReference<RestReason>()
     val outcome =
         restingIfLeft(job) {

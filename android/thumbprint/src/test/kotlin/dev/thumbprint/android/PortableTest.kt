@@ -1,5 +1,6 @@
 package dev.thumbprint.android
 
+import dev.thumbprint.BRIEF
 import dev.thumbprint.Budget
 import dev.thumbprint.ENGINE
 import dev.thumbprint.Feedback
@@ -110,7 +111,7 @@ class PortableTest {
     fun `a device that is hot from the start begins nothing`() =
         test {
             taught { tp ->
-                assertEquals(ChunkResult.Rests(RestReason.HOT), runChunk(tp, BUDGET, Limits(), { HOT }))
+                assertEquals(ChunkResult.Rests(RestReason.HOT), runChunk(tp, BUDGET, BRIEF, Limits(), { HOT }))
                 assertNull(tp.currentJob())
             }
         }
@@ -121,15 +122,15 @@ class PortableTest {
             taught { tp ->
                 var state = COOL
                 val limits = Limits(pollSeconds = 1)
-                val hot = runChunk(tp, BUDGET, limits, { state }) { state = HOT }
+                val hot = runChunk(tp, BUDGET, BRIEF, limits, { state }) { state = HOT }
                 assertEquals(ChunkResult.Rests(RestReason.HOT), hot)
                 assertFalse(tp.currentJob()!!.isFinished)
 
-                val short = runChunk(tp, BUDGET, limits.copy(seconds = 2, pollSeconds = 60), { COOL })
+                val short = runChunk(tp, BUDGET, BRIEF, limits.copy(seconds = 2, pollSeconds = 60), { COOL })
                 assertEquals(ChunkResult.Rests(RestReason.OUT_OF_TIME), short)
 
                 val phases = mutableSetOf<Phase>()
-                val end = runChunk(tp, BUDGET, limits, { COOL }) { phases += it.phase }
+                val end = runChunk(tp, BUDGET, BRIEF, limits, { COOL }) { phases += it.phase }
                 val outcome = (end as ChunkResult.Finished).outcome
                 assertTrue(outcome is Outcome.Trial || outcome is Outcome.Rejected, "$outcome")
                 assertTrue(Phase.TRAIN in phases)
@@ -141,7 +142,7 @@ class PortableTest {
         test {
             taught { tp ->
                 val begun = CompletableDeferred<Unit>()
-                val worker = launch { runChunk(tp, BUDGET, Limits(), { COOL }) { begun.complete(Unit) } }
+                val worker = launch { runChunk(tp, BUDGET, BRIEF, Limits(), { COOL }) { begun.complete(Unit) } }
                 begun.await()
                 worker.cancelAndJoin()
                 val job = checkNotNull(tp.currentJob())
@@ -155,7 +156,7 @@ class PortableTest {
     fun `too little to learn from is the end of a chunk`() =
         test {
             Thumbprint.open(folder, MODEL, ENGINE).use { tp ->
-                val end = runChunk(tp, BUDGET, Limits(), { COOL }) as ChunkResult.Finished
+                val end = runChunk(tp, BUDGET, BRIEF, Limits(), { COOL }) as ChunkResult.Finished
                 assertTrue(end.outcome is Outcome.NothingToLearn)
             }
         }
