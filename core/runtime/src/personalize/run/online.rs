@@ -6,19 +6,17 @@
 //! this is off unless asked for, and every round has brakes: labels must have ranked unseen feedback right, the samples must not be
 //! far from the base, margins must be large and pairs enough, and a round that makes liked replies less likely is taken back.
 
-use std::collections::HashSet;
-
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thumbprint_tune::adapter::AdapterFile;
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::PairWeights;
-use thumbprint_tune::trainer::{Reference, Trainer};
+use thumbprint_tune::trainer::Trainer;
 
 use super::super::{Online, Phase};
 use super::ranking::{Ranking, fold_results};
-use super::sampled::{LabelledPair, Sampled, Samples};
+use super::sampled::{Labelled, LabelledPair, Sampled, Samples, own_prompts};
 use super::training::{Course, Training};
 use super::{Context, Step};
 use crate::engine::{AdapterSource, With};
@@ -133,21 +131,9 @@ impl Context<'_> {
         round: u32,
     ) -> Step<Vec<Sampled>> {
         let (material, resolved) = (course.material, course.resolved);
-        let mut seen = HashSet::new();
-        let mut prompts = Vec::new();
-        for (example, source) in
-            (material.tokenized.examples.iter()).zip(&material.tokenized.sources)
-        {
-            let curated = &material.curated.examples[*source];
-            let room = (resolved.plan.max_tokens + 1).saturating_sub(example.prompt.len());
-            if room > 2 * online.max_tokens as usize && seen.insert(curated.prompt_key) {
-                prompts.push(curated.prompt.clone());
-            }
-        }
-        let n = prompts.len().min(online.prompts);
-        let prompts: Vec<_> = (0..n)
-            .map(|i| prompts[i * prompts.len() / n].clone())
-            .collect();
+        let prompts = own_prompts(material, online.prompts, |prompt| {
+            (resolved.plan.max_tokens + 1).saturating_sub(prompt) > 2 * online.max_tokens as usize
+        });
         let adapter = AdapterFile {
             lora: trainer.lora()?.clone(),
             architecture: trainer.network().model().spec.architecture.clone(),
@@ -171,15 +157,7 @@ impl Context<'_> {
     fn score_samples(&self, trainer: &mut Trainer, sampled: &[Sampled]) -> Step<Vec<Vec<Scored>>> {
         let examples: Vec<Example> = sampled
             .iter()
-            .flat_map(|sampled| {
-                sampled.replies.iter().map(|reply| Example {
-                    prompt: sampled.prompt.clone(),
-                    kind: Kind::Demonstration {
-                        completion: reply.tokens.clone(),
-                        weight: 1.0,
-                    },
-                })
-            })
+            .flat_map(|sampled| (0..sampled.replies.len()).map(|at| sampled.text(at)))
             .collect();
         let score = |trainer: &mut Trainer, with| {
             self.uninterrupted(trainer, |trainer| trainer.score_examples(&examples, with))
@@ -203,7 +181,7 @@ impl Context<'_> {
         &self,
         mut trainer: Trainer,
         course: &Course<'_>,
-        labelled: &Labelled,
+        labels: &Labels,
         online: &Online,
         round: u32,
     ) -> Step<Trainer> {
@@ -219,16 +197,10 @@ impl Context<'_> {
             nll: 0.0,
             label_smoothing: Some(online.label_smoothing),
         };
-        for pair in &labelled.pairs {
-            let example = pair.example(weights);
-            if example.n_rows() <= course.resolved.plan.max_tokens {
-                examples.push(example);
-                references.push(Reference {
-                    logps: pair.base.to_vec(),
-                    ..Reference::default()
-                });
-            }
-        }
+        let longest = course.resolved.plan.max_tokens;
+        let labelled = Labelled::new(&labels.pairs, weights, longest);
+        examples.extend(labelled.examples);
+        references.extend(labelled.references);
         let train = &course.resolved.train;
         let config = TrainConfig {
             max_steps: (train.max_steps / online.part_of_steps).max(1),
@@ -300,13 +272,13 @@ impl Round {
 
 /// What a round goes on with.
 #[derive(Debug, Clone, PartialEq)]
-struct Labelled {
+struct Labels {
     /// Nats per token; none without samples.
     kl: Option<f64>,
     pairs: Vec<LabelledPair>,
 }
 
-impl Labelled {
+impl Labels {
     fn report(&self, round: u32, sampled: &[Sampled]) -> Round {
         let margins: f64 = self.pairs.iter().map(|pair| pair.margin).sum();
         let n = self.pairs.len();
@@ -325,7 +297,7 @@ impl Labelled {
 
 /// Of each prompt's replies the one of the largest reward over the one of the smallest, where they are far enough apart: `beta rho` less its
 /// regression on length within prompts, so that no round makes replies longer or shorter as such. A reply that was cut off wins nothing.
-fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online) -> Labelled {
+fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online) -> Labels {
     let all = || {
         sampled
             .iter()
@@ -378,7 +350,7 @@ fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online
             });
         }
     }
-    Labelled {
+    Labels {
         kl: (tokens > 0).then(|| rho / tokens as f64),
         pairs,
     }

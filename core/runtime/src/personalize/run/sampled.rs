@@ -1,11 +1,14 @@
 //! Replies that the model gives to prompts again, and pairs of them that something other than a person ordered.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::objective::PairWeights;
+use thumbprint_tune::trainer::Reference;
 
 use super::super::Phase;
-use super::{Context, Step};
+use super::{Context, Material, Step};
 use crate::engine::{GenerateOptions, Prompt, Request, With};
 use crate::types::{Message, Sampling};
 
@@ -49,17 +52,59 @@ pub struct LabelledPair {
     pub margin: f64,
 }
 
-impl LabelledPair {
-    pub fn example(&self, weights: PairWeights) -> Example {
-        Example {
-            prompt: self.prompt.clone(),
-            kind: Kind::Pair {
-                chosen: self.chosen.clone(),
-                rejected: self.rejected.clone(),
-                weights,
-            },
+/// What a training is given of such pairs, with what the reference says of them.
+#[derive(Debug, Clone, Default)]
+pub struct Labelled {
+    pub examples: Vec<Example>,
+    pub references: Vec<Reference>,
+}
+
+impl Labelled {
+    /// The pairs that take at most `longest` rows.
+    pub fn new(pairs: &[LabelledPair], weights: PairWeights, longest: usize) -> Self {
+        let (examples, references) = pairs
+            .iter()
+            .map(|pair| {
+                let example = Example {
+                    prompt: pair.prompt.clone(),
+                    kind: Kind::Pair {
+                        chosen: pair.chosen.clone(),
+                        rejected: pair.rejected.clone(),
+                        weights,
+                    },
+                };
+                let reference = Reference {
+                    logps: pair.base.to_vec(),
+                    ..Reference::default()
+                };
+                (example, reference)
+            })
+            .filter(|(example, _)| example.n_rows() <= longest)
+            .unzip();
+        Self {
+            examples,
+            references,
         }
     }
+}
+
+/// At most `n` prompts of the feedback, each once, spread over the log, of those whose length in tokens will do.
+pub fn own_prompts(
+    material: &Material,
+    n: usize,
+    will_do: impl Fn(usize) -> bool,
+) -> Vec<Vec<Message>> {
+    let mut seen = HashSet::new();
+    let tokenized = &material.tokenized;
+    let prompts: Vec<&Vec<Message>> = (tokenized.examples.iter().zip(&tokenized.sources))
+        .filter(|(example, _)| will_do(example.prompt.len()))
+        .map(|(_, source)| &material.curated.examples[*source])
+        .filter(|curated| seen.insert(curated.prompt_key))
+        .map(|curated| &curated.prompt)
+        .collect();
+    let n = prompts.len().min(n);
+    let spread = (0..n).map(|i| prompts[i * prompts.len() / n].clone());
+    spread.collect()
 }
 
 impl Sampled {
@@ -71,6 +116,23 @@ impl Sampled {
         let worst = all.min_by(|a, b| reward(*a).total_cmp(&reward(*b)))?;
         let differ = self.replies[best].tokens != self.replies[worst].tokens;
         differ.then(|| (best, worst, reward(best) - reward(worst)))
+    }
+
+    /// Leaves out replies that take more than `rows` with their prompt.
+    pub fn keep(&mut self, rows: usize) {
+        let room = rows.saturating_sub(self.prompt.len());
+        self.replies.retain(|reply| reply.tokens.len() <= room);
+    }
+
+    /// A reply by itself, to be scored.
+    pub fn text(&self, reply: usize) -> Example {
+        Example {
+            prompt: self.prompt.clone(),
+            kind: Kind::Demonstration {
+                completion: self.replies[reply].tokens.clone(),
+                weight: 1.0,
+            },
+        }
     }
 }
 
@@ -148,5 +210,22 @@ mod tests {
         );
         // Nothing is better than itself.
         assert_eq!(of(vec![reply(5, true), reply(5, true)], &[1.0, 0.0]), None);
+    }
+
+    #[test]
+    fn a_reply_that_memory_was_not_planned_for_is_left_out() {
+        let reply = |length| Reply {
+            tokens: vec![7; length],
+            finished: true,
+        };
+        let mut sampled = Sampled {
+            prompt: vec![1; 4],
+            replies: vec![reply(6), reply(7), reply(1)],
+        };
+        sampled.keep(10);
+        let lengths: Vec<usize> = sampled.replies.iter().map(|r| r.tokens.len()).collect();
+        assert_eq!(lengths, [6, 1]);
+        sampled.keep(3);
+        assert_eq!(sampled.replies, []);
     }
 }

@@ -1,17 +1,16 @@
 //! Pairs of the base's own replies, ordered by a reward head that is fitted on the feedback: few thumbs say enough to tell good replies
 //! from bad ones, and replies to be told apart can be had for the asking. Best and worst of several is West-of-N (arXiv 2401.12086).
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use thumbprint_tune::example::{Example, Kind};
+use thumbprint_tune::example::Example;
 use thumbprint_tune::objective::PairWeights;
-use thumbprint_tune::trainer::{Reference, Trainer};
+use thumbprint_tune::trainer::Trainer;
 
 use super::super::Phase;
 use super::super::recipe::WestOfN;
-use super::sampled::{LabelledPair, Sampled, Samples};
+use super::sampled::{Labelled, LabelledPair, Sampled, Samples, own_prompts};
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
 use crate::engine::{Canceller, Chat, EngineError, Priority, With};
@@ -24,13 +23,6 @@ use crate::types::Message;
 const CHUNK: usize = 8;
 /// Tells these samples from a run's others.
 const STREAM: u64 = 1 << 20;
-
-/// What a training is given beside the feedback, with what the reference says of it.
-#[derive(Debug, Clone, Default)]
-pub struct Labelled {
-    pub examples: Vec<Example>,
-    pub references: Vec<Reference>,
-}
 
 /// Last hidden states: of the replies that were judged, and of the samples, prompt by prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,23 +77,12 @@ pub fn again(
         .map(Example::n_rows)
         .max();
     let rows = (longest + both).max(of_feedback.unwrap_or(0));
-    let mut seen = HashSet::new();
-    let examples = material.tokenized.examples.iter();
-    let own: Vec<&Vec<Message>> = examples
-        .zip(&material.tokenized.sources)
-        .filter(|(example, _)| {
-            let prompt = example.prompt.len();
-            prompt + both <= rows && prompt + (max_tokens as usize) < n_ctx
-        })
-        .map(|(_, source)| &material.curated.examples[*source])
-        .filter(|curated| seen.insert(curated.prompt_key))
-        .map(|curated| &curated.prompt)
-        .collect();
-    let n = own.len().min(west.prompts / 2);
-    let spread = (0..n).map(|i| own[i * own.len() / n].clone());
+    let own = own_prompts(material, west.prompts / 2, |prompt| {
+        prompt + both <= rows && prompt + (max_tokens as usize) < n_ctx
+    });
     let prompts = match max_tokens {
         0 => Vec::new(),
-        _ => spread.chain(neutral).take(west.prompts).collect(),
+        _ => own.into_iter().chain(neutral).take(west.prompts).collect(),
     };
     Ok(Again {
         prompts,
@@ -129,7 +110,8 @@ impl Context<'_> {
             return Ok(vec![Labelled::default(); trainings]);
         };
         let again = self.again(material, west)?;
-        let sampled = self.kept(dir, "west-samples.json", |this| {
+        let longest = resolved.plan.max_tokens;
+        let mut sampled = self.kept(dir, "west-samples.json", |this| {
             this.sample(&Samples {
                 phase: Phase::Replay,
                 prompts: &again.prompts,
@@ -139,6 +121,8 @@ impl Context<'_> {
                 stream: STREAM,
             })
         })?;
+        // Under a tight budget memory was planned for less.
+        sampled.iter_mut().for_each(|sampled| sampled.keep(longest));
         let judged = HeadMaterial::of_log(&material.log, &self.loaded)?;
         let states = self.kept(dir, "west-states.json", |this| {
             this.states(&judged, &sampled)
@@ -154,11 +138,15 @@ impl Context<'_> {
             .chain([everything])
             .map(|judged: Vec<Judged>| self.ordered(west, &judged, &sampled, &states))
             .collect();
-        let longest = resolved.plan.max_tokens;
+        let weights = PairWeights {
+            pair: west.weight,
+            nll: west.nll,
+            label_smoothing: Some(west.label_smoothing),
+        };
         let pairs = self.with_references(&sampled, &sets, resolved, dir)?;
         Ok(pairs
             .into_iter()
-            .map(|pairs| Labelled::new(&pairs, west, longest))
+            .map(|pairs| Labelled::new(&pairs, weights, longest))
             .collect())
     }
 
@@ -254,13 +242,7 @@ impl Context<'_> {
         let scores: Vec<f64> = self.kept(dir, "west-references.json", |this| {
             let texts: Vec<Example> = wanted
                 .iter()
-                .map(|(prompt, reply)| Example {
-                    prompt: sampled[*prompt].prompt.clone(),
-                    kind: Kind::Demonstration {
-                        completion: sampled[*prompt].replies[*reply].tokens.clone(),
-                        weight: 1.0,
-                    },
-                })
+                .map(|(prompt, reply)| sampled[*prompt].text(*reply))
                 .collect();
             if texts.is_empty() {
                 return Ok(Vec::new());
@@ -297,31 +279,6 @@ impl Context<'_> {
             .iter()
             .map(|set| set.iter().filter_map(pair).collect())
             .collect())
-    }
-}
-
-impl Labelled {
-    fn new(pairs: &[LabelledPair], west: &WestOfN, longest: usize) -> Self {
-        let weights = PairWeights {
-            pair: west.weight,
-            nll: west.nll,
-            label_smoothing: Some(west.label_smoothing),
-        };
-        let (examples, references) = pairs
-            .iter()
-            .map(|pair| {
-                let reference = Reference {
-                    logps: pair.base.to_vec(),
-                    ..Reference::default()
-                };
-                (pair.example(weights), reference)
-            })
-            .filter(|(example, _)| example.n_rows() <= longest)
-            .unzip();
-        Self {
-            examples,
-            references,
-        }
     }
 }
 
