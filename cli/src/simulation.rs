@@ -11,8 +11,6 @@ use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::watch::Watch;
 
-/// Replies generated side by side.
-pub const PARALLEL: usize = 32;
 /// Temperature of answers to held-out questions. What is taught on is drawn from the model's own distribution.
 pub const ANSWER_TEMPERATURE: f32 = 0.7;
 
@@ -35,6 +33,19 @@ pub fn request(
         by,
         ..Request::new(messages.collect())
     }
+}
+
+/// Answers many questions, counting them.
+///
+/// # Errors
+/// Of the model, or of the store.
+pub fn answered(
+    thumbprint: &Thumbprint,
+    requests: Vec<Request>,
+    watch: &Watch<'_>,
+) -> Result<Vec<Reply>> {
+    let at_once = thumbprint.engine()?.info().side_by_side();
+    Ok(thumbprint.generate_batch(requests, at_once, &mut |_| watch.step())?)
 }
 
 /// A draw from the model's own distribution.
@@ -63,13 +74,13 @@ pub fn learn(
     recipe: Recipe,
     out: &Output,
     interrupt: Option<&Interrupt>,
-    on_progress: &mut dyn FnMut(),
+    on_progress: &mut dyn FnMut(Phase),
 ) -> Result<Outcome> {
     let job = thumbprint.personalize_with(budget, recipe)?;
     let pause = job.clone();
     let mut watch = None;
     let outcome = job.wait_with(&mut |progress| {
-        on_progress();
+        on_progress(progress.phase);
         if interrupt.is_some_and(Interrupt::is_raised) {
             pause.pause();
         }

@@ -90,7 +90,7 @@ fn results(out: &Path) -> Value {
 fn timeless(mut results: Value) -> Value {
     for list in ["rows", "averages"] {
         for row in results[list].as_array_mut().unwrap() {
-            for measured in ["seconds", "peak_rss_mib"] {
+            for measured in ["seconds", "phases", "peak_rss_mib"] {
                 row[measured] = Value::Null;
             }
         }
@@ -190,12 +190,14 @@ fn every_kind_of_arm_is_run_and_a_killed_benchmark_goes_on_where_it_was() {
     );
     let without_work = began.elapsed();
 
-    // Killed again and again, each time a little later, until it comes to its end.
+    // Killed again and again, each time a little later, until it comes to its end; now and then with cells side by side.
     let killed = folder.path("killed");
     let mut patience = Duration::from_millis(400);
     let mut kills = 0;
     loop {
+        let jobs = if kills % 2 == 1 { "3" } else { "1" };
         let mut child = eval(&folder, &killed)
+            .args(["--jobs", jobs])
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()

@@ -106,7 +106,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         Recipe::default(),
         out,
         None,
-        &mut || {},
+        &mut |_| {},
     )?;
     let train_seconds = training.elapsed().as_secs_f64();
     let (adapter, explanation) = match &outcome {

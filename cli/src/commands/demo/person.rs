@@ -6,7 +6,7 @@ use thumbprint_simulated_user::{Choice, Prompt, SimulatedUser, Thumb, User};
 
 use crate::error::Result;
 use crate::output::Output;
-use crate::simulation::{PARALLEL, answer, plain, request};
+use crate::simulation::{answer, answered, plain, request};
 use crate::watch::Watch;
 
 /// Who answers held-out questions, and told what.
@@ -59,9 +59,7 @@ impl<'a> Session<'a> {
         });
         let requests: Vec<_> = requests.collect();
         let watch = Watch::new(scene.out, requests.len(), "asking and retrying");
-        let replies = scene
-            .thumbprint
-            .generate_batch(requests, PARALLEL, &mut |_| watch.step())?;
+        let replies = answered(scene.thumbprint, requests, &watch)?;
         let rounds: Vec<&[Reply]> = replies.chunks(prompts.len()).collect();
         for reply in rounds.iter().take(retries).copied().flatten() {
             scene.thumbprint.record(reply.id, &Feedback::Retry)?;
@@ -107,9 +105,7 @@ impl<'a> Session<'a> {
             request(&prompt.text, told, by, scene.max_tokens, sampling)
         });
         let watch = Watch::new(scene.out, prompts.len(), what);
-        Ok(scene
-            .thumbprint
-            .generate_batch(requests.collect(), PARALLEL, &mut |_| watch.step())?)
+        answered(scene.thumbprint, requests.collect(), &watch)
     }
 
     /// Votes blind between two answers to each question, sides at random.

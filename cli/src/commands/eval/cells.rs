@@ -1,6 +1,8 @@
 //! Running cells: teach, learn, answer, keep. Everything that was done is found again after a kill.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use thumbprint::engine::{AdapterSource, Canceller, ScoreText, With};
 use thumbprint::gate::AdapterState;
 use thumbprint::gate::stats::median;
 use thumbprint::{
-    AdapterDetails, AdapterFormat, Budget, By, Feedback, Options, Outcome, Recipe, ReplyId,
+    AdapterDetails, AdapterFormat, Budget, By, Feedback, Options, Outcome, Phase, Recipe, ReplyId,
     Thumbprint,
 };
 use thumbprint_simulated_user::{
@@ -25,7 +27,7 @@ use crate::interrupt::Interrupt;
 use crate::kernels::kernels;
 use crate::options::Precision;
 use crate::output::Output;
-use crate::simulation::{Measured, PARALLEL, gate_numbers, learn, measured, request};
+use crate::simulation::{Measured, answered, gate_numbers, learn, measured, request};
 use crate::watch::Watch;
 
 /// Where teaching replies are drawn; copied for every cell that learns.
@@ -50,6 +52,10 @@ pub struct Bench<'a> {
     pub build: String,
     pub n_threads: usize,
     pub gpu: bool,
+    /// Whether one cell runs at a time, so that what the process takes is the cell's.
+    pub alone: bool,
+    /// Held by who works in the folders of [`ANSWERS`].
+    pub in_use: Mutex<()>,
     pub out: &'a Output,
     pub interrupt: &'a Interrupt,
 }
@@ -87,9 +93,39 @@ pub struct Learned {
     pub level: Option<f64>,
     /// Of learning alone, with the gate.
     pub seconds: f64,
+    /// The same by what was done.
+    #[serde(default)]
+    pub phases: Phases,
     pub peak_rss_mib: Option<f64>,
     /// The gate's decision in words.
     pub explanation: String,
+}
+
+/// Seconds by what was done in them.
+pub type Phases = BTreeMap<Phase, f64>;
+
+/// Adds up the time that phases take.
+struct Clock {
+    phases: Phases,
+    since: Instant,
+    phase: Phase,
+}
+
+impl Clock {
+    fn new(phases: Phases) -> Self {
+        Self {
+            phases,
+            since: Instant::now(),
+            phase: Phase::Curate,
+        }
+    }
+
+    /// What is done from now on.
+    fn is_in(&mut self, phase: Phase) {
+        let now = Instant::now();
+        *self.phases.entry(self.phase).or_default() += (now - self.since).as_secs_f64();
+        (self.since, self.phase) = (now, phase);
+    }
 }
 
 /// Replies that all cells share.
@@ -179,6 +215,7 @@ impl<'a> Bench<'a> {
         wanted: Vec<(String, thumbprint::Request)>,
     ) -> Result<Vec<Drawn>> {
         let name = format!("{name}-{}", &self.draws[..12]);
+        let _in_use = self.in_use();
         let thumbprint = self.open(&name)?;
         let file = format!("{name}.json");
         self.drawer().draw(&thumbprint, &file, what, wanted)
@@ -311,6 +348,7 @@ impl<'a> Bench<'a> {
 
     fn stop_early(&self, cell: &Cell, shared: &Shared) -> Result<Record> {
         let events = self.lesson(cell, false, shared)?;
+        let _in_use = self.in_use();
         let thumbprint = self.open(&format!("{ANSWERS}-{}", &self.draws[..12]))?;
         let chat = thumbprint.engine()?.chat().clone();
         let mut liked = Vec::new();
@@ -349,9 +387,11 @@ impl<'a> Bench<'a> {
             };
             self.folder.write(&marker, &taught)?;
         }
-        forget_peak_memory();
+        if self.alone {
+            forget_peak_memory();
+        }
         let thumbprint = self.open(&data)?;
-        let (details, seconds) = self.learn(&thumbprint, cell, &training.recipe)?;
+        let (details, phases) = self.learn(&thumbprint, cell, &training.recipe)?;
         let count = |wanted: fn(&Act) -> bool| events.iter().filter(|e| wanted(&e.act)).count();
         let numbers = details.as_ref().map_or_else(Measured::default, measured);
         let gate = details.as_ref().and_then(gate_numbers).unwrap_or_default();
@@ -365,8 +405,9 @@ impl<'a> Bench<'a> {
             kl: numbers.kl_feedback,
             kl_own_samples: numbers.kl_own_samples,
             level: gate["report"]["held_out"]["limit"]["at_most"].as_f64(),
-            seconds,
-            peak_rss_mib: resident_memory_mib().map(|(peak, _)| peak),
+            seconds: phases.values().sum(),
+            phases,
+            peak_rss_mib: (resident_memory_mib().filter(|_| self.alone)).map(|(peak, _)| peak),
             explanation: explanation.unwrap_or_default(),
         };
         let max_tokens = self.population.max_tokens;
@@ -409,33 +450,32 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Learns, unless that was done before, and says how long it took altogether.
+    /// Learns, unless that was done before, and says how long each phase took altogether.
     fn learn(
         &self,
         thumbprint: &Thumbprint,
         cell: &Cell,
         recipe: &Recipe,
-    ) -> Result<(Option<AdapterDetails>, f64)> {
-        let clock = format!("{}/seconds.json", work_folder(cell));
-        let before: f64 = self.folder.read(&clock).unwrap_or(0.0);
+    ) -> Result<(Option<AdapterDetails>, Phases)> {
+        let file = format!("{}/phases.json", work_folder(cell));
+        let mut clock = Clock::new(self.folder.read(&file).unwrap_or_default());
         let judged = |details: &AdapterDetails| details.row.state != AdapterState::Candidate;
         if let Some(done) = thumbprint.adapters()?.into_iter().find(judged) {
-            return Ok((Some(done), before));
+            return Ok((Some(done), clock.phases));
         }
-        let began = Instant::now();
-        let mut noted = began;
-        let elapsed = || before + began.elapsed().as_secs_f64();
         let budget = Budget {
             n_threads: Some(self.n_threads),
             seed: cell.seed,
             gpu: self.gpu,
             ..Budget::default()
         };
-        let mut tick = || {
+        let mut noted = Instant::now();
+        let mut on_progress = |phase| {
+            clock.is_in(phase);
             if noted.elapsed() > TICK {
                 noted = Instant::now();
                 // What cannot be noted is missing from the time, and nothing else.
-                let _ = self.folder.write(&clock, &elapsed());
+                let _ = self.folder.write(&file, &clock.phases);
             }
         };
         let interrupt = Some(self.interrupt);
@@ -445,14 +485,15 @@ impl<'a> Bench<'a> {
             recipe.clone(),
             self.out,
             interrupt,
-            &mut tick,
+            &mut on_progress,
         );
-        self.folder.write(&clock, &elapsed())?;
+        clock.is_in(Phase::Done);
+        self.folder.write(&file, &clock.phases)?;
         match outcome? {
             Outcome::Trial(id, _) | Outcome::Rejected(id, _) => {
-                Ok((Some(thumbprint.adapter(id)?), elapsed()))
+                Ok((Some(thumbprint.adapter(id)?), clock.phases))
             }
-            Outcome::NothingToLearn(_) => Ok((None, elapsed())),
+            Outcome::NothingToLearn(_) => Ok((None, clock.phases)),
             other => Err(CliError::Failed(format!(
                 "{cell}: learning did not end: {other:?}"
             ))),
@@ -467,8 +508,7 @@ impl<'a> Bench<'a> {
             request(&prompt.text, None, by, max_tokens, held_out_sampling(0, at))
         });
         let watch = Watch::new(self.out, prompts.len(), "answering");
-        let requests = requests.collect();
-        let replies = thumbprint.generate_batch(requests, PARALLEL, &mut |_| watch.step())?;
+        let replies = answered(thumbprint, requests.collect(), &watch)?;
         Ok(replies.iter().map(Answer::from).collect())
     }
 
@@ -546,6 +586,7 @@ impl<'a> Bench<'a> {
 
     /// Drawn answers in tokens, as they were generated.
     fn score_texts<'d>(&self, drawn: impl Iterator<Item = &'d Drawn>) -> Result<Vec<ScoreText>> {
+        let _in_use = self.in_use();
         let thumbprint = self.open(&format!("{ANSWERS}-{}", &self.draws[..12]))?;
         let store = thumbprint.store();
         drawn
@@ -560,6 +601,10 @@ impl<'a> Bench<'a> {
                 })
             })
             .collect()
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, ()> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, text: &str) {

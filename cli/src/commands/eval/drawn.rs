@@ -12,7 +12,7 @@ use super::scores::Answer;
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
-use crate::simulation::{PARALLEL, answer, plain, request};
+use crate::simulation::{answer, answered, plain, request};
 use crate::watch::Watch;
 
 /// Replies that are drawn between two times that they are kept.
@@ -60,23 +60,21 @@ impl Drawer<'_> {
             .into_iter()
             .filter(|(name, _)| !kept.contains_key(name))
             .collect();
-        let watch = (!missing.is_empty()).then(|| Watch::new(self.out, missing.len(), what));
-        for chunk in missing.chunks(CHUNK) {
-            self.interrupt.check()?;
-            let requests = chunk.iter().map(|(_, request)| request.clone()).collect();
-            let replies = thumbprint.generate_batch(requests, PARALLEL, &mut |_| {
-                if let Some(watch) = &watch {
-                    watch.step();
+        if !missing.is_empty() {
+            let watch = Watch::new(self.out, missing.len(), what);
+            for chunk in missing.chunks(CHUNK) {
+                self.interrupt.check()?;
+                let requests = chunk.iter().map(|(_, request)| request.clone()).collect();
+                let replies = answered(thumbprint, requests, &watch)?;
+                for ((name, _), reply) in chunk.iter().zip(&replies) {
+                    let drawn = Drawn {
+                        id: reply.id.0,
+                        answer: reply.into(),
+                    };
+                    kept.insert(name.clone(), drawn);
                 }
-            })?;
-            for ((name, _), reply) in chunk.iter().zip(&replies) {
-                let drawn = Drawn {
-                    id: reply.id.0,
-                    answer: reply.into(),
-                };
-                kept.insert(name.clone(), drawn);
+                self.folder.write(file, &kept)?;
             }
-            self.folder.write(file, &kept)?;
         }
         let drawn = names.iter().map(|name| kept.get(name).cloned());
         let whole: Option<Vec<Drawn>> = drawn.collect();

@@ -15,8 +15,12 @@ mod statistics;
 #[cfg(test)]
 mod synthetic;
 mod verdicts;
+mod work;
 
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -31,6 +35,7 @@ use folder::{Folder, fingerprint};
 use plan::{Part, Plans, Size};
 use results::{Results, Source, results};
 use verdicts::Standing;
+use work::Work;
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -85,6 +90,11 @@ struct Personalize {
     /// into one folder, and run the command on it without this option.
     #[arg(long, value_name = "K/N")]
     part: Option<Part>,
+    /// Cells that run side by side, each with --threads threads
+    ///
+    /// For many cores, or a GPU that one cell does not keep busy. What cells take in time and memory is then not told apart.
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
 }
 
 /// Runs a benchmark.
@@ -141,6 +151,8 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
         build: build()?,
         n_threads: options.threads.count(),
         gpu: options.gpu,
+        alone: options.jobs.get() == 1,
+        in_use: Mutex::default(),
         out,
         interrupt: &interrupt,
     };
@@ -148,8 +160,8 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
     let groups = plans.groups(&cells);
     out.note(&format!("{} cells; {}", cells.len(), size.about));
     let shared = bench.shared()?;
-    let source = |records: &[Record]| -> Result<Results> {
-        results(&Source {
+    let report = |records: &[Record]| -> Result<Results> {
+        let results = results(&Source {
             bench: &bench,
             shared: &shared,
             size: options.size.clone(),
@@ -158,26 +170,36 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
             users_file: users_file.clone(),
             cells: &cells,
             records,
-        })
+        })?;
+        write(&folder, &results, &plans)?;
+        Ok(results)
     };
-    let mut records: Vec<Record> = Vec::new();
-    let mut written = Written::default();
+    let mut known = BTreeMap::new();
+    let mut left: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, cell) in cells.iter().enumerate() {
-        interrupt.check()?;
         if let Some(record) = bench.known(cell)? {
-            records.push(record);
+            known.insert(at, record);
         } else if options.part.is_none_or(|part| part.has(groups[at])) {
-            out.note(&format!("cell {} of {}: {cell}", at + 1, cells.len()));
-            records.push(bench.run(cell, &shared)?);
-            if written.is_worth_it() {
-                written.time(|| write(&folder, &source(&records)?, &plans))?;
-            }
+            left.entry(groups[at]).or_default().push(at);
         }
-        bench.tidy_after(&cells, at)?;
     }
-    let results = source(&records)?;
-    write(&folder, &results, &plans)?;
-    show(out, &results, &folder)
+    for at in known.keys().filter(|at| !left.contains_key(&groups[**at])) {
+        bench.tidy_after(&cells, *at)?;
+    }
+    let work = Work {
+        bench: &bench,
+        shared: &shared,
+        cells: &cells,
+        jobs: options.jobs.get(),
+    };
+    let mut written = Written::default();
+    let records = work.run(left.into_values().collect(), known, |records| {
+        match written.is_worth_it() {
+            true => written.time(|| report(records).map(drop)),
+            false => Ok(()),
+        }
+    })?;
+    show(out, &report(&records)?, &folder)
 }
 
 /// When the report was last written on the way, and how long that took: with many cells, longer than some of them.

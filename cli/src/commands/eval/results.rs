@@ -5,7 +5,7 @@ use thumbprint::gate::{Fate, fate};
 use thumbprint_simulated_user::taste::Term;
 use thumbprint_simulated_user::{Choice, SimulatedUser};
 
-use super::cells::{Bench, Record, Shared};
+use super::cells::{Bench, Phases, Record, Shared};
 use super::plan::{Cell, DEFAULT, SHUFFLED};
 use super::scores::{Answer, LEAST_WORTH, Scores, difference};
 use super::statistics::{Estimate, Table, estimate, estimate_over, mean};
@@ -72,6 +72,8 @@ pub struct Row {
     pub down: Option<usize>,
     pub edits: Option<usize>,
     pub seconds: Option<f64>,
+    /// Seconds of each phase of learning.
+    pub phases: Option<Phases>,
     pub peak_rss_mib: Option<f64>,
 }
 
@@ -342,6 +344,7 @@ impl Judged<'_> {
                     down: learned.map(|l| l.down),
                     edits: learned.map(|l| l.edits),
                     seconds: learned.map(|l| l.seconds),
+                    phases: learned.map(|l| l.phases.clone()),
                     peak_rss_mib: learned.and_then(|l| l.peak_rss_mib),
                 }
             },

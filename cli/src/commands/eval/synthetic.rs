@@ -70,6 +70,7 @@ pub fn results() -> Results {
                     down: learns.then_some(n - n / 2),
                     edits: learns.then_some(0),
                     seconds: learns.then_some(140.0 + n as f64),
+                    phases: None,
                     peak_rss_mib: learns.then_some(420.0 + noise(30.0)),
                 });
             }

@@ -86,6 +86,16 @@ pub struct EngineInfo {
     pub warnings: Vec<String>,
 }
 
+impl EngineInfo {
+    /// Replies that pay side by side: so many that more would gain little speed for their memory.
+    pub fn side_by_side(&self) -> usize {
+        match self.n_gpu_layers {
+            Some(1..) => MAX_PARALLEL,
+            _ => 32,
+        }
+    }
+}
+
 impl Engine {
     /// Loads a model and starts its thread. `on_progress` is called with 0.0 to 1.0 on this thread;
     /// `Break` cancels.

@@ -18,8 +18,6 @@ use crate::types::{Judge, Message, Sampling, prompt_key};
 
 /// Texts that are scored between two looks at whether to go on.
 const SCORED_AT_ONCE: usize = 64;
-/// Replies generated side by side.
-const PARALLEL: usize = 16;
 /// Tokens of a reply in which a refusal shows.
 const REPLY_TOKENS: u32 = 64;
 
@@ -161,7 +159,7 @@ pub(crate) fn reply_all(
             with: with.clone(),
         })
         .collect();
-    let mut batch = engine.generate_batch(&requests, PARALLEL)?;
+    let mut batch = engine.generate_batch(&requests, engine.info().side_by_side())?;
     let mut replies = vec![String::new(); requests.len()];
     let mut done = 0;
     while let Some((at, reply)) = batch.next()? {

@@ -19,8 +19,6 @@ const SCORED_REPLIES: usize = 10;
 const SCORED_TOKENS: usize = 2500;
 /// Tokens of a sampled reply at most.
 const SAMPLE_TOKENS: u32 = 192;
-/// Replies generated side by side.
-const PARALLEL: usize = 32;
 const SEED: u32 = 20_260_101;
 
 /// What all measurements rest on.
@@ -142,7 +140,7 @@ impl Bench<'_> {
                 with: with.clone(),
             })
             .collect();
-        let mut batch = self.engine.generate_batch(&requests, PARALLEL)?;
+        let mut batch = self.engine.generate_batch(&requests, self.engine.info().side_by_side())?;
         let mut samples: Vec<Option<Completed>> = requests.iter().map(|_| None).collect();
         while let Some((index, reply)) = batch.next()? {
             self.check()?;

@@ -12,9 +12,6 @@ use super::{Context, Material, Step};
 use crate::engine::{GenerateOptions, Prompt, Request, With};
 use crate::types::{Message, Sampling};
 
-/// Replies generated side by side.
-const PARALLEL: usize = 16;
-
 /// A prompt with answers to it, in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
@@ -159,7 +156,8 @@ impl Context<'_> {
             })
             .collect();
         let mut replies: Vec<Option<(Vec<i32>, Reply)>> = requests.iter().map(|_| None).collect();
-        let mut batch = self.loaded.engine.generate_batch(&requests, PARALLEL)?;
+        let engine = &self.loaded.engine;
+        let mut batch = engine.generate_batch(&requests, engine.info().side_by_side())?;
         let mut done = 0;
         while let Some((index, reply)) = batch.next()? {
             self.check()?;
