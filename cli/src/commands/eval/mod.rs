@@ -193,11 +193,11 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
         jobs: options.jobs.get(),
     };
     let mut written = Written::default();
-    let records = work.run(left.into_values().collect(), known, |records| {
-        match written.is_worth_it() {
-            true => written.time(|| report(records).map(drop)),
-            false => Ok(()),
-        }
+    let records = work.run(left.into_values().collect(), known, |records| match written
+        .is_worth_it()
+    {
+        true => written.time(|| report(records).map(drop)),
+        false => Ok(()),
     })?;
     show(out, &report(&records)?, &folder)
 }
