@@ -140,7 +140,9 @@ impl Bench<'_> {
                 with: with.clone(),
             })
             .collect();
-        let mut batch = self.engine.generate_batch(&requests, self.engine.info().side_by_side())?;
+        let mut batch = self
+            .engine
+            .generate_batch(&requests, self.engine.info().side_by_side())?;
         let mut samples: Vec<Option<Completed>> = requests.iter().map(|_| None).collect();
         while let Some((index, reply)) = batch.next()? {
             self.check()?;
