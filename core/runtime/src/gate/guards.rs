@@ -150,7 +150,7 @@ impl Default for Limits {
             rate_slack: 0.02,
             // One-sided 5 %.
             rate_errors: 1.645,
-            length_ratio: (0.7, 1.3),
+            length_ratio: (0.5, 2.0),
             length_alpha: 0.5,
             length_clip: (0.25, 4.0),
         }
@@ -233,7 +233,10 @@ pub fn guards(
     results
 }
 
-/// Where the median length may lie, over the base's: [0.7, 1.3], with one end moved by the person's taste.
+/// How much shorter and longer than the person likes it a typical reply may be.
+const BEYOND_TASTE: (f64, f64) = (0.7, 1.3);
+
+/// Where the median length may lie, over the base's: [0.5, 2], with one end moved by the person's taste.
 ///
 /// A taste for short (ratio r < 1) lowers the lower end to 0.7 r and leaves the upper one: the person *may* get it short,
 /// and an adapter that has not got there yet is not rejected for it. A taste for long raises the upper end to 1.3 r.
@@ -247,8 +250,8 @@ pub fn length_bounds(taste: Option<&LengthTaste>, limits: &Limits) -> Bounds {
                 .clamp(limits.length_clip.0, limits.length_clip.1)
         });
     Bounds {
-        at_least: Some(shortest * factor.min(1.0)),
-        at_most: Some(longest * factor.max(1.0)),
+        at_least: Some(shortest.min(BEYOND_TASTE.0 * factor)),
+        at_most: Some(longest.max(BEYOND_TASTE.1 * factor)),
     }
 }
 
@@ -470,8 +473,8 @@ pub(super) mod tests {
             (
                 Guard::MedianLength,
                 |m, v| m.median_tokens = v,
-                113.0,
-                111.0,
+                81.0,
+                79.0,
             ),
         ];
         for (guard, set, inside, outside) in table {
@@ -553,7 +556,7 @@ pub(super) mod tests {
             ratio: 0.4,
             p_value: 0.01,
         };
-        for (tokens, expected) in [(46.0, true), (44.0, false), (160.0, true), (209.0, false)] {
+        for (tokens, expected) in [(46.0, true), (44.0, false), (160.0, true), (321.0, false)] {
             let adapter = ScaleMeasurements {
                 median_tokens: tokens,
                 ..harmless(1.0)
@@ -610,9 +613,10 @@ pub(super) mod tests {
             let bounds = length_bounds(Some(&LengthTaste { ratio, p_value }), &limits);
             (bounds.at_least.unwrap(), bounds.at_most.unwrap())
         };
-        assert_eq!(bounds(0.01, 0.001), (0.7 * 0.25, 1.3));
-        assert_eq!(bounds(90.0, 0.001), (0.7, 1.3 * 4.0));
-        assert_eq!(bounds(0.3, 0.5), (0.7, 1.3));
-        assert_eq!(bounds(f64::NAN, 0.001), (0.7, 1.3));
+        assert_eq!(bounds(0.01, 0.001), (0.7 * 0.25, 2.0));
+        assert_eq!(bounds(90.0, 0.001), (0.5, 1.3 * 4.0));
+        assert_eq!(bounds(0.8, 0.001), (0.5, 2.0));
+        assert_eq!(bounds(0.3, 0.5), (0.5, 2.0));
+        assert_eq!(bounds(f64::NAN, 0.001), (0.5, 2.0));
     }
 }

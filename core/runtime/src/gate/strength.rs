@@ -10,16 +10,16 @@ pub const TARGET_KL: f64 = 0.07;
 /// The least and the most that a candidate is scaled by for it.
 pub const STRENGTHS: (f64, f64) = (0.5, 2.0);
 
-/// The scale at which a candidate moves the model about as far as `target_kl`, given how far it does at full scale: a divergence grows
-/// with the square of a small change. In sixteenths, which single precision holds exactly. Few thumbs are no reason to go further than
-/// they went.
-pub fn strength(kl_at_full_scale: f64, target_kl: f64, thumbs: usize) -> f64 {
-    if !kl_at_full_scale.is_finite() || kl_at_full_scale <= 0.0 {
-        return 1.0;
+/// The scale at which a candidate moves the model about as far as `target_kl`, given that it moves it by `kl` at `scale`: a divergence
+/// grows with the square of a small change, and less than that of a large one, so that it is asked again at the scale found. In
+/// sixteenths, which single precision holds exactly. Few thumbs are no reason to go further than they went.
+pub fn strength(scale: f64, kl: f64, target_kl: f64, thumbs: usize) -> f64 {
+    if !kl.is_finite() || kl <= 0.0 {
+        return scale;
     }
     let (least, most) = STRENGTHS;
     let most = if thumbs < FEW_THUMBS { 1.0 } else { most };
-    let scale = (target_kl / kl_at_full_scale).sqrt();
+    let scale = scale * (target_kl / kl).sqrt();
     (scale.clamp(least, most) * 16.0).round() / 16.0
 }
 
@@ -29,19 +29,25 @@ mod tests {
 
     #[test]
     fn a_candidate_that_went_far_is_held_back_and_one_that_did_not_is_helped_on() {
-        assert_eq!(strength(TARGET_KL, TARGET_KL, 100), 1.0);
-        assert_eq!(strength(0.106, TARGET_KL, 100), 0.8125);
-        assert_eq!(strength(0.037, TARGET_KL, 100), 1.375);
-        assert_eq!(strength(0.001, TARGET_KL, 100), 2.0);
-        assert_eq!(strength(3.0, TARGET_KL, 100), 0.5);
+        assert_eq!(strength(1.0, 0.07, 0.07, 100), 1.0);
+        assert_eq!(strength(1.0, 0.106, 0.07, 100), 0.8125);
+        assert_eq!(strength(1.0, 0.037, 0.07, 100), 1.375);
+        assert_eq!(strength(1.0, 0.001, 0.07, 100), 2.0);
+        assert_eq!(strength(1.0, 3.0, 0.07, 100), 0.5);
+    }
+
+    #[test]
+    fn a_scale_that_fell_short_is_corrected() {
+        assert_eq!(strength(1.375, 0.055, 0.07, 100), 1.5625);
+        assert_eq!(strength(1.375, 0.07, 0.07, 100), 1.375);
     }
 
     #[test]
     fn few_thumbs_are_not_exaggerated_and_nonsense_changes_nothing() {
-        assert_eq!(strength(0.01, TARGET_KL, FEW_THUMBS - 1), 1.0);
-        assert_eq!(strength(0.2, TARGET_KL, FEW_THUMBS - 1), 0.5625);
+        assert_eq!(strength(1.0, 0.01, 0.07, FEW_THUMBS - 1), 1.0);
+        assert_eq!(strength(1.0, 0.2, 0.07, FEW_THUMBS - 1), 0.5625);
         for kl in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert_eq!(strength(kl, TARGET_KL, 100), 1.0);
+            assert_eq!(strength(1.0, kl, 0.07, 100), 1.0);
         }
     }
 }

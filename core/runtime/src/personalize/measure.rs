@@ -33,7 +33,7 @@ pub struct Bench<'a> {
 
 /// A reply with what it answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Sample {
+pub struct Sample {
     question: String,
     text: String,
     prompt: Vec<i32>,
@@ -41,9 +41,14 @@ struct Sample {
     finished: bool,
 }
 
-/// The base model's numbers, and its samples' share of them.
-pub fn base(bench: &Bench<'_>) -> Result<BaseMeasurements> {
-    let samples = bench.sample(With::Base)?;
+/// What the base says to neutral prompts.
+pub fn neutral(bench: &Bench<'_>) -> Result<Vec<Sample>> {
+    bench.sample(neutral_prompts(), 0, With::Base)
+}
+
+/// The base model's numbers; `samples` are its own to [`neutral`] prompts.
+pub fn base(bench: &Bench<'_>, mut samples: Vec<Sample>) -> Result<BaseMeasurements> {
+    samples.extend(bench.sample(bench.feedback_prompts(), SAMPLED_PROMPTS, With::Base)?);
     let score = |texts| {
         bench.check()?;
         bench.engine.score(texts, With::Base, bench.canceller)
@@ -76,7 +81,8 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
     let with = || With::Adapter(adapter.clone());
     let neutral = bench.compare(bench.neutral_texts()?, With::Base, with())?;
     let feedback = bench.compare(bench.feedback_replies(), With::Base, with())?;
-    let samples = bench.sample(with())?;
+    let prompts = [neutral_prompts(), bench.feedback_prompts()].concat();
+    let samples = bench.sample(prompts, 0, with())?;
     let scored = score_texts(&samples);
     let own_lengths = scored.iter().map(|text| text.completion.len()).collect();
     let own = bench.compare(scored, with(), With::Base)?;
@@ -115,14 +121,13 @@ impl Bench<'_> {
         }
     }
 
-    /// Replies to prompts of the feedback and to neutral ones, from the model's own distribution.
-    fn sample(&self, with: With) -> Result<Vec<Sample>> {
-        let neutral = neutral::PROMPTS
-            .iter()
-            .take(SAMPLED_PROMPTS)
-            .map(|p| vec![Message::user(*p)]);
-        let feedback = spread(self.feedback, SAMPLED_PROMPTS).map(|(prompt, _)| prompt.clone());
-        let prompts: Vec<Vec<Message>> = neutral.chain(feedback).collect();
+    fn feedback_prompts(&self) -> Vec<Vec<Message>> {
+        let prompts = spread(self.feedback, SAMPLED_PROMPTS);
+        prompts.map(|(prompt, _)| prompt.clone()).collect()
+    }
+
+    /// Replies from the model's own distribution; `first` is the place of the first prompt among all, which decides its draws.
+    fn sample(&self, prompts: Vec<Vec<Message>>, first: usize, with: With) -> Result<Vec<Sample>> {
         let requests: Vec<_> = prompts
             .iter()
             .enumerate()
@@ -131,7 +136,7 @@ impl Bench<'_> {
                 options: GenerateOptions {
                     max_tokens: SAMPLE_TOKENS,
                     sampling: Sampling {
-                        seed: u64::from(SEED) + i as u64,
+                        seed: u64::from(SEED) + (first + i) as u64,
                         ..Sampling::plain()
                     },
                     overflow: Overflow::TruncateOldestTurns,
@@ -175,6 +180,11 @@ impl Bench<'_> {
             })
             .collect()
     }
+}
+
+fn neutral_prompts() -> Vec<Vec<Message>> {
+    let prompts = neutral::PROMPTS.iter().take(SAMPLED_PROMPTS);
+    prompts.map(|p| vec![Message::user(*p)]).collect()
 }
 
 fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {

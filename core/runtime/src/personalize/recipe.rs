@@ -73,6 +73,8 @@ pub struct WestOfN {
     pub replies: usize,
     /// Tokens of a reply, at most.
     pub max_tokens: u32,
+    /// Temperature that they are drawn at, above 0. At 1 a small model's short replies are its strangest ones, too.
+    pub temperature: f32,
     /// Ridge of the head ([`HeadOptions::l2`](crate::reward::HeadOptions)), above 0.
     pub l2: f64,
     /// Share of the prompts whose pair is learned from, those of the largest margins, in (0, 1].
@@ -91,6 +93,7 @@ impl Default for WestOfN {
             prompts: 48,
             replies: 4,
             max_tokens: 192,
+            temperature: 0.7,
             l2: 1.0,
             keep: 0.75,
             weight: 1.0,
@@ -106,6 +109,10 @@ impl WestOfN {
             (self.prompts > 0, "prompts must be at least 1"),
             (self.replies >= 2, "replies must be at least 2"),
             (self.max_tokens > 0, "max_tokens must be at least 1"),
+            (
+                self.temperature > 0.0 && self.temperature.is_finite(),
+                "temperature must be over 0",
+            ),
             (self.l2 > 0.0 && self.l2.is_finite(), "l2 must be over 0"),
             (
                 self.keep > 0.0 && self.keep <= 1.0,
@@ -392,6 +399,10 @@ mod tests {
             (
                 json!({"west_of_n": {"replies": 1}}),
                 "west_of_n.replies must be at least 2",
+            ),
+            (
+                json!({"west_of_n": {"temperature": 0.0}}),
+                "west_of_n.temperature must be over 0",
             ),
             (json!({"folds": 1}), "folds must be 0, or 2 to 10"),
             (json!({"distance": 0.0}), "distance must be over 0"),

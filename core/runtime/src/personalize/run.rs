@@ -307,7 +307,7 @@ impl Context<'_> {
         let west = self.recipe.west_of_n.as_ref();
         let again = west.map(|west| self.again(material, west)).transpose()?;
         let labelled = west.zip(again.as_ref());
-        let labelled = labelled.map_or(0, |(west, again)| west::n_pairs(again.prompts.len(), west));
+        let labelled = labelled.map_or(0, |(west, again)| west::n_pairs(again.n_prompts(), west));
         let amount = Amount::of(examples)
             .and(replay + anchors)
             .and_pairs(labelled);
@@ -429,7 +429,9 @@ impl Context<'_> {
             prompts: &prompts,
             n: 1,
             max_tokens: REPLAY_TOKENS,
+            temperature: 1.0,
             with: With::Base,
+            seed: self.budget.seed,
             stream: 0,
         })?;
         let replayed = |sampled: Sampled| {
@@ -511,7 +513,30 @@ impl Context<'_> {
         name: &str,
         make: impl FnOnce(&Self) -> Step<T>,
     ) -> Step<T> {
-        let path = dir.join(name);
+        self.kept_at(dir.join(name), make)
+    }
+
+    /// What the base gives whatever was said to it, made by the first run that needs it. `of` is all that it depends on besides the
+    /// engine.
+    fn of_base<T: Serialize + DeserializeOwned>(
+        &self,
+        what: &str,
+        of: &impl Serialize,
+        make: impl FnOnce(&Self) -> Step<T>,
+    ) -> Step<T> {
+        let info = self.loaded.engine.info();
+        let on = (&self.loaded.sha256, &info.template_hash, info.n_gpu_layers);
+        let key = serde_json::to_vec(&(on, of)).map_err(|e| Error::Job(e.to_string()))?;
+        let key = hex(Sha256::digest(&key));
+        let name = format!("base-{what}-{}.json", &key[..16]);
+        self.kept_at(self.thumbprint.store().dir().join(name), make)
+    }
+
+    fn kept_at<T: Serialize + DeserializeOwned>(
+        &self,
+        path: PathBuf,
+        make: impl FnOnce(&Self) -> Step<T>,
+    ) -> Step<T> {
         if let Ok(bytes) = fs::read(&path)
             && let Ok(kept) = serde_json::from_slice(&bytes)
         {

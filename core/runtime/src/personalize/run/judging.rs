@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::super::examples::tokenize;
 use super::super::measure::{self, Bench};
 use super::super::recipe::GuardFile;
 use super::super::{Outcome, Phase};
 use super::ranking::{Ranking, fold_results, length_taste};
 use super::{Context, Material, Step, Stop};
+use crate::curation;
 use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
@@ -38,25 +40,33 @@ impl Context<'_> {
             feedback: &feedback,
         };
         self.progress(Phase::Gate, 0, 2);
+        let neutral = self.of_base("gate", &(), |this| {
+            this.engine_work(|| measure::neutral(&bench))
+        })?;
         let mut measured = Measurements {
             thumbs: material.curated.readiness.have.events,
             base: self.kept(dir, "gate-base.json", |this| {
-                this.engine_work(|| measure::base(&bench))
+                this.engine_work(|| measure::base(&bench, neutral))
             })?,
             strength: 1.0,
             scales: Vec::new(),
-            length_taste: length_taste(&material.tokenized.examples),
+            length_taste: self.length_taste(material)?,
             folds: fold_results(rankings),
         };
         let limits = self.recipe.limits()?;
         if let Some(distance) = self.recipe.distance
             && gate::next_scale(&measured, &limits).is_some()
         {
-            let full = self.thumbprint.load_adapter(&self.loaded, &row, 1.0)?;
-            let kl = self.kept(dir, "gate-kl.json", |this| {
-                this.engine_work(|| measure::feedback_kl(&bench, &full))
-            })?;
-            measured.strength = gate::strength(kl, distance, measured.thumbs);
+            for _ in 0..2 {
+                let scale = measured.strength;
+                let adapter = self
+                    .thumbprint
+                    .load_adapter(&self.loaded, &row, scale as f32)?;
+                let kl = self.kept(dir, &format!("gate-kl-{scale}.json"), |this| {
+                    this.engine_work(|| measure::feedback_kl(&bench, &adapter))
+                })?;
+                measured.strength = gate::strength(scale, kl, distance, measured.thumbs);
+            }
         }
         while let Some(scale) = gate::next_scale(&measured, &limits) {
             let done = measured.scales.len() as u64 + 1;
@@ -104,6 +114,18 @@ impl Context<'_> {
         }
         self.thumbprint.swap_if_loaded()?;
         Ok(Outcome::Trial(row.id, Box::new(report)))
+    }
+
+    /// Which lengths the person likes. An edit says so by what it made of the reply, whether or not that pair is learned from.
+    fn length_taste(&self, material: &Material) -> Step<Option<gate::LengthTaste>> {
+        let options = curation::Options {
+            edit_pairs: true,
+            ..self.recipe.curation(self.loaded.sha256.clone())
+        };
+        let examples = curation::curate(&material.log, &options).examples;
+        let chat = self.loaded.engine.chat();
+        let tokenized = tokenize(&examples, chat, self.budget.max_example_tokens)?;
+        Ok(length_taste(&tokenized.examples))
     }
 
     /// Ends the undecided trial of an adapter whose place a newer one takes.

@@ -149,7 +149,9 @@ impl Context<'_> {
             prompts: &prompts,
             n: online.samples,
             max_tokens: online.max_tokens,
+            temperature: 1.0,
             with: With::Adapter(adapter),
+            seed: self.budget.seed,
             stream: u64::from(round),
         })
     }

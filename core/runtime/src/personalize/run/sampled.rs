@@ -33,8 +33,10 @@ pub struct Samples<'a> {
     /// Replies to each prompt.
     pub n: usize,
     pub max_tokens: u32,
+    pub temperature: f32,
     pub with: With,
-    /// Tells these from other samples of the run.
+    pub seed: u64,
+    /// Tells these from other samples of the same seed.
     pub stream: u64,
 }
 
@@ -115,10 +117,9 @@ impl Sampled {
         differ.then(|| (best, worst, reward(best) - reward(worst)))
     }
 
-    /// Leaves out replies that take more than `rows` with their prompt.
-    pub fn keep(&mut self, rows: usize) {
-        let room = rows.saturating_sub(self.prompt.len());
-        self.replies.retain(|reply| reply.tokens.len() <= room);
+    /// Whether a reply takes at most `rows` with its prompt.
+    pub fn fits(&self, reply: usize, rows: usize) -> bool {
+        self.prompt.len() + self.replies[reply].tokens.len() <= rows
     }
 
     /// A reply by itself, to be scored.
@@ -134,7 +135,7 @@ impl Sampled {
 }
 
 impl Context<'_> {
-    /// Draws from the model's own distribution: temperature 1, nothing cut off. Prompts without a reply that says anything are left out.
+    /// Draws from the model's own distribution at some temperature, nothing cut off. Prompts without a reply that says anything are left out.
     pub(super) fn sample(&self, samples: &Samples<'_>) -> Step<Vec<Sampled>> {
         let n = samples.prompts.len() * samples.n;
         let requests: Vec<_> = (0..n)
@@ -143,11 +144,11 @@ impl Context<'_> {
                 options: GenerateOptions {
                     max_tokens: samples.max_tokens,
                     sampling: Sampling {
-                        seed: self
-                            .budget
+                        seed: samples
                             .seed
                             .wrapping_mul(31)
                             .wrapping_add(samples.stream << 32 | i as u64),
+                        temperature: samples.temperature,
                         ..Sampling::plain()
                     },
                     ..GenerateOptions::default()
@@ -208,22 +209,5 @@ mod tests {
         );
         // Nothing is better than itself.
         assert_eq!(of(vec![reply(5, true), reply(5, true)], &[1.0, 0.0]), None);
-    }
-
-    #[test]
-    fn a_reply_that_memory_was_not_planned_for_is_left_out() {
-        let reply = |length| Reply {
-            tokens: vec![7; length],
-            finished: true,
-        };
-        let mut sampled = Sampled {
-            prompt: vec![1; 4],
-            replies: vec![reply(6), reply(7), reply(1)],
-        };
-        sampled.keep(10);
-        let lengths: Vec<usize> = sampled.replies.iter().map(|r| r.tokens.len()).collect();
-        assert_eq!(lengths, [6, 1]);
-        sampled.keep(3);
-        assert_eq!(sampled.replies, []);
     }
 }

@@ -10,7 +10,7 @@ use thumbprint_tune::trainer::Trainer;
 
 use super::super::Phase;
 use super::super::recipe::WestOfN;
-use super::sampled::{Labelled, LabelledPair, Sampled, Samples, own_prompts};
+use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompts};
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
 use crate::engine::{Canceller, Chat, EngineError, Priority, With};
@@ -24,11 +24,50 @@ const CHUNK: usize = 8;
 /// Tells these samples from a run's others.
 const STREAM: u64 = 1 << 20;
 
-/// Last hidden states: of the replies that were judged, and of the samples, prompt by prompt.
+/// Seed of the base's answers to neutral prompts, which all runs share.
+const NEUTRAL_SEED: u64 = 20_261_126;
+
+/// How each prompt is answered.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Draws {
+    replies: usize,
+    max_tokens: u32,
+    temperature: f32,
+}
+
+/// The base's answers to a prompt, each with its hidden state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct States {
-    judged: Vec<Vec<f32>>,
-    sampled: Vec<Vec<Vec<f32>>>,
+struct Answers {
+    sampled: Sampled,
+    states: Vec<Vec<f32>>,
+}
+
+impl Answers {
+    /// Without those that take more than `rows` with their prompt.
+    fn of_rows(self, rows: usize) -> Self {
+        let kept: Vec<bool> = (0..self.states.len())
+            .map(|at| self.sampled.fits(at, rows))
+            .collect();
+        let Self {
+            sampled: Sampled { prompt, replies },
+            states,
+        } = self;
+        Self {
+            sampled: Sampled {
+                prompt,
+                replies: only(replies, &kept),
+            },
+            states: only(states, &kept),
+        }
+    }
+}
+
+fn only<T>(all: Vec<T>, kept: &[bool]) -> Vec<T> {
+    let pairs = all.into_iter().zip(kept);
+    pairs
+        .filter(|(_, kept)| **kept)
+        .map(|(one, _)| one)
+        .collect()
 }
 
 /// A pair by its places among the samples.
@@ -42,8 +81,10 @@ struct Place {
 
 /// What is answered again.
 pub struct Again {
-    /// The feedback's own prompts, spread over the log, then neutral ones.
-    pub prompts: Vec<Vec<Message>>,
+    /// Some of the feedback's own prompts, spread over the log.
+    pub own: Vec<Vec<Message>>,
+    /// Neutral ones beside them.
+    pub n_neutral: usize,
     /// Tokens of a reply, at most.
     pub max_tokens: u32,
     /// Rows of the longest pair that can come of it.
@@ -58,13 +99,9 @@ pub fn again(
     chat: &Chat,
     n_ctx: usize,
 ) -> Result<Again, EngineError> {
-    let neutral: Vec<Vec<Message>> = replay::PROMPTS
-        .iter()
-        .map(|prompt| vec![Message::user(*prompt)])
-        .collect();
     let mut longest = 0;
-    for prompt in &neutral {
-        longest = longest.max(chat.prompt_tokens(prompt)?.len());
+    for prompt in neutral() {
+        longest = longest.max(chat.prompt_tokens(&prompt)?.len());
     }
     // The end of a turn is added to what was cut off.
     let room = n_ctx.saturating_sub(longest + 1);
@@ -80,15 +117,30 @@ pub fn again(
     let own = own_prompts(material, west.prompts / 2, |prompt| {
         prompt + both <= rows && prompt + (max_tokens as usize) < n_ctx
     });
-    let prompts = match max_tokens {
-        0 => Vec::new(),
-        _ => own.into_iter().chain(neutral).take(west.prompts).collect(),
+    let (own, n_neutral) = match max_tokens {
+        0 => (Vec::new(), 0),
+        _ => {
+            let n_neutral = (west.prompts - own.len()).min(replay::PROMPTS.len());
+            (own, n_neutral)
+        }
     };
     Ok(Again {
-        prompts,
+        own,
+        n_neutral,
         max_tokens,
         rows,
     })
+}
+
+impl Again {
+    pub fn n_prompts(&self) -> usize {
+        self.own.len() + self.n_neutral
+    }
+}
+
+fn neutral() -> impl Iterator<Item = Vec<Message>> {
+    let prompts = replay::PROMPTS.iter();
+    prompts.map(|prompt| vec![Message::user(*prompt)])
 }
 
 /// Pairs that are learned from, of so many prompts.
@@ -111,21 +163,23 @@ impl Context<'_> {
         };
         let again = self.again(material, west)?;
         let longest = resolved.plan.max_tokens;
-        let mut sampled = self.kept(dir, "west-samples.json", |this| {
-            this.sample(&Samples {
-                phase: Phase::Replay,
-                prompts: &again.prompts,
-                n: west.replies,
-                max_tokens: again.max_tokens,
-                with: With::Base,
-                stream: STREAM,
-            })
+        let draws = Draws {
+            replies: west.replies,
+            max_tokens: again.max_tokens,
+            temperature: west.temperature,
+        };
+        let mut answers: Vec<Answers> = self.kept(dir, "west-answers.json", |this| {
+            this.answered(again.own, draws, this.budget.seed)
         })?;
+        let neutral = self.of_base("answers", &draws, |this| {
+            this.answered(neutral().collect(), draws, NEUTRAL_SEED)
+        })?;
+        answers.extend(neutral.into_iter().take(again.n_neutral));
         // Under a tight budget memory was planned for less.
-        sampled.iter_mut().for_each(|sampled| sampled.keep(longest));
+        let answers: Vec<Answers> = answers.into_iter().map(|a| a.of_rows(longest)).collect();
         let judged = HeadMaterial::of_log(&material.log, &self.loaded)?;
-        let states = self.kept(dir, "west-states.json", |this| {
-            this.states(&judged, &sampled)
+        let states = self.kept(dir, "west-judged.json", |this| {
+            this.states(judged.texts.clone())
         })?;
         let everything = judged.judged.iter().map(|(_, judged)| *judged).collect();
         let without = |fold| {
@@ -136,14 +190,14 @@ impl Context<'_> {
         let sets: Vec<Vec<Place>> = (0..resolved.folds)
             .map(without)
             .chain([everything])
-            .map(|judged: Vec<Judged>| self.ordered(west, &judged, &sampled, &states))
+            .map(|judged: Vec<Judged>| self.ordered(west, &judged, &states, &answers))
             .collect();
         let weights = PairWeights {
             pair: west.weight,
             nll: west.nll,
             label_smoothing: Some(west.label_smoothing),
         };
-        let pairs = self.with_references(&sampled, &sets, resolved, dir)?;
+        let pairs = self.with_references(&answers, &sets, resolved, dir)?;
         Ok(pairs
             .into_iter()
             .map(|pairs| Labelled::new(&pairs, weights, longest))
@@ -157,40 +211,47 @@ impl Context<'_> {
         Ok(again(material, west, engine.chat(), n_ctx)?)
     }
 
-    fn states(&self, judged: &HeadMaterial, sampled: &[Sampled]) -> Step<States> {
+    /// The base's replies to each prompt.
+    fn answered(&self, prompts: Vec<Vec<Message>>, draws: Draws, seed: u64) -> Step<Vec<Answers>> {
+        let sampled = self.sample(&Samples {
+            phase: Phase::Replay,
+            prompts: &prompts,
+            n: draws.replies,
+            max_tokens: draws.max_tokens,
+            temperature: draws.temperature,
+            with: With::Base,
+            seed,
+            stream: STREAM,
+        })?;
         let chat = self.loaded.engine.chat();
-        let whole = |sampled: &Sampled, at: usize| {
-            let reply = &sampled.replies[at];
+        let whole = |prompt: &[i32], reply: &Reply| {
             let ends = (!reply.finished).then(|| chat.end_of_turn()).flatten();
-            let tokens = sampled.prompt.iter().chain(&reply.tokens).copied();
+            let tokens = prompt.iter().chain(&reply.tokens).copied();
             tokens.chain(ends).collect::<Vec<i32>>()
         };
-        let of_samples = sampled
-            .iter()
-            .flat_map(|sampled| (0..sampled.replies.len()).map(move |at| whole(sampled, at)));
-        let texts: Vec<Vec<i32>> = judged.texts.iter().cloned().chain(of_samples).collect();
+        let texts = sampled.iter().flat_map(|Sampled { prompt, replies }| {
+            replies.iter().map(move |reply| whole(prompt, reply))
+        });
+        let mut states = self.states(texts.collect())?.into_iter();
+        let answers = sampled.into_iter().map(|sampled| Answers {
+            states: states.by_ref().take(sampled.replies.len()).collect(),
+            sampled,
+        });
+        Ok(answers.collect())
+    }
+
+    /// The base's last hidden state of each text.
+    fn states(&self, texts: Vec<Vec<i32>>) -> Step<Vec<Vec<f32>>> {
         let canceller: Canceller = self.shared.canceller();
         let mut states = Vec::with_capacity(texts.len());
         for chunk in texts.chunks(CHUNK) {
             self.check()?;
             self.progress(Phase::Replay, states.len() as u64, texts.len() as u64);
-            let engine = &self.loaded.engine;
-            states.extend(engine.embed(
-                Priority::Background,
-                chunk.to_vec(),
-                With::Base,
-                &canceller,
-            )?);
+            let (engine, of_base) = (&self.loaded.engine, With::Base);
+            let chunk = chunk.to_vec();
+            states.extend(engine.embed(Priority::Background, chunk, of_base, &canceller)?);
         }
-        let mut of_samples = states.split_off(judged.texts.len()).into_iter();
-        let sampled = sampled
-            .iter()
-            .map(|sampled| of_samples.by_ref().take(sampled.replies.len()).collect())
-            .collect();
-        Ok(States {
-            judged: states,
-            sampled,
-        })
+        Ok(states)
     }
 
     /// The pairs of the largest margins, in the order of their prompts; none where no head can be fitted.
@@ -198,36 +259,32 @@ impl Context<'_> {
         &self,
         west: &WestOfN,
         judged: &[Judged],
-        sampled: &[Sampled],
-        states: &States,
+        states: &[Vec<f32>],
+        answers: &[Answers],
     ) -> Vec<Place> {
         // What is usual of a feature is told by all replies, judged or not.
-        let all: Vec<Vec<f32>> = states
-            .judged
-            .iter()
-            .chain(states.sampled.iter().flatten())
-            .cloned()
-            .collect();
+        let of_answers = answers.iter().flat_map(|answers| &answers.states);
+        let all: Vec<Vec<f32>> = states.iter().chain(of_answers).cloned().collect();
         let template = &self.loaded.engine.info().template_hash;
         let options = HeadOptions { l2: Some(west.l2) };
         let Ok(head) = reward::fit(&self.loaded.sha256, template, &all, judged, &options) else {
             return Vec::new();
         };
-        let rewards: Vec<Vec<f64>> = states
-            .sampled
+        let rewards: Vec<Vec<f64>> = answers
             .iter()
-            .map(|states| {
+            .map(|answers| {
                 let reward = |state: &Vec<f32>| head.score(state).unwrap_or_default();
-                states.iter().map(reward).collect()
+                answers.states.iter().map(reward).collect()
             })
             .collect();
-        widest(sampled, &rewards, west)
+        let sampled: Vec<&Sampled> = answers.iter().map(|answers| &answers.sampled).collect();
+        widest(&sampled, &rewards, west)
     }
 
     /// Pairs with the log-probabilities of their sides under the base.
     fn with_references(
         &self,
-        sampled: &[Sampled],
+        answers: &[Answers],
         sets: &[Vec<Place>],
         resolved: &Resolved,
         dir: &Path,
@@ -242,7 +299,7 @@ impl Context<'_> {
         let scores: Vec<f64> = self.kept(dir, "west-references.json", |this| {
             let texts: Vec<Example> = wanted
                 .iter()
-                .map(|(prompt, reply)| sampled[*prompt].text(*reply))
+                .map(|(prompt, reply)| answers[*prompt].sampled.text(*reply))
                 .collect();
             if texts.is_empty() {
                 return Ok(Vec::new());
@@ -263,7 +320,7 @@ impl Context<'_> {
             found.and_then(|at| scores.get(at).copied())
         };
         let pair = |place: &Place| {
-            let Sampled { prompt, replies } = &sampled[place.prompt];
+            let Sampled { prompt, replies } = &answers[place.prompt].sampled;
             Some(LabelledPair {
                 prompt: prompt.clone(),
                 chosen: replies[place.best].tokens.clone(),
@@ -283,7 +340,7 @@ impl Context<'_> {
 }
 
 /// Of each prompt the best reply over the worst one; of these, the share with the largest margins.
-fn widest(sampled: &[Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Place> {
+fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Place> {
     let places = sampled.iter().zip(rewards).enumerate();
     let mut places: Vec<Place> = places
         .filter_map(|(prompt, (sampled, rewards))| {
@@ -305,7 +362,6 @@ fn widest(sampled: &[Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Plac
 
 #[cfg(test)]
 mod tests {
-    use super::super::sampled::Reply;
     use super::*;
 
     #[test]
@@ -331,6 +387,7 @@ mod tests {
             keep: 0.5,
             ..WestOfN::default()
         };
+        let sampled: Vec<&Sampled> = sampled.iter().collect();
         let places = widest(&sampled, &rewards, &west);
         let found: Vec<_> = places
             .iter()
@@ -339,5 +396,32 @@ mod tests {
         assert_eq!(found, [(1, 0, 2), (3, 1, 0)]);
         let all = widest(&sampled, &rewards, &WestOfN { keep: 1.0, ..west });
         assert_eq!(all.len(), 3, "where nothing differs, nothing is better");
+    }
+
+    #[test]
+    fn a_reply_that_memory_was_not_planned_for_is_left_out_with_its_state() {
+        let reply = |length| Reply {
+            tokens: vec![7; length],
+            finished: true,
+        };
+        let answers = Answers {
+            sampled: Sampled {
+                prompt: vec![1; 4],
+                replies: vec![reply(6), reply(7), reply(1)],
+            },
+            states: vec![vec![0.0], vec![1.0], vec![2.0]],
+        };
+        let kept = answers.clone().of_rows(10);
+        let lengths: Vec<usize> = kept
+            .sampled
+            .replies
+            .iter()
+            .map(|r| r.tokens.len())
+            .collect();
+        assert_eq!(
+            (lengths, kept.states),
+            (vec![6, 1], vec![vec![0.0], vec![2.0]])
+        );
+        assert_eq!(answers.of_rows(3).states, Vec::<Vec<f32>>::new());
     }
 }
