@@ -1,8 +1,10 @@
 //! The whole loop on tiny models: record, learn, judge, serve, forget; paused and damaged on the way.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -258,6 +260,38 @@ fn a_thumb_given_while_a_run_rests_is_left_to_the_next_run() {
     };
     let next = adapter_of(tp.personalize(again).unwrap().wait().unwrap());
     assert_ne!(bytes(&tp, next), whole);
+}
+
+#[test]
+fn what_the_base_says_to_neutral_prompts_is_kept_and_a_later_run_learns_the_same_bytes_from_it() {
+    let folder = Folder::new();
+    let tp = folder.taught();
+    let whole = learn(&tp);
+    let kept = || -> BTreeMap<PathBuf, SystemTime> {
+        let files = std::fs::read_dir(tp.store().dir()).unwrap();
+        let files = files.map(|file| file.unwrap());
+        let of_base = files.filter(|file| file.file_name().to_string_lossy().starts_with("base-"));
+        of_base
+            .map(|file| (file.path(), file.metadata().unwrap().modified().unwrap()))
+            .collect()
+    };
+    let first = kept();
+    assert_eq!(
+        first.len(),
+        2,
+        "answers to learn from, and the gate's: {first:?}"
+    );
+    for path in first.keys() {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(!text.contains("Is it number"), "{}", path.display());
+    }
+    let again = Budget {
+        replace_trial: true,
+        ..budget()
+    };
+    let id = adapter_of(tp.personalize(again).unwrap().wait().unwrap());
+    assert_eq!(bytes(&tp, id), whole);
+    assert_eq!(kept(), first);
 }
 
 #[test]

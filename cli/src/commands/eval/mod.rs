@@ -65,7 +65,7 @@ enum What {
 
 #[derive(Args, Debug)]
 struct Personalize {
-    /// How much is run: `ci` (minutes), `hour`, `night`, `second` (for a second model); or a size of --plan
+    /// How much is run: `ci` (minutes), `hour`, `night`, `second` (for a second model), `steady` and `careless` (other shares of flipped thumbs); or a size of --plan
     #[arg(long, value_name = "SIZE")]
     size: String,
     /// Where everything is kept

@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 use thumbprint::gate::stats::binomial_upper_tail;
 
 use super::plan::{DEFAULT, SHUFFLED};
-use super::results::{ALL, Average, Results, VOTES};
+use super::results::{ALL, Average, Results, UserFacts, VOTES};
 
 /// Seeds and prompts that goals are stated for.
 const SEEDS: usize = 5;
 const PROMPTS: usize = 200;
+/// How often the best of sixteen replies must please somebody who gives thumbs alone.
+pub const HEADROOM: f64 = 0.8;
 /// Arms that the default has to beat.
 pub const RIVALS: [&str; 3] = ["sft", "stop_early", "system_prompt"];
 
@@ -50,7 +52,7 @@ fn of(results: &Results, n: usize) -> Vec<&Average> {
     averages.filter(|a| a.arm == DEFAULT && a.n == n).collect()
 }
 
-fn caveat(averages: &[&Average]) -> Option<String> {
+fn caveat(results: &Results, averages: &[&Average]) -> Option<String> {
     let seeds = averages.iter().map(|a| a.seeds).min()?;
     let prompts = averages.iter().map(|a| a.prompts).min()?;
     let mut less = Vec::new();
@@ -62,6 +64,20 @@ fn caveat(averages: &[&Average]) -> Option<String> {
     }
     if averages.len() < 4 {
         less.push(format!("{} of 4 users", averages.len()));
+    }
+    let among = |user: &&UserFacts| averages.iter().any(|a| a.user == user.name);
+    for user in results.users.iter().filter(among) {
+        if let Some(headroom) = user
+            .headroom
+            .filter(|share| *share < HEADROOM && !user.edits)
+        {
+            less.push(format!(
+                "{}, whose taste the base shows too rarely for thumbs alone ({} of {})",
+                user.name,
+                percent(headroom),
+                percent(HEADROOM)
+            ));
+        }
     }
     (!less.is_empty()).then(|| format!("on {}", less.join(", ")))
 }
@@ -90,7 +106,7 @@ fn win_rates(results: &Results, n: usize, least: f64, least_low: f64) -> Verdict
         ),
         standing: standing(!averages.is_empty(), met >= wanted),
         found: format!("{met} of {}: {}", averages.len(), list(figures)),
-        caveat: caveat(&averages),
+        caveat: caveat(results, &averages),
     }
 }
 
@@ -118,7 +134,7 @@ fn best_user(results: &Results, n: usize, least: f64) -> Verdict {
                 number(e.high)
             )
         }),
-        caveat: caveat(&averages),
+        caveat: caveat(results, &averages),
     }
 }
 

@@ -470,12 +470,7 @@ pub(super) mod tests {
                 1.559,
                 1.561,
             ),
-            (
-                Guard::MedianLength,
-                |m, v| m.median_tokens = v,
-                81.0,
-                79.0,
-            ),
+            (Guard::MedianLength, |m, v| m.median_tokens = v, 81.0, 79.0),
         ];
         for (guard, set, inside, outside) in table {
             let mut adapter = harmless(1.0);
