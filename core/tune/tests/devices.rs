@@ -170,18 +170,17 @@ fn recomputing_chunks_and_parts_of_the_adapter_change_nothing_on_any_device() {
         let lora = random_lora(&file.open(), 3, targets);
         let expected = outcome(&file, exact(256), &lora, (true, 0.0));
         for (device, tolerance) in all() {
-            let options = NetworkOptions {
-                checkpoint: true,
-                head_rows: 3,
-                ..on(&device, exact(256))
-            };
-            let found = outcome(&file, options, &lora, (true, 0.0));
-            assert_equal(
-                &format!("{targets:?} on {device}"),
-                &tolerance,
-                &found,
-                &expected,
-            );
+            for checkpoint in [true, false] {
+                let options = NetworkOptions {
+                    checkpoint,
+                    recompute_gate_up: !checkpoint,
+                    head_rows: 3,
+                    ..on(&device, exact(256))
+                };
+                let found = outcome(&file, options, &lora, (true, 0.0));
+                let what = format!("{targets:?} on {device}");
+                assert_equal(&what, &tolerance, &found, &expected);
+            }
         }
     }
 }
@@ -268,6 +267,7 @@ fn run(file: &ModelFile, device: Option<&str>, config: TrainConfig) -> Trainer {
         head_rows: 16,
         checkpoint: false,
         last_layers: None,
+        recompute_gate_up: false,
         keep_weights: false,
         device: device.map(|name| DeviceOptions {
             name: name.to_owned(),
