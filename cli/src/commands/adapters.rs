@@ -423,6 +423,9 @@ fn show(details: &AdapterDetails, out: &Output) -> Result<()> {
         row.file.display(),
         row.scale
     ))?;
+    if let Some(place) = trained_on(&row.config, &row.manifest) {
+        out.line(format!("  trained on         {place}"))?;
+    }
     if let Some(verdict) = &details.verdict {
         out.line(format!("  votes              {}", verdict.explain()))?;
     }
@@ -451,6 +454,20 @@ fn show(details: &AdapterDetails, out: &Output) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The device that a run computed on, if not on the CPU, and what that left to the CPU.
+fn trained_on(config: &Value, manifest: &Value) -> Option<String> {
+    let device = config["plan"]["device"]["name"].as_str()?;
+    let fallbacks = manifest["fallbacks"].as_array().into_iter().flatten();
+    let fallbacks: Vec<_> = fallbacks.filter_map(Value::as_str).collect();
+    Some(match fallbacks.as_slice() {
+        [] => device.to_owned(),
+        names => format!(
+            "{device}; the CPU computed what it has no kernel for: {}",
+            names.join(", ")
+        ),
+    })
 }
 
 /// How long ago a moment was.
@@ -521,7 +538,26 @@ fn print_numbers(out: &Output, key: &str, value: &Value, depth: usize) -> Result
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_device_is_named_with_what_it_left_to_the_cpu() {
+        let on = |device: Value, manifest: Value| {
+            trained_on(&json!({ "plan": { "device": device } }), &manifest)
+        };
+        let gpu = || json!({ "name": "CUDA0", "strict": false });
+        assert_eq!(on(Value::Null, json!({ "fallbacks": [] })), None);
+        assert_eq!(trained_on(&Value::Null, &Value::Null), None);
+        assert_eq!(on(gpu(), json!({ "fallbacks": [] })).unwrap(), "CUDA0");
+        // Of a run before fallbacks were recorded.
+        assert_eq!(on(gpu(), json!({})).unwrap(), "CUDA0");
+        let told = on(gpu(), json!({ "fallbacks": ["ADD", "CUSTOM"] })).unwrap();
+        assert!(
+            told.contains("CUDA0;") && told.ends_with(": ADD, CUSTOM"),
+            "{told}"
+        );
+    }
 
     #[test]
     fn moments_are_told_in_the_largest_unit_that_fits() {

@@ -41,6 +41,9 @@ pub struct Options {
     /// Train on the first GPU
     #[arg(long)]
     gpu: bool,
+    /// Refuse what the GPU has no kernel for, instead of computing that on the CPU
+    #[arg(long, requires = "gpu")]
+    require_gpu: bool,
     /// Reject what gets fewer of these multiple-choice questions right (ARC, HellaSwag or MMLU) than --choices-loss allows
     #[arg(long, value_name = "FILE")]
     choices: Option<PathBuf>,
@@ -94,6 +97,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         seed: options.seed.seed,
         replace_trial: options.replace_trial,
         gpu: options.gpu,
+        require_gpu: options.require_gpu,
         online: Online::rounds(options.online_rounds),
         ..Budget::default()
     };

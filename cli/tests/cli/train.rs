@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Folder, Run, score, train};
+use crate::harness::{Folder, Run, score, thumbprint, train};
 
 fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
@@ -441,4 +441,156 @@ fn a_preset_is_the_options_that_it_stands_for_and_options_override_it() {
     );
     let out = folder.path("none.gguf");
     Run::of(train(&model, &data, &out).args(["--preset", "zephir"])).failed(2, &["smollm2"]);
+}
+
+/// `train` in another folder, whose own defaults are other number formats.
+fn elsewhere(folder: &Folder, model: &Path, data: &Path, out: &Path) -> Command {
+    let mut command = thumbprint();
+    command.env("THUMBPRINT_CACHE", folder.path("cache"));
+    command.arg("train").arg("--model").arg(model);
+    command.arg("--data").arg(data).arg("--out").arg(out);
+    command
+}
+
+/// Makes this folder's remembered number formats others than the ones that were measured.
+fn remember_exact_formats(folder: &Folder, model: &Path, data: &Path) {
+    let mut first = elsewhere(folder, model, data, &folder.path("first.gguf"));
+    Run::of(first.args(["--threads", "2", "--max-steps", "1"])).ok();
+    let file = folder.path("cache/kernels-2.json");
+    let mut known: Value = serde_json::from_slice(&bytes(&file)).unwrap();
+    for formats in known.as_object_mut().unwrap().values_mut() {
+        *formats = serde_json::json!({ "scratch": "bf16", "saved": "f32" });
+    }
+    std::fs::write(&file, known.to_string()).unwrap();
+}
+
+#[test]
+fn a_run_replayed_from_anothers_manifest_gives_its_bytes_where_other_defaults_hold() {
+    let (here, there) = (Folder::new(), Folder::new());
+    let (model, data) = (here.tiny(), here.pairs());
+    let (out, manifest) = (here.path("out.gguf"), here.path("run.json"));
+    let mut command = train(&model, &data, &out);
+    command.args([
+        "--max-steps",
+        "4",
+        "--seed",
+        "7",
+        "--lora-dropout",
+        "0.1",
+        "--beta",
+        "0.3",
+    ]);
+    command.args([
+        "--kernels",
+        "exact",
+        "--memory-mib",
+        "60",
+        "--loss-type",
+        "dpop,sft",
+    ]);
+    Run::of(command.arg("--manifest").arg(&manifest)).ok();
+    let told: Value = serde_json::from_slice(&bytes(&manifest)).unwrap();
+    assert_eq!(told["plan"]["kernels"]["scratch"], "f32", "{told}");
+    assert_eq!(told["steps"], 4, "{told}");
+
+    let (model, data) = (there.tiny(), there.pairs());
+    remember_exact_formats(&there, &model, &data);
+    let own = there.path("own.gguf");
+    let mut command = elsewhere(&there, &model, &data, &own);
+    command.args(["--threads", "2", "--learning-rate", "0.01"]);
+    command.args([
+        "--max-steps",
+        "4",
+        "--seed",
+        "7",
+        "--lora-dropout",
+        "0.1",
+        "--beta",
+        "0.3",
+    ]);
+    Run::of(command.args(["--loss-type", "dpop,sft"])).ok();
+    assert_ne!(bytes(&own), bytes(&out), "defaults are the same");
+
+    let replayed = there.path("replayed.gguf");
+    let mut command = elsewhere(&there, &model, &data, &replayed);
+    let run = Run::of(command.arg("--json").arg("--replay").arg(&manifest)).ok();
+    assert!(bytes(&replayed) == bytes(&out));
+    assert_eq!(run.objects().last().unwrap()["same_bytes"], true);
+    // A manifest of the replay tells of the same run.
+    let again = there.path("again.json");
+    let mut command = elsewhere(&there, &model, &data, &replayed);
+    command.arg("--replay").arg(&manifest).arg("--manifest");
+    Run::of(command.arg(&again)).ok();
+    assert_eq!(bytes(&again), bytes(&manifest));
+}
+
+#[test]
+fn a_replay_starts_from_the_same_adapter_and_takes_rankings_as_the_first_run_did() {
+    let folder = Folder::new();
+    let (model, data) = (folder.tiny(), folder.pairs());
+    let (first, out) = (folder.path("first.gguf"), folder.path("out.gguf"));
+    Run::of(train(&model, &data, &first).args(["--max-steps", "2"])).ok();
+    let (manifest, replayed) = (folder.path("run.json"), folder.path("replayed.gguf"));
+    let mut command = train(&model, &data, &out);
+    command.args(["--max-steps", "3", "--loss-type", "kto"]);
+    command.arg("--init-adapter").arg(&first);
+    Run::of(command.arg("--manifest").arg(&manifest)).ok();
+    let mut command = elsewhere(&folder, &model, &data, &replayed);
+    command.arg("--replay").arg(&manifest);
+    Run::of(command.arg("--init-adapter").arg(&first)).ok();
+    assert!(bytes(&replayed) == bytes(&out));
+    // Without it the run begins elsewhere.
+    let mut command = elsewhere(&folder, &model, &data, &replayed);
+    Run::of(command.arg("--replay").arg(&manifest)).failed(1, &["run.json", "base model"]);
+}
+
+#[test]
+fn a_replay_of_other_inputs_or_with_settings_of_its_own_is_refused() {
+    let folder = Folder::new();
+    let (model, data, out) = (folder.tiny(), folder.pairs(), folder.path("out.gguf"));
+    let manifest = folder.path("run.json");
+    let mut command = train(&model, &data, &out);
+    command.args(["--max-steps", "1"]);
+    Run::of(command.arg("--manifest").arg(&manifest)).ok();
+    let replay = |model: &Path, data: &Path, manifest: &Path| {
+        let mut command = elsewhere(&folder, model, data, &folder.path("new.gguf"));
+        command.arg("--replay").arg(manifest);
+        command
+    };
+    let fewer = String::from_utf8(bytes(&data)).unwrap();
+    let fewer: String = fewer.split_inclusive('\n').take(5).collect();
+    let fewer = folder.file("fewer.jsonl", fewer);
+    Run::of(&mut replay(&model, &fewer, &manifest)).failed(1, &["run.json", "training data"]);
+    let other = thumbprint_fixtures::TinyModel {
+        seed: 9,
+        ..Default::default()
+    };
+    let other = folder.model("other.gguf", &other);
+    Run::of(&mut replay(&other, &data, &manifest)).failed(1, &["run.json", "base model"]);
+    for option in [
+        ["--seed", "1"],
+        ["--threads", "2"],
+        ["--beta", "0.1"],
+        ["--device", "gpu"],
+    ] {
+        let mut command = replay(&model, &data, &manifest);
+        Run::of(command.args(option)).failed(2, &[option[0]]);
+    }
+    let told = String::from_utf8(bytes(&manifest)).unwrap();
+    for (from, to, word) in [
+        ("\"manifest\": 1", "\"manifest\": 2", "form 2"),
+        ("\"n_threads\": 1", "\"n_threads\": 0", "threads"),
+        ("\"n_threads\": 1", "\"n_threads\": 99999", "threads"),
+        (
+            "\"learning_rate\": 0.01",
+            "\"learning_rate\": -1.0",
+            "learning_rate",
+        ),
+        ("{", "[", "not a manifest"),
+    ] {
+        assert!(told.contains(from), "{from}: {told}");
+        let wrong = folder.file("wrong.json", told.replacen(from, to, 1));
+        Run::of(&mut replay(&model, &data, &wrong)).failed(1, &["wrong.json", word]);
+    }
+    assert!(!folder.path("new.gguf").exists());
 }

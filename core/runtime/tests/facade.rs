@@ -174,14 +174,17 @@ fn training_on_a_gpu_that_is_not_there_says_so_and_leaves_the_feedback() {
     let folder = Folder::new();
     let tp = folder.taught();
     let before = tp.readiness().unwrap();
-    let on_gpu = Budget {
-        gpu: true,
-        ..budget()
-    };
-    let error = tp.personalize(on_gpu).unwrap().wait().unwrap_err();
-    assert!(error.to_string().contains("no GPU here"), "{error}");
-    assert_eq!(tp.readiness().unwrap(), before);
-    assert!(tp.adapters().unwrap().is_empty());
+    for (gpu, require_gpu) in [(true, false), (true, true), (false, true)] {
+        let on_gpu = Budget {
+            gpu,
+            require_gpu,
+            ..budget()
+        };
+        let error = tp.personalize(on_gpu).unwrap().wait().unwrap_err();
+        assert!(error.to_string().contains("no GPU here"), "{error}");
+        assert_eq!(tp.readiness().unwrap(), before);
+        assert!(tp.adapters().unwrap().is_empty());
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! AdamW over the flat f32 parameters of an adapter, and clipping of the global gradient norm.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 /// Settings of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101). Defaults are PyTorch's, without decay.
@@ -53,15 +51,13 @@ pub enum OptimizerError {
         /// The slice's length.
         got: usize,
     },
-    /// A gradient that is NaN or infinite.
-    #[error("gradient {index} (tensor {tensor}, values {}..{}) is {value}, not a finite number; no update was made", range.start, range.end)]
+    /// A gradient, or what the update would make of a parameter or a moment, that is NaN or infinite.
+    #[error("{what} {index} is {value}, not a finite number; no update was made")]
     NotFinite {
-        /// Index into the flat gradient.
+        /// What it is.
+        what: &'static str,
+        /// Index into the flat parameters.
         index: usize,
-        /// Which of the given ranges holds it.
-        tensor: usize,
-        /// That range.
-        range: Range<usize>,
         /// NaN or an infinity.
         value: f32,
     },
@@ -148,8 +144,8 @@ impl AdamW {
     /// does not depend on its neighbours, on the number of threads or on the platform.
     ///
     /// # Errors
-    /// Slices of another length, or a learning rate that is negative or not finite. Gradients are taken as they are: check them
-    /// with [`clip_grad_norm`] first.
+    /// Slices of another length, a learning rate that is negative or not finite, or parameters or moments that would not be finite
+    /// afterwards; nothing has changed then.
     pub fn update(
         &mut self,
         params: &mut [f32],
@@ -159,6 +155,17 @@ impl AdamW {
         same_length("the parameter slice", self.m.len(), params.len())?;
         same_length("the gradient slice", self.m.len(), grads.len())?;
         let f = Factors::new(&self.next(lr)?);
+        // Looked at before anything is written, so that there is nothing to be taken back.
+        let now = || params.iter().zip(grads).zip(&self.m).zip(&self.v);
+        let is_finite = |(((p, g), m), v): (((&f32, &f32), &f32), &f32)| {
+            let [p, m, v] = f.updated([*p, *m, *v], *g);
+            p.is_finite() & m.is_finite() & v.is_finite()
+        };
+        if !now().fold(true, |all, one| all & is_finite(one)) {
+            let index = now().position(|one| !is_finite(one)).unwrap_or(0);
+            let new = f.updated([params[index], self.m[index], self.v[index]], grads[index]);
+            return Err(locate_not_finite(index, new));
+        }
         self.step += 1;
         for (((p, g), m), v) in params
             .iter_mut()
@@ -166,10 +173,7 @@ impl AdamW {
             .zip(&mut self.m)
             .zip(&mut self.v)
         {
-            *m += f.one_minus_beta1 * (g - *m);
-            *v = f.beta2 * *v + f.one_minus_beta2 * (g * g);
-            let denominator = v.sqrt() * f.inv_sqrt_correction2 + f.epsilon;
-            *p = f.keep * *p - f.step_size * (*m / denominator);
+            [*p, *m, *v] = f.updated([*p, *m, *v], *g);
         }
         Ok(())
     }
@@ -223,15 +227,11 @@ impl AdamW {
 
 /// Scales `grads` so that their 2-norm is at most `max_norm`, as PyTorch's `clip_grad_norm_` (factor
 /// `max_norm / (norm + 1e-6)` where that is under 1), and returns the norm before clipping. The norm is summed in f64.
-/// `tensors` are the ranges of `grads` that errors refer to. `max_norm` may be infinite: nothing is scaled then.
+/// `max_norm` may be infinite: nothing is scaled then.
 ///
 /// # Errors
 /// A gradient that is NaN or infinite (nothing is scaled then), or `max_norm` not above 0.
-pub fn clip_grad_norm(
-    grads: &mut [f32],
-    max_norm: f64,
-    tensors: &[Range<usize>],
-) -> Result<f64, OptimizerError> {
+pub fn clip_grad_norm(grads: &mut [f32], max_norm: f64) -> Result<f64, OptimizerError> {
     if max_norm.is_nan() || max_norm <= 0.0 {
         return Err(OptimizerError::Invalid {
             setting: "max_grad_norm",
@@ -242,7 +242,7 @@ pub fn clip_grad_norm(
     // The squares of finite f32 cannot overflow a f64, so only a value that is not finite makes the norm so.
     let norm = sum_of_squares(grads).sqrt();
     if !norm.is_finite() {
-        return Err(locate_not_finite(grads, tensors));
+        check_finite("gradient", grads)?;
     }
     let factor = clip_factor(norm, max_norm);
     if factor < 1.0 {
@@ -292,6 +292,15 @@ impl Factors {
             step_size: (step.lr / step.correction1) as f32,
         }
     }
+
+    /// What an update makes of a parameter and its moments.
+    #[inline(always)]
+    fn updated(&self, [p, m, v]: [f32; 3], g: f32) -> [f32; 3] {
+        let m = m + self.one_minus_beta1 * (g - m);
+        let v = self.beta2 * v + self.one_minus_beta2 * (g * g);
+        let denominator = v.sqrt() * self.inv_sqrt_correction2 + self.epsilon;
+        [self.keep * p - self.step_size * (m / denominator), m, v]
+    }
 }
 
 /// In sixteen independent sums, which vectorise, added up in a fixed order.
@@ -311,16 +320,31 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
-#[cold]
-fn locate_not_finite(grads: &[f32], tensors: &[Range<usize>]) -> OptimizerError {
-    let index = grads.iter().position(|g| !g.is_finite()).unwrap_or(0);
-    let tensor = tensors.iter().position(|r| r.contains(&index));
-    OptimizerError::NotFinite {
-        index,
-        tensor: tensor.unwrap_or(tensors.len()),
-        range: tensor.map_or(0..grads.len(), |t| tensors[t].clone()),
-        value: grads[index],
+/// Refuses values of which one is NaN or infinite.
+///
+/// # Errors
+/// [`OptimizerError::NotFinite`] for the first such, as `what`.
+pub fn check_finite(what: &'static str, values: &[f32]) -> Result<(), OptimizerError> {
+    if values.iter().fold(true, |all, x| all & x.is_finite()) {
+        return Ok(());
     }
+    let index = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
+    Err(OptimizerError::NotFinite {
+        what,
+        index,
+        value: values[index],
+    })
+}
+
+#[cold]
+fn locate_not_finite(index: usize, [p, m, v]: [f32; 3]) -> OptimizerError {
+    // A moment that overflows is where it began.
+    let (what, value) = match () {
+        () if !m.is_finite() => ("first moment", m),
+        () if !v.is_finite() => ("second moment", v),
+        () => ("parameter", p),
+    };
+    OptimizerError::NotFinite { what, index, value }
 }
 
 fn same_length(what: &'static str, expected: usize, got: usize) -> Result<(), OptimizerError> {
@@ -457,19 +481,19 @@ mod tests {
     fn clipping_scales_to_the_limit_and_reports_the_norm_before() {
         let mut grads: Vec<f32> = vec![3.0; 16];
         grads.push(5.0);
-        assert_eq!(clip_grad_norm(&mut grads, 100.0, &[]).unwrap(), 13.0);
+        assert_eq!(clip_grad_norm(&mut grads, 100.0).unwrap(), 13.0);
         assert_eq!(grads[16], 5.0);
-        assert_eq!(clip_grad_norm(&mut grads, 1.0, &[]).unwrap(), 13.0);
+        assert_eq!(clip_grad_norm(&mut grads, 1.0).unwrap(), 13.0);
         // PyTorch: torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6.
         assert!(
             (f64::from(grads[16]) - 5.0 / 13.000001).abs() < 1e-7,
             "{}",
             grads[16]
         );
-        assert_eq!(clip_grad_norm(&mut [0.0; 4], 1.0, &[]).unwrap(), 0.0);
+        assert_eq!(clip_grad_norm(&mut [0.0; 4], 1.0).unwrap(), 0.0);
         let mut huge = [f32::MAX; 3];
         assert!(
-            clip_grad_norm(&mut huge, f64::INFINITY, &[])
+            clip_grad_norm(&mut huge, f64::INFINITY)
                 .unwrap()
                 .is_finite()
         );
@@ -482,19 +506,44 @@ mod tests {
             for at in [0, 20, 33] {
                 let mut grads = vec![1.0f32; 34];
                 grads[at] = bad;
-                let error = clip_grad_norm(&mut grads, 1.0, &[0..16, 16..34]).unwrap_err();
+                let error = clip_grad_norm(&mut grads, 1.0).unwrap_err();
+                let OptimizerError::NotFinite { what, index, .. } = &error else {
+                    panic!("{error}")
+                };
+                assert_eq!((*what, *index), ("gradient", at));
+                assert!(grads.iter().enumerate().all(|(i, g)| i == at || *g == 1.0));
+            }
+        }
+    }
+
+    #[test]
+    fn an_update_that_would_not_be_finite_is_named_and_nothing_moves() {
+        let huge = 1e25f32;
+        for (what, param, grad, lr) in [
+            ("parameter", 1.0f32, 1.0f32, 1e39),
+            ("parameter", f32::NAN, 1.0, 1e-3),
+            ("second moment", 1.0, huge, 1e-3),
+            ("first moment", 1.0, f32::NAN, 1e-3),
+        ] {
+            for at in [0, 20, 33] {
+                let mut params = vec![0.5f32; 34];
+                let mut grads = vec![0.0f32; 34];
+                (params[at], grads[at]) = (param, grad);
+                let mut adam = AdamW::new(AdamWConfig::default(), 34).unwrap();
+                let (before, bits) = (adam.clone(), params.clone());
+                let error = adam.update(&mut params, &grads, lr).unwrap_err();
                 let OptimizerError::NotFinite {
-                    index,
-                    tensor,
-                    range,
-                    ..
+                    what: named, index, ..
                 } = &error
                 else {
                     panic!("{error}")
                 };
-                assert_eq!((*index, *tensor), (at, usize::from(at >= 16)));
-                assert!(range.contains(&at));
-                assert!(grads.iter().enumerate().all(|(i, g)| i == at || *g == 1.0));
+                // Where the rate alone is too large, nothing times infinity is what breaks first.
+                let first = if lr > 1e38 { 0 } else { at };
+                assert_eq!((*named, *index), (what, first), "{error}");
+                assert_eq!(adam, before);
+                let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+                assert!(params.iter().zip(&bits).all(same));
             }
         }
     }
@@ -537,7 +586,7 @@ mod tests {
             .is_err()
         );
         assert!(AdamW::restore(AdamWConfig::default(), 1, vec![0.0; 3], vec![0.0; 2]).is_err());
-        assert!(clip_grad_norm(&mut [1.0], 0.0, &[]).is_err());
-        assert!(clip_grad_norm(&mut [1.0], f64::NAN, &[]).is_err());
+        assert!(clip_grad_norm(&mut [1.0], 0.0).is_err());
+        assert!(clip_grad_norm(&mut [1.0], f64::NAN).is_err());
     }
 }

@@ -22,6 +22,9 @@ pub struct Plan {
     pub head_rows: usize,
     /// Whether activations are recomputed layer by layer instead of kept.
     pub checkpoint: bool,
+    /// Whether only gate and up are recomputed (see [`NetworkOptions::recompute_gate_up`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute_gate_up: bool,
     /// Whether packed copies of the frozen matrices are kept (see [`NetworkOptions::keep_weights`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_weights: bool,
@@ -87,6 +90,16 @@ pub struct OverBudget {
     pub longest_example: usize,
 }
 
+/// A plan that no run was resolved to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the plan is impossible: {reason}")]
+pub struct InvalidPlan {
+    /// What is wrong.
+    pub reason: &'static str,
+}
+
+/// ggml's own limit.
+const MOST_THREADS: usize = 512;
 /// Rows of a ubatch. From the first number on the CPU is full, and only the work on the weights, which is done once a ubatch,
 /// still gets less: 6 % of a step at the second.
 const UBATCH: (usize, usize) = (512, 1024);
@@ -111,6 +124,7 @@ impl Plan {
                 .max(budget.longest_example),
             head_rows: 512,
             checkpoint: false,
+            recompute_gate_up: false,
             keep_weights: false,
             last_layers: budget.last_layers,
             device: None,
@@ -131,6 +145,11 @@ impl Plan {
             base.clone(),
             Self {
                 max_tokens: full,
+                ..base.clone()
+            },
+            Self {
+                max_tokens: full,
+                recompute_gate_up: true,
                 ..base.clone()
             },
             small(full, 256),
@@ -210,6 +229,10 @@ impl Plan {
             Some(experts) => (0, (2 * experts.n_used + 1) * spec.n_embd + experts.n),
         };
         // What a block keeps for the way back, and the residual stream.
+        let (gate_up, again) = match self.recompute_gate_up {
+            true => (0, gate_up),
+            false => (gate_up, 0),
+        };
         let kept = spec.n_qkv() + spec.n_attn() + gate_up + (2 + results) * spec.n_embd;
         let slot = n * (kept * saved + spec.n_head * f32);
         let n_adapted = self
@@ -230,7 +253,8 @@ impl Plan {
             Some(_) => 3 * spec.n_qkv(),
             None => 0,
         } + results * spec.n_embd;
-        let layer = widest + n * (3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv() + normed) * f32;
+        let layer =
+            widest + n * (again + 3 * n_ff + 4 * spec.n_embd + 2 * spec.n_qkv() + normed) * f32;
         let block = crate::graph::VOCAB_BLOCK.min(spec.n_vocab);
         let head = self.head_rows * block * f32
             + 2 * scratch(block * spec.n_embd)
@@ -246,6 +270,31 @@ impl Plan {
         PROCESS_MIB * MIB + kept + slots * slot + states + optimizer + layer.max(head)
     }
 
+    /// Checks a plan that was read from a file.
+    ///
+    /// # Errors
+    /// [`InvalidPlan`] for what no resolved plan has.
+    pub fn validate(&self) -> Result<(), InvalidPlan> {
+        let refused = |reason| Err(InvalidPlan { reason });
+        let is_float = |ty| matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
+        match self.kernels.scratch {
+            Scratch::Rows(ty) if !is_float(ty) => {
+                return refused("products are computed in f32, f16 or bf16");
+            }
+            _ => {}
+        }
+        if !matches!(self.kernels.saved, GgmlType::F32 | GgmlType::BF16) {
+            return refused("activations are kept in f32 or bf16");
+        }
+        if !(1..=MOST_THREADS).contains(&self.n_threads) {
+            return refused("the number of threads must be in 1..=512");
+        }
+        if self.max_tokens == 0 || self.head_rows == 0 || self.last_layers == Some(0) {
+            return refused("rows and blocks must be at least 1");
+        }
+        Ok(())
+    }
+
     /// The network that the plan describes.
     pub fn network_options(&self) -> NetworkOptions {
         NetworkOptions {
@@ -253,6 +302,7 @@ impl Plan {
             max_tokens: self.max_tokens,
             kernels: self.kernels,
             checkpoint: self.checkpoint,
+            recompute_gate_up: self.recompute_gate_up,
             keep_weights: self.keep_weights,
             head_rows: self.head_rows,
             device: self.device.clone(),

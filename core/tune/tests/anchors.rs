@@ -145,6 +145,7 @@ fn trainer(file: &ModelFile, weight: f64) -> Trainer {
         head_rows: 32,
         checkpoint: false,
         last_layers: None,
+        recompute_gate_up: false,
         keep_weights: false,
         device: None,
     };

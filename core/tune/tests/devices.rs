@@ -170,18 +170,17 @@ fn recomputing_chunks_and_parts_of_the_adapter_change_nothing_on_any_device() {
         let lora = random_lora(&file.open(), 3, targets);
         let expected = outcome(&file, exact(256), &lora, (true, 0.0));
         for (device, tolerance) in all() {
-            let options = NetworkOptions {
-                checkpoint: true,
-                head_rows: 3,
-                ..on(&device, exact(256))
-            };
-            let found = outcome(&file, options, &lora, (true, 0.0));
-            assert_equal(
-                &format!("{targets:?} on {device}"),
-                &tolerance,
-                &found,
-                &expected,
-            );
+            for checkpoint in [true, false] {
+                let options = NetworkOptions {
+                    checkpoint,
+                    recompute_gate_up: !checkpoint,
+                    head_rows: 3,
+                    ..on(&device, exact(256))
+                };
+                let found = outcome(&file, options, &lora, (true, 0.0));
+                let what = format!("{targets:?} on {device}");
+                assert_equal(&what, &tolerance, &found, &expected);
+            }
         }
     }
 }
@@ -268,6 +267,7 @@ fn run(file: &ModelFile, device: Option<&str>, config: TrainConfig) -> Trainer {
         head_rows: 16,
         checkpoint: false,
         last_layers: None,
+        recompute_gate_up: false,
         keep_weights: false,
         device: device.map(|name| DeviceOptions {
             name: name.to_owned(),
@@ -423,9 +423,79 @@ fn a_gradient_that_is_not_finite_on_a_device_is_named_and_one_whose_square_is_no
         };
         println!("{message}");
         assert!(message.contains("not a finite number"), "{message}");
-        assert!(message.contains("gradient"), "{message}");
+        assert!(message.contains("gradient of `blk."), "{message}");
         assert_eq!(infinite.steps_done(), 0);
         assert_eq!(infinite.lora().unwrap(), &before);
+    }
+}
+
+#[test]
+fn a_parameter_that_an_update_makes_infinite_is_named_and_never_leaves_the_trainer() {
+    let file = ModelFile::new(&TinyModel::llama().writer());
+    let mut decay = TrainConfig::default();
+    decay.adamw.weight_decay = 1e300;
+    let places = all().into_iter().map(|(device, _)| Some(device));
+    for device in [None].into_iter().chain(places) {
+        let mut trainer = run(&file, device.as_deref(), decay.clone());
+        let before = trainer.checkpoint().unwrap();
+        let message = trainer.step().unwrap_err().to_string();
+        println!("{device:?}: {message}");
+        let named = "the parameter of `blk.0.attn_q.weight.lora_a`";
+        assert!(
+            message.contains("step 1") && message.contains(named),
+            "{message}"
+        );
+        match device {
+            None => {
+                assert!(message.contains("no update was made"), "{message}");
+                assert_eq!(trainer.checkpoint().unwrap(), before);
+            }
+            Some(_) => {
+                assert!(message.contains("last checkpoint"), "{message}");
+                assert!(trainer.lora().is_err() && trainer.checkpoint().is_err());
+                trainer.resume(before.clone()).unwrap();
+                assert_eq!(trainer.checkpoint().unwrap(), before);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_with_a_value_that_is_not_finite_is_refused_by_tensor_and_changes_nothing() {
+    let file = ModelFile::new(&TinyModel::llama().writer());
+    let places = all().into_iter().map(|(device, _)| Some(device));
+    for device in [None].into_iter().chain(places) {
+        let mut trainer = run(&file, device.as_deref(), TrainConfig::default());
+        trainer.step().unwrap();
+        let good = trainer.checkpoint().unwrap();
+        trainer.step().unwrap();
+        let now = trainer.checkpoint().unwrap();
+        let at = trainer.lora().unwrap().tensors[3].b.start + 1;
+        let name = trainer.lora().unwrap().name_at(at).unwrap();
+        type Pick = fn(&mut thumbprint_tune::checkpoint::Checkpoint) -> &mut Vec<f32>;
+        let parts: [(&str, Pick); 3] = [
+            ("parameter", |c| &mut c.values),
+            ("first moment", |c| &mut c.m),
+            ("second moment", |c| &mut c.v),
+        ];
+        for (what, part) in parts {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut broken = good.clone();
+                part(&mut broken)[at] = bad;
+                let message = trainer.resume(broken).unwrap_err().to_string();
+                let named = format!("step 1: the {what} of `{name}` is {bad}");
+                assert!(message.contains(&named), "{message}");
+                assert_eq!(trainer.checkpoint().unwrap(), now);
+            }
+        }
+        let mut short = good.clone();
+        for values in [&mut short.values, &mut short.m, &mut short.v] {
+            values.pop();
+        }
+        assert!(trainer.resume(short).is_err());
+        assert_eq!(trainer.checkpoint().unwrap(), now);
+        trainer.resume(good.clone()).unwrap();
+        assert_eq!(trainer.checkpoint().unwrap(), good);
     }
 }
 

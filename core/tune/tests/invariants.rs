@@ -119,6 +119,20 @@ fn sharing_packing_and_recomputing_change_nothing_in_any_architecture() {
             let plain = outcome(&file, options(false), &lora, &pairs().pack());
             let recomputed = outcome(&file, options(true), &lora, &pairs().pack());
             assert!(plain == recomputed, "{name}, {kernels:?}: recomputed");
+            let gate_up = NetworkOptions {
+                recompute_gate_up: true,
+                ..options(false)
+            };
+            let gate_up = outcome(&file, gate_up, &lora, &pairs().pack());
+            if kernels == Kernels::EXACT || tiny.architecture == "qwen3moe" {
+                assert!(plain == gate_up, "{name}, {kernels:?}: gate and up");
+                continue;
+            }
+            // From what was rounded to BF16 before them, not after.
+            assert!(plain.0 == gate_up.0, "{name}: gate and up");
+            let cosine = cosine(&plain.1, &gate_up.1);
+            println!("{name}: gate and up from BF16, cosine {cosine:.6}");
+            assert!(cosine > 0.999, "{name}: {cosine:.6}");
         }
     }
 }
@@ -349,10 +363,11 @@ fn dropout_is_off_when_scoring_and_recomputed_to_the_bit() {
     let file = tiny();
     let lora = random_lora(&file.open(), 3, &Module::ALL);
     let packed = pairs().pack();
-    let run = |kernels, checkpoint, key| {
+    let run = |kernels, [checkpoint, recompute_gate_up]: [bool; 2], key| {
         let options = NetworkOptions {
             kernels,
             checkpoint,
+            recompute_gate_up,
             ..exact(512)
         };
         let mut network = file.network(options, Some(&lora));
@@ -367,10 +382,16 @@ fn dropout_is_off_when_scoring_and_recomputed_to_the_bit() {
         (scores, gradient)
     };
     for kernels in [Kernels::EXACT, Kernels::BF16] {
-        let once = run(kernels, false, 1);
-        assert!(once == run(kernels, true, 1), "{kernels:?}: recomputed");
-        assert!(once != run(kernels, false, 2), "{kernels:?}: another key");
+        let once = run(kernels, [false; 2], 1);
+        let recomputed = run(kernels, [true, false], 1);
+        assert!(once == recomputed, "{kernels:?}: recomputed");
+        assert!(
+            once != run(kernels, [false; 2], 2),
+            "{kernels:?}: another key"
+        );
     }
+    let gate_up = run(Kernels::EXACT, [false, true], 1);
+    assert!(run(Kernels::EXACT, [false; 2], 1) == gate_up, "gate and up");
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn trainer(folder: &Path, last_layers: Option<usize>) -> Trainer {
         head_rows: 32,
         checkpoint: false,
         last_layers,
+        recompute_gate_up: false,
         keep_weights: false,
         device: None,
     };

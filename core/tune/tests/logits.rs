@@ -4,7 +4,7 @@
 mod common;
 
 use common::measure::{max_difference_f32, rms, rms_difference};
-use common::reference::{Merged, Reference};
+use common::reference::{Reference, expectation, logits_of};
 use common::{
     Examples, ModelFile, exact, first_layers, llama_cpp, model_of_type, other_architectures,
     random_lora,
@@ -85,6 +85,25 @@ fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
     windowed
         .set("olmo2.attention.sliding_window", WINDOW)
         .set("olmo2.rope.scaling.factor", 4.0f32);
+    // OLMo 3, as its converter writes it.
+    let mut olmo3 = TinyModel {
+        n_layer: 4,
+        ..TinyModel::olmo2()
+    }
+    .writer();
+    let windowed_blocks: &[bool] = &[true, false, true, true];
+    olmo3
+        .set("olmo2.attention.sliding_window", WINDOW)
+        .set("olmo2.attention.sliding_window_pattern", windowed_blocks)
+        .set("olmo2.rope.scaling.type", "yarn")
+        .set("olmo2.rope.scaling.factor", 8.0f32)
+        .set("olmo2.rope.scaling.original_context_length", 64u32)
+        .set("olmo2.rope.scaling.yarn_attn_factor", 1.3f32)
+        .set("olmo2.rope.scaling.yarn_beta_fast", 32.0f32)
+        .set("olmo2.rope.scaling.yarn_beta_slow", 1.0f32);
+    let mut block_by_block = TinyModel::gemma3().writer();
+    let numbers: &[u32] = &[1, 0, 1, 1, 0, 1];
+    block_by_block.set("gemma3.attention.sliding_window_pattern", numbers);
     let mut every_third = TinyModel::gemma3().writer();
     every_third.set("gemma3.attention.sliding_window_pattern", 3u32);
     let mut without_windows = TinyModel::gemma3().writer();
@@ -92,6 +111,8 @@ fn variants() -> Vec<(&'static str, GgufWriter<'static>)> {
     vec![
         ("yarn", yarn),
         ("an olmo2 with windows", windowed),
+        ("an olmo3", olmo3),
+        ("a gemma3 with windows block by block", block_by_block),
         ("a gemma3 with a pattern of its own", every_third),
         ("a gemma3 without windows", without_windows),
         ("grouped queries", tiny.writer()),
@@ -152,30 +173,6 @@ fn every_architecture_of_the_table_is_among_the_variants() {
     assert_eq!(trainable_architectures(), all);
 }
 
-/// What llama.cpp's logits are to be compared with, and how far they may lie from it. Ours; but llama.cpp looks GELU up in a table of
-/// half precision, and ours are exact (see below), so that with a GELU the comparison is with a reference that looks it up, too. What
-/// lies near the edge of two entries falls to either side, so that this is less sharp.
-fn expectation(file: &ModelFile, lora: Option<&Lora>, ours: &[f32]) -> (Vec<f32>, f64) {
-    let reference = Reference::open(&file.path).with_rounded_gelu();
-    if !reference.has_gelu() {
-        return (ours.to_vec(), 1e-4);
-    }
-    let merged = match lora {
-        Some(lora) => {
-            let values: Vec<f64> = lora.values.iter().map(|x| f64::from(*x)).collect();
-            reference.merged(lora, &values)
-        }
-        None => reference.plain(),
-    };
-    (logits_of(&merged, &examples()), 6e-3)
-}
-
-fn logits_of(model: &Merged<'_>, examples: &Examples) -> Vec<f32> {
-    let logits = |(prompt, completion)| model.logits(prompt, completion).concat();
-    let all = examples.sequences().flat_map(logits);
-    all.map(|x| x as f32).collect()
-}
-
 #[test]
 fn logits_equal_llama_cpps_on_every_variant_of_every_architecture() {
     let examples = examples();
@@ -186,7 +183,7 @@ fn logits_equal_llama_cpps_on_every_variant_of_every_architecture() {
             .logits(&examples.pack(), false)
             .unwrap();
         let theirs = llama_cpp::logits(&file.path, None, &examples);
-        let (expected, tolerance) = expectation(&file, None, &ours);
+        let (expected, tolerance) = expectation(&file, None, &examples, &ours);
         let difference = max_difference_f32(&expected, &theirs) / rms(&theirs);
         println!("{name}: {difference:.1e}");
         // Observed 3e-6 to 2.4e-5.
@@ -369,6 +366,11 @@ const MUTATIONS: &[(&str, Mutation)] = &[
     ("bias of queries", |m| {
         layers(m, |l| unbias(l.qkv.parts.first_mut()))
     }),
+    ("bias of keys", |m| {
+        layers(m, |l| {
+            l.qkv.parts.len() == 3 && unbias(l.qkv.parts.get_mut(1))
+        })
+    }),
     ("bias of values", |m| {
         layers(m, |l| unbias(l.qkv.parts.last_mut()))
     }),
@@ -377,6 +379,11 @@ const MUTATIONS: &[(&str, Mutation)] = &[
     }),
     ("bias of the gate", |m| {
         layers(m, |l| unbias(l.gate_up.parts.first_mut()))
+    }),
+    ("bias of up", |m| {
+        layers(m, |l| {
+            l.gate_up.parts.len() == 2 && unbias(l.gate_up.parts.last_mut())
+        })
     }),
     ("bias of the feed-forward part's output", |m| {
         layers(m, |l| unbias(l.down.parts.first_mut()))
@@ -473,7 +480,7 @@ fn llama_cpp_with_our_adapter_gives_our_logits() {
             let ours = network.logits(&examples.pack(), true).unwrap();
             let plain = network.logits(&examples.pack(), false).unwrap();
             let theirs = llama_cpp::logits(&file.path, Some(&path), &examples);
-            let (expected, tolerance) = expectation(&file, Some(&lora), &ours);
+            let (expected, tolerance) = expectation(&file, Some(&lora), &examples, &ours);
             let difference = max_difference_f32(&expected, &theirs) / rms(&theirs);
             let effect = rms_difference(&ours, &plain) / rms(&plain);
             println!("{name}, {targets:?}: {difference:.1e}, effect {effect:.2}");

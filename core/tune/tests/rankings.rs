@@ -358,6 +358,7 @@ fn trainer(
         head_rows: 32,
         checkpoint: false,
         last_layers: None,
+        recompute_gate_up: false,
         keep_weights: false,
         device: None,
     };

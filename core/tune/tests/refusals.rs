@@ -189,6 +189,31 @@ fn features_that_are_not_trained_are_named() {
 }
 
 #[test]
+fn windows_block_by_block_that_are_not_for_every_block_are_refused() {
+    let short: &[bool] = &[true, false];
+    let long: &[u32] = &[1; 7];
+    let refused = |set: &dyn Fn(&mut GgufWriter<'_>)| {
+        let mut writer = TinyModel::gemma3().writer();
+        set(&mut writer);
+        refusal(&writer).to_string()
+    };
+    let key = "gemma3.attention.sliding_window_pattern";
+    for message in [
+        refused(&|w| {
+            w.set(key, short);
+        }),
+        refused(&|w| {
+            w.set(key, long);
+        }),
+    ] {
+        assert!(
+            message.contains(key) && message.contains("each block"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn a_missing_or_impossible_key_is_named() {
     for key in [
         "llama.block_count",

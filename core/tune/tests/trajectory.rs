@@ -52,6 +52,7 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
         head_rows: 256,
         checkpoint: false,
         last_layers: None,
+        recompute_gate_up: false,
         keep_weights: false,
         device: None,
     };

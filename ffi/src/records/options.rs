@@ -260,6 +260,9 @@ pub struct Budget {
     /// processes for using the GPU in the background.
     #[uniffi(default = None)]
     pub gpu: Option<bool>,
+    /// Whether to train on the GPU, and to fail rather than compute on the CPU what the GPU has no kernel for.
+    #[uniffi(default = None)]
+    pub require_gpu: Option<bool>,
     /// Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
     /// goes on with them; each is braked. What a model thinks of its own words is no feedback: by default there are none.
     #[uniffi(default = None)]
@@ -282,6 +285,7 @@ impl Translate<thumbprint::Budget> for Budget {
                 .map_or(default.max_example_tokens, |n| n as usize),
             replace_trial: self.replace_trial.unwrap_or(default.replace_trial),
             gpu: self.gpu.unwrap_or(default.gpu),
+            require_gpu: self.require_gpu.unwrap_or(default.require_gpu),
             online: self.online_rounds.and_then(thumbprint::Online::rounds),
         }
     }

@@ -256,6 +256,8 @@ class Budget:
     """Whether a new candidate may take the place of one whose trial is undecided."""
     gpu: bool | None = None
     """Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none."""
+    require_gpu: bool | None = None
+    """Whether to train on the GPU, and to fail rather than compute on the CPU what the GPU has no kernel for."""
     online_rounds: int | None = None
     """Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
     goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback."""

@@ -77,7 +77,7 @@ extension Budget {
             memoryMib: try narrowed(memoryMiB, "memoryMiB"), seconds: try narrowed(seconds, "seconds"),
             nThreads: try narrowed(nThreads, "nThreads"), seed: seed,
             maxExampleTokens: try narrowed(maxExampleTokens, "maxExampleTokens"), replaceTrial: replaceTrial, gpu: gpu,
-            onlineRounds: try narrowed(onlineRounds, "onlineRounds"))
+            requireGpu: requireGPU, onlineRounds: try narrowed(onlineRounds, "onlineRounds"))
     }
 }
 

@@ -206,13 +206,15 @@ public struct Budget: Hashable, Sendable {
     public var replaceTrial: Bool?
     /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none.
     public var gpu: Bool?
+    /// Whether to train on the GPU, and to fail rather than compute on the CPU what the GPU has no kernel for.
+    public var requireGPU: Bool?
     /// Rounds, 3 at most, in which the new adapter answers the feedback's prompts again, its own reward labels the answers, and training
     /// goes on with them; each is braked. By default there are none: what a model thinks of its own words is no feedback.
     public var onlineRounds: Int?
 
     public init(
         memoryMiB: Int? = nil, seconds: Int? = nil, nThreads: Int? = nil, seed: UInt64? = nil, maxExampleTokens: Int? = nil,
-        replaceTrial: Bool? = nil, gpu: Bool? = nil, onlineRounds: Int? = nil
+        replaceTrial: Bool? = nil, gpu: Bool? = nil, requireGPU: Bool? = nil, onlineRounds: Int? = nil
     ) {
         self.memoryMiB = memoryMiB
         self.seconds = seconds
@@ -221,6 +223,7 @@ public struct Budget: Hashable, Sendable {
         self.maxExampleTokens = maxExampleTokens
         self.replaceTrial = replaceTrial
         self.gpu = gpu
+        self.requireGPU = requireGPU
         self.onlineRounds = onlineRounds
     }
 }

@@ -149,7 +149,7 @@ impl Figures {
             self.step_over_pp,
             2,
             "",
-            "at most 1.5",
+            "at most 1.0",
         );
         row(
             "utilisation: useful FLOP/s over the best mul_mat's",
@@ -204,7 +204,7 @@ impl Figures {
             self.peak_rss_mib,
             0,
             " MiB",
-            "under 500",
+            "under 300",
         );
         row("  of it anonymous", self.anon_rss_mib, 0, " MiB", "");
         row(
@@ -212,7 +212,7 @@ impl Figures {
             self.peak_rss_low_mib,
             0,
             " MiB",
-            "under 260",
+            "under 200",
         );
         row("  of it anonymous", self.anon_rss_low_mib, 0, " MiB", "");
         row(

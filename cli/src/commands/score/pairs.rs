@@ -68,6 +68,7 @@ pub fn run(options: &Options, model: &ModelOption, data: &Path, out: &Output) ->
         // With it a network keeps one layer's activations instead of all: nothing is kept here.
         checkpoint: true,
         head_rows: 64,
+        recompute_gate_up: false,
         keep_weights: false,
         device: None,
     };

@@ -1,12 +1,13 @@
 //! `train`: from TRL's preference JSONL, or rankings, to an adapter that llama.cpp loads.
 
+mod manifest;
 mod options;
 mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use thumbprint_tune::adapter::{AdapterFile, Lora};
+use thumbprint_tune::adapter::{AdapterFile, Lora, LoraConfig};
 use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::example::{Example, ExampleError};
 use thumbprint_tune::graph::{DeviceOptions, NetworkError};
@@ -24,6 +25,7 @@ use crate::kernels::kernels;
 use crate::output::Output;
 use crate::pairs::{Preparation, Rows};
 
+use manifest::{Manifest, Preparing, Replay};
 pub use options::Options;
 use options::{Objective, Truncation};
 
@@ -32,23 +34,39 @@ use options::{Objective, Truncation};
 /// # Errors
 /// Anything that keeps it from being written; what stood in its place then still does.
 pub fn run(options: &Options, out: &Output) -> Result<()> {
-    let objective = options.objective()?;
-    options.validate(objective)?;
+    let replay = Replay::of(options)?;
+    let objective = match &replay {
+        Some(replay) => replay.manifest.data.objective,
+        None => {
+            let objective = options.objective()?;
+            options.validate(objective)?;
+            objective
+        }
+    };
     let device = options.device.device()?;
     let interrupt = Interrupt::install()?;
     files::check_writable(&options.out)?;
-    if let Some(checkpoint) = &options.checkpoint {
-        files::check_writable(checkpoint)?;
+    for file in [&options.checkpoint, &options.manifest]
+        .into_iter()
+        .flatten()
+    {
+        files::check_writable(file)?;
     }
 
     let path = options.model.path()?;
     let model = base_model::open(&path)?;
     let base = Base::new(&path)?;
-    let data = Data::read(options, objective, &path, &model, out)?;
+    let preparing = match &replay {
+        Some(replay) => replay.manifest.data,
+        None => Preparing::of(options, objective, model.spec.n_ctx_train)?,
+    };
+    let data = Data::read(&options.data, preparing, &path, out)?;
     interrupt.check()?;
 
-    let n_params = n_params(&model);
-    let mut config = options.config(objective, n_params, Amount::of(&data.examples));
+    let mut config = match &replay {
+        Some(replay) => replay.manifest.config.clone(),
+        None => options.config(objective, n_params(&model), Amount::of(&data.examples)),
+    };
     let read = |file: &Option<PathBuf>| {
         let file = file.as_deref();
         file.map(|file| base.read_adapter(file, model.gguf()))
@@ -57,21 +75,28 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let (initial, reference) = (read(&options.init_adapter)?, read(&options.ref_adapter)?);
     let lora = match initial {
         Some(AdapterFile { lora, .. }) => Lora {
-            config: options.dropout_and_seed(lora.config),
+            config: LoraConfig {
+                dropout: config.lora.dropout,
+                seed: config.lora.seed,
+                ..lora.config
+            },
             ..lora
         },
         None => Lora::new(config.lora.clone(), &lora_shapes(&model))?,
     };
     config.lora = lora.config.clone();
     let total = config.max_steps;
-    let plan = plan(
-        options,
-        config.batch_size,
-        device,
-        &model,
-        &data.examples,
-        &lora,
-    )?;
+    let plan = match &replay {
+        Some(replay) => replay.manifest.plan.clone(),
+        None => plan(
+            options,
+            config.batch_size,
+            device,
+            &model,
+            &data.examples,
+            &lora,
+        )?,
+    };
     let architecture = model.spec.architecture.clone();
     // A checkpoint belongs to this start, and to this reference, only.
     let mut started_from = base.sha256.clone();
@@ -89,11 +114,15 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         model,
         started_from,
         data.examples.clone(),
-        config,
-        plan,
+        config.clone(),
+        plan.clone(),
         lora,
     )
     .map_err(|error| data.error(error))?;
+    let manifest = Manifest::new(trainer.hashes(), preparing, config, plan);
+    if let Some(Replay { path, manifest }) = &replay {
+        manifest.check(path, &trainer.hashes())?;
+    }
     if let Some(reference) = reference {
         trainer.set_reference_adapter(reference.lora)?;
     }
@@ -106,7 +135,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         out,
     };
     let result = run.train()?;
-    let fallbacks = run.trainer.network().fallbacks();
+    let (fallbacks, steps) = (run.trainer.network().fallbacks(), run.trainer.steps_done());
     if !fallbacks.is_empty() {
         out.note(&format!(
             "the CPU computed what the device has no kernel for: {}",
@@ -119,11 +148,24 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         base_sha256: Some(base.sha256),
     };
     adapter.write(&options.out)?;
+    let manifest = manifest.ended(steps, fallbacks, &options.out)?;
+    if let Some(path) = &options.manifest {
+        manifest.write(path)?;
+    }
     if let Some(checkpoint) = &options.checkpoint {
         // It has done its work; if it stays, the next run ends where this one did.
         let _ = std::fs::remove_file(checkpoint);
     }
-    report::end(out, &options.out, &result)
+    let of_replay = replay.as_ref().map(|replay| &replay.manifest);
+    let same_bytes = of_replay.map(|first| first.adapter_sha256 == manifest.adapter_sha256);
+    if same_bytes == Some(false) {
+        let why = of_replay.and_then(Manifest::elsewhere);
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
+        out.note(&format!(
+            "the adapter is not the first run's, bit for bit{why}"
+        ));
+    }
+    report::end(out, &options.out, &result, same_bytes)
 }
 
 /// Examples, and where they came from.
@@ -135,22 +177,22 @@ struct Data {
 }
 
 impl Data {
-    fn read(
-        options: &Options,
-        objective: Objective,
-        path: &Path,
-        model: &Model,
-        out: &Output,
-    ) -> Result<Self> {
-        let preparation = if options.trl_tokens {
+    fn read(file: &Path, preparing: Preparing, path: &Path, out: &Output) -> Result<Self> {
+        let Preparing {
+            objective,
+            max_length,
+            truncation,
+            trl_tokens,
+        } = preparing;
+        let preparation = if trl_tokens {
             Preparation::Trl
         } else {
             Preparation::EndToken
         };
         let chat = base_model::load_chat(path)?;
         let mut rows = match objective {
-            Objective::Rankings => Rows::rankings(&options.data, &chat, preparation)?,
-            _ => Rows::pairs(&options.data, &chat, preparation)?,
+            Objective::Rankings => Rows::rankings(file, &chat, preparation)?,
+            _ => Rows::pairs(file, &chat, preparation)?,
         };
         if rows.n_merged > 0 {
             let n = rows.n_merged;
@@ -164,9 +206,8 @@ impl Data {
                 "passed over {n} answers or comparisons: empty, or rated alike"
             ));
         }
-        let max_length = options.max_length(model.spec.n_ctx_train)?;
         let n_before = rows.rows.len();
-        match options.truncation {
+        match truncation {
             Truncation::Refuse => refuse_long(&rows, max_length)?,
             Truncation::Skip => rows.rows.retain(|row| row.length() <= max_length),
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use thumbprint_tune::adapter::{LoraConfig, Module};
 use thumbprint_tune::config::TrainConfig;
 use thumbprint_tune::example::{Example, Kind};
@@ -137,7 +138,8 @@ pub struct Options {
     /// Probability that an input is dropped
     #[arg(long, value_name = "X", default_value_t = LoraConfig::default().dropout, help_heading = "Adapter")]
     lora_dropout: f32,
-    /// Matrices to change: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear
+    /// Matrices to change: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear; where a model's files have them fused
+    /// (phi3), qkv_proj and gate_up_proj
     #[arg(
         long,
         value_name = "LIST",
@@ -186,6 +188,19 @@ pub struct Options {
     /// Save the run's state in this file, and go on from it if it is there; the adapter is then the same bit for bit
     #[arg(long, value_name = "FILE", help_heading = "Resources")]
     pub checkpoint: Option<PathBuf>,
+    /// Write what decided the adapter here, as JSON: settings, plan, hashes of model and examples, and the adapter's own
+    #[arg(long, value_name = "FILE", help_heading = "Resources")]
+    pub manifest: Option<PathBuf>,
+    /// Do again what this manifest tells of, with its settings and its plan, on the same model and data: on the same machine the adapter is
+    /// the same bit for bit
+    #[arg(long, value_name = "FILE", help_heading = "Resources", conflicts_with_all = [
+        "preset", "loss_type", "loss_weights", "beta", "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef", "ld_alpha",
+        "use_weighting", "discopop_tau", "dpop_lambda", "simpo_gamma", "learning_rate", "lr_scheduler_type", "warmup_ratio", "max_steps",
+        "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy", "max_grad_norm",
+        "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_kl", "lora_r", "lora_alpha", "lora_dropout",
+        "lora_target_modules", "lora_last_layers", "max_length", "truncation", "trl_tokens", "gradient_checkpointing", "memory_mib",
+        "kernels", "threads", "device", "require_gpu", "seed"])]
+    pub replay: Option<PathBuf>,
     /// Steps from one save to the next
     #[arg(long, value_name = "N", default_value_t = 10, requires = "checkpoint",
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Resources")]
@@ -202,7 +217,8 @@ enum Sampling {
 }
 
 /// What happens to examples that are too long.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Truncation {
     /// The command fails and names them
     Refuse,
@@ -262,7 +278,8 @@ impl FromStr for Target {
 }
 
 /// What the losses make of a pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// The two sides are compared.
     Pairs,
@@ -489,7 +506,7 @@ impl Options {
     }
 
     /// What an adapter file does not say.
-    pub fn dropout_and_seed(&self, config: LoraConfig) -> LoraConfig {
+    fn dropout_and_seed(&self, config: LoraConfig) -> LoraConfig {
         LoraConfig {
             dropout: self.lora_dropout,
             seed: self.seed.seed,

@@ -42,10 +42,10 @@ pub fn beginning(
             "on {}",
             device.name
         )),
-        if plan.checkpoint {
-            ", activations recomputed"
-        } else {
-            ""
+        match (plan.checkpoint, plan.recompute_gate_up) {
+            (true, _) => ", activations recomputed",
+            (false, true) => ", gate and up recomputed",
+            (false, false) => "",
         }
     ))
 }
@@ -99,7 +99,12 @@ pub fn step(out: &Output, metrics: &StepMetrics, time: Duration) -> Result<()> {
 }
 
 /// What came of it.
-pub fn end(out: &Output, adapter: &Path, result: &RunResult) -> Result<()> {
+pub fn end(
+    out: &Output,
+    adapter: &Path,
+    result: &RunResult,
+    same_bytes: Option<bool>,
+) -> Result<()> {
     let RunResult {
         seconds,
         steps,
@@ -107,19 +112,27 @@ pub fn end(out: &Output, adapter: &Path, result: &RunResult) -> Result<()> {
         mean_loss,
     } = result;
     if out.is_json() {
-        return out.object(&json!({
+        let mut object = json!({
             "train_runtime": seconds,
             "train_steps_per_second": *steps as f64 / seconds,
             "train_loss": mean_loss,
             "total_steps": steps + resumed_from,
             "resumed_from_step": resumed_from,
             "adapter": adapter,
-        }));
+        });
+        if let Some(same) = same_bytes {
+            object["same_bytes"] = json!(same);
+        }
+        return out.object(&object);
     }
     out.line(format!(
-        "wrote {} after {} steps in {seconds:.1} s",
+        "wrote {} after {} steps in {seconds:.1} s{}",
         adapter.display(),
-        steps + resumed_from
+        steps + resumed_from,
+        match same_bytes {
+            Some(true) => ", the first run's bit for bit",
+            _ => "",
+        }
     ))
 }
 

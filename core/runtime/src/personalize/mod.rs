@@ -40,6 +40,9 @@ pub struct Budget {
     /// Whether to train on the first GPU of a build with a GPU feature; a job fails where there is none. A system that ends
     /// processes for using the GPU in the background wants this off there.
     pub gpu: bool,
+    /// Whether to train on the GPU, and to fail rather than compute on the CPU what the GPU has no kernel for. Without it, what the CPU computed
+    /// is in the adapter's manifest (`fallbacks`).
+    pub require_gpu: bool,
     /// Rounds on what the new adapter thinks of its own answers; none by default.
     pub online: Option<Online>,
 }
@@ -54,6 +57,7 @@ impl Default for Budget {
             max_example_tokens: 1024,
             replace_trial: false,
             gpu: false,
+            require_gpu: false,
             online: None,
         }
     }

@@ -33,7 +33,7 @@ use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
 use online::Round;
 use sampled::{Sampled, Samples};
-use training::{Course, Shifts, Training};
+use training::{Course, Shifts, Training, fallbacks};
 
 use super::examples::{Tokenized, classes, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
@@ -218,7 +218,9 @@ impl Context<'_> {
         let shifts = self.kept(&dir, "shifts.json", |this| {
             this.shifts(&mut trainer, &material, &references)
         })?;
-        let adapter = self.record(trainer, &resolved, &material, &shifts, stopped, &rounds)?;
+        let adapter = self.record(
+            trainer, &resolved, &material, &shifts, stopped, &rounds, &dir,
+        )?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -334,9 +336,15 @@ impl Context<'_> {
             }
             plan => plan?,
         };
-        if self.budget.gpu {
+        if self.budget.gpu || self.budget.require_gpu {
             plan = plan
-                .on_device(first_gpu()?, false, &budget, &model, n_lora)
+                .on_device(
+                    first_gpu(self.budget.require_gpu)?,
+                    false,
+                    &budget,
+                    &model,
+                    n_lora,
+                )
                 .map_err(|e| Error::Train(TrainError::Network(e.into())))?;
         }
         Ok(Resolved {
@@ -447,6 +455,7 @@ impl Context<'_> {
     // ---- after training ----
 
     /// Writes the adapter's file and records it as a candidate.
+    #[allow(clippy::too_many_arguments)]
     fn record(
         &self,
         mut trainer: Trainer,
@@ -457,6 +466,7 @@ impl Context<'_> {
         shifts: &Shifts,
         stopped: Stopped,
         rounds: &[Round],
+        dir: &Path,
     ) -> Step<AdapterRow> {
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
@@ -490,6 +500,7 @@ impl Context<'_> {
                 "counts": curated.counts,
                 "too_long": tokenized.too_long,
                 "ranked_left_out": tokenized.ranked_left_out,
+                "fallbacks": fallbacks(dir)?,
                 "logp_shifts": shifts,
                 "online": rounds,
                 "steps": stopped.steps,
@@ -627,8 +638,8 @@ struct Replayed {
     completion: Vec<i32>,
 }
 
-/// The first GPU that this build can use.
-fn first_gpu() -> Result<DeviceOptions> {
+/// The first GPU that this build can use; if `strict`, for all there is to compute.
+fn first_gpu(strict: bool) -> Result<DeviceOptions> {
     let found = gpu_devices().into_iter().next();
     let found = found.ok_or_else(|| {
         Error::Job(
@@ -638,7 +649,7 @@ fn first_gpu() -> Result<DeviceOptions> {
     })?;
     Ok(DeviceOptions {
         name: found.name,
-        strict: false,
+        strict,
     })
 }
 

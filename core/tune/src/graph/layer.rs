@@ -28,7 +28,7 @@ pub enum Make {
 
 /// Tensors that one graph of a block may need.
 pub fn graph_nodes(spec: &BlockSpec) -> usize {
-    200 + 40 * spec.experts.map_or(0, |experts| experts.n)
+    240 + 40 * spec.experts.map_or(0, |experts| experts.n)
 }
 
 /// The same out of portable fragments.
@@ -73,6 +73,8 @@ pub struct LayerContext<'a> {
     /// Dropout of the adapter's inputs; none outside of training.
     pub dropout: Option<Dropout>,
     pub experts: Option<ExpertMemory>,
+    /// Whether gate and up are saved.
+    pub keeps_gate_up: bool,
     /// Packed copies of frozen matrices.
     pub kept: Option<&'a Kept>,
 }
@@ -151,9 +153,12 @@ impl<'a> LayerContext<'a> {
         let gate_up = self.projection(b, 2, &weights.gate_up, h, None, None, save)?;
         if save {
             let saved = &self.saved;
-            let targets = [saved.qkv, saved.attn, saved.middle, saved.gate_up];
-            for (tensor, target) in [raw, attn, middle, gate_up].into_iter().zip(targets) {
+            let targets = [saved.qkv, saved.attn, saved.middle];
+            for (tensor, target) in [raw, attn, middle].into_iter().zip(targets) {
                 self.save(graph, tensor, target)?;
+            }
+            if self.keeps_gate_up {
+                self.save(graph, gate_up, saved.gate_up)?;
             }
             if let (Some(result), Some(targets)) = (result, saved.results) {
                 self.save(graph, result, targets[0])?;
@@ -276,12 +281,15 @@ impl<'a> LayerContext<'a> {
         'a: 'g,
     {
         let (kind, weights) = (self.spec().activation, self.weights());
-        let gate_up = self.saved(b.graph(), self.saved.gate_up)?;
+        let h = self.normed(b, weights.ffn_norm, middle)?;
+        let gate_up = match self.keeps_gate_up {
+            true => self.saved(b.graph(), self.saved.gate_up)?,
+            false => self.projection(b, 2, &weights.gate_up, h, None, None, false)?,
+        };
         let act = b.activation(kind, gate_up)?;
         let added = self.add_backward(b, 1, weights.ffn_post_norm, dy)?;
         let d_act = self.projection_backward(b, 3, &weights.down, act, added, true)?;
         let d_gate_up = b.activation_backward(kind, gate_up, require(d_act)?)?;
-        let h = self.normed(b, weights.ffn_norm, middle)?;
         let dh = self.projection_backward(b, 2, &weights.gate_up, h, d_gate_up, true)?;
         require(dh)
     }

@@ -28,6 +28,8 @@ pub struct Memory {
     /// What portable fragments read.
     pub portable: Option<UbatchIds>,
     pub experts: Option<ExpertMemory>,
+    /// Whether gate and up are kept.
+    pub keeps_gate_up: bool,
 }
 
 impl Memory {
@@ -55,6 +57,8 @@ impl Memory {
             Some(_) if options.checkpoint => 1,
             Some(_) => spec.n_layer - first,
         };
+        // Experts are asked again on the way back, too.
+        let keeps_gate_up = !options.recompute_gate_up && spec.experts.is_none();
         let mut saved: Vec<_> = (0..n_saved)
             .map(|slot| {
                 let rank = |which: usize| {
@@ -72,10 +76,9 @@ impl Memory {
                     attn: builder.add(saved_type, &[spec.n_attn(), n]),
                     lse: builder.add(GgmlType::F32, &[spec.n_head, n]),
                     middle: builder.add(saved_type, &[spec.n_embd, n]),
-                    gate_up: match spec.experts {
-                        None => builder.add(saved_type, &[2 * spec.n_ff, n]),
-                        // They are asked again on the way back.
-                        Some(_) => builder.add(saved_type, &[1]),
+                    gate_up: match keeps_gate_up {
+                        true => builder.add(saved_type, &[2 * spec.n_ff, n]),
+                        false => builder.add(saved_type, &[1]),
                     },
                     results: spec
                         .layout
@@ -136,6 +139,7 @@ impl Memory {
         }
         Ok(Self {
             experts,
+            keeps_gate_up,
             storage,
             x,
             saved,

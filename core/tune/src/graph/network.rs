@@ -37,6 +37,9 @@ pub struct NetworkOptions {
     pub kernels: Kernels,
     /// Whether to keep only each layer's input and to recompute the rest during the backward pass.
     pub checkpoint: bool,
+    /// Whether to compute gate and up again during the backward pass, where the rest of a block is kept: two thirds of the widths, for an
+    /// eighth of the products.
+    pub recompute_gate_up: bool,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
     /// Whether to keep copies of all frozen matrices in the form of products, in both directions, rather than to make them anew in every
@@ -787,6 +790,7 @@ impl Pass {
             n_tokens: self.n_tokens,
             dropout: self.dropout,
             experts: memory.experts,
+            keeps_gate_up: memory.keeps_gate_up,
             kept,
         }
     }

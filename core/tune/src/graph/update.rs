@@ -8,6 +8,7 @@ use thumbprint_ggml::ggml::{
 
 use super::adapter::DeviceAdapter;
 use super::network::{Network, NetworkError};
+use super::runner::Runner;
 use crate::optimizer::AdamWStep;
 
 type Result<T> = std::result::Result<T, NetworkError>;
@@ -67,17 +68,21 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn gradient_norm(&mut self) -> Result<f64> {
-        let (adapter, moments) = (adapter(&self.adapter)?, of_device(&self.moments)?);
-        let graph = Graph::new(GRAPH_NODES)?;
-        let gradient = graph.load(&adapter.gradients, adapter.gradient)?;
-        let squares = graph.unary(Unary::Square, gradient)?;
-        let n_rows = squares.n_elements() / ROW;
-        let sums = graph.sum_rows(graph.reshape(squares, [ROW, n_rows, 1, 1])?)?;
-        let sum = graph.sum_rows(graph.reshape(sums, [n_rows, 1, 1, 1])?)?;
-        graph.store(sum, graph.load(&moments.storage, moments.norm)?)?;
-        self.runner.compute(graph)?;
-        let sum = moments.storage.to_vec::<f32>(moments.norm)?;
-        Ok(f64::from(sum[0]).sqrt())
+        let adapter = adapter(&self.adapter)?;
+        let of = (&adapter.gradients, adapter.gradient);
+        let moments = of_device(&self.moments)?;
+        norm(&mut self.runner, moments, of)
+    }
+
+    /// The same of the parameters.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn parameter_norm(&mut self) -> Result<f64> {
+        let adapter = adapter(&self.adapter)?;
+        let of = (&adapter.storage, adapter.values);
+        let moments = of_device(&self.moments)?;
+        norm(&mut self.runner, moments, of)
     }
 
     /// Updates the parameters with `scale` times the summed gradient.
@@ -169,6 +174,23 @@ impl Network {
         let all = 0..layout.layers.len();
         Ok(layout.read(all, (storage, id, 0), flat, |to, from| *to = from)?)
     }
+}
+
+/// The 2-norm of a vector of the adapter's length.
+fn norm(
+    runner: &mut Runner,
+    moments: &Moments,
+    (storage, id): (&Storage, TensorId),
+) -> Result<f64> {
+    let graph = Graph::new(GRAPH_NODES)?;
+    let squares = graph.unary(Unary::Square, graph.load(storage, id)?)?;
+    let n_rows = squares.n_elements() / ROW;
+    let sums = graph.sum_rows(graph.reshape(squares, [ROW, n_rows, 1, 1])?)?;
+    let sum = graph.sum_rows(graph.reshape(sums, [n_rows, 1, 1, 1])?)?;
+    graph.store(sum, graph.load(&moments.storage, moments.norm)?)?;
+    runner.compute(graph)?;
+    let sum = moments.storage.to_vec::<f32>(moments.norm)?;
+    Ok(f64::from(sum[0]).sqrt())
 }
 
 fn adapter(adapter: &Option<DeviceAdapter>) -> Result<&DeviceAdapter> {

@@ -1,6 +1,6 @@
 //! Architectures as data: what a transformer block consists of, filled in from a model file's metadata.
 
-use thumbprint_ggml::gguf::Gguf;
+use thumbprint_ggml::gguf::{Array, Gguf};
 
 use super::error::ModelError;
 
@@ -577,7 +577,8 @@ impl Keys<'_> {
         match scaling {
             "linear" | "longrope" => {}
             "yarn" => {
-                for key in ["yarn_ext_factor", "yarn_attn_factor", "yarn_log_multiplier"] {
+                // What `yarn_attn_factor` says llama.cpp computes from the factor.
+                for key in ["yarn_ext_factor", "yarn_log_multiplier"] {
                     let key = format!("rope.scaling.{key}");
                     if self.gguf.get(&self.name(&key)).is_some() {
                         return Err(self.feature(&format!("yarn with `{}`", self.name(&key))));
@@ -634,19 +635,41 @@ impl Keys<'_> {
             }
         };
         let pattern = "attention.sliding_window_pattern";
-        let layers = match self.gguf.get(&self.name(pattern)) {
-            Some(value) if value.as_u32().is_none() => {
-                return Err(self.feature(&format!("`{}` for each block", self.name(pattern))));
+        let value = self.gguf.get(&self.name(pattern));
+        let layers = match value.and_then(|value| value.as_array()) {
+            Some(of_layers) => self.windowed(pattern, of_layers, n_layer)?,
+            None => {
+                let every = match value {
+                    Some(_) => self.count(pattern)?,
+                    None => blocks,
+                };
+                let layers = (0..n_layer).map(|layer| layer % every < every - 1);
+                layers.collect()
             }
-            Some(_) => self.count(pattern)?,
-            None => blocks,
         };
-        let layers = (0..n_layer).map(|layer| layer % layers < layers - 1);
-        Ok(Some(Window {
-            size,
-            layers: layers.collect(),
-            rope,
-        }))
+        Ok(Some(Window { size, layers, rope }))
+    }
+
+    /// Which blocks have a window, where the file says so for each.
+    fn windowed(
+        &self,
+        key: &str,
+        of_layers: Array<'_>,
+        n_layer: usize,
+    ) -> Result<Vec<bool>, ModelError> {
+        let layers: Vec<bool> = if let Some(values) = of_layers.values::<bool>() {
+            values.collect()
+        } else if let Some(values) = of_layers.values::<u32>() {
+            values.map(|value| value != 0).collect()
+        } else if let Some(values) = of_layers.values::<i32>() {
+            values.map(|value| value != 0).collect()
+        } else {
+            return Err(self.impossible(key, "must be a number, or truth values or integers"));
+        };
+        match layers.len() == n_layer {
+            true => Ok(layers),
+            false => Err(self.impossible(key, "must have a value for each block")),
+        }
     }
 
     /// Caps of attention scores and of logits.

@@ -33,6 +33,20 @@ pub enum TrainError {
         /// What was refused.
         source: OptimizerError,
     },
+    /// A gradient, parameter or moment that is NaN or infinite.
+    #[error("step {step}: the {what} of `{tensor}` is {value}, not a finite number{then}")]
+    NotFinite {
+        /// The step, from 1; of a checkpoint the one after which it was saved.
+        step: u64,
+        /// Which of these it is.
+        what: &'static str,
+        /// The adapter's tensor, such as `blk.0.attn_q.weight.lora_a`.
+        tensor: String,
+        /// NaN or an infinity.
+        value: f32,
+        /// What follows for the run.
+        then: &'static str,
+    },
     /// The adapter was refused.
     #[error(transparent)]
     Adapter(#[from] crate::adapter::AdapterError),

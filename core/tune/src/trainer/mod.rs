@@ -25,7 +25,7 @@ use crate::objective::{
     BcoState, Metrics, PairItem, PairLogps, PairTerm, RankingLogps, Tails, Totals, UnpairedLogps,
     anchor, demonstration,
 };
-use crate::optimizer::{AdamW, clip_factor, clip_grad_norm};
+use crate::optimizer::{AdamW, OptimizerError, check_finite, clip_factor, clip_grad_norm};
 use crate::plan::Plan;
 use crate::rng::{Rng, epoch_order};
 
@@ -169,7 +169,7 @@ impl Trainer {
     /// The adapter as it stands, copied from where it is trained.
     ///
     /// # Errors
-    /// [`TrainError`] where the device fails.
+    /// [`TrainError`] where the device fails, or holds what is not finite.
     pub fn lora(&mut self) -> Result<&Lora> {
         self.catch_up()?;
         Ok(&self.lora)
@@ -185,9 +185,38 @@ impl Trainer {
             self.network.read_parameters(&mut self.lora.values)?;
             let (first, second) = self.optimizer.moments_mut();
             self.network.read_moments(first, second)?;
+            let (m, v) = self.optimizer.moments();
+            self.check_state((&self.lora.values, m, v), self.steps_done(), LOST)?;
             self.is_behind = false;
         }
         Ok(())
+    }
+
+    /// Refuses parameters and moments that are not finite.
+    fn check_state(
+        &self,
+        (values, m, v): (&[f32], &[f32], &[f32]),
+        step: u64,
+        then: &'static str,
+    ) -> Result<()> {
+        let named = |source| self.named(source, step, then);
+        check_finite("parameter", values).map_err(named)?;
+        check_finite("first moment", m).map_err(named)?;
+        check_finite("second moment", v).map_err(named)
+    }
+
+    /// An error of the optimizer's under the name of the tensor that it is about.
+    fn named(&self, source: OptimizerError, step: u64, then: &'static str) -> TrainError {
+        match source {
+            OptimizerError::NotFinite { what, index, value } => TrainError::NotFinite {
+                step,
+                what,
+                tensor: self.lora.name_at(index).unwrap_or_default(),
+                value,
+                then,
+            },
+            source => TrainError::Optimizer { step, source },
+        }
     }
 
     /// Sees to it that the network computes with the adapter as it stands.
@@ -386,7 +415,8 @@ impl Trainer {
     /// Takes one optimizer step.
     ///
     /// # Errors
-    /// [`TrainError`]; the trainer is then as before the step.
+    /// [`TrainError`]; the trainer is then as before the step. Only an update on a device that makes a parameter infinite or NaN cannot be
+    /// taken back: the tensor is named, and the run goes on from its last checkpoint.
     pub fn step(&mut self) -> Result<StepMetrics> {
         let step = self.steps_done() + 1;
         let (batch, cursor) = self.next_batch();
@@ -461,31 +491,37 @@ impl Trainer {
     /// Clips the gradient and updates the adapter, both where they are. Returns the norm before clipping.
     fn update(&mut self, learning_rate: f64) -> Result<f64> {
         let step = self.steps_done() + 1;
-        let at = |source| TrainError::Optimizer { step, source };
         let limit = if self.config.max_grad_norm > 0.0 {
             self.config.max_grad_norm
         } else {
             f64::INFINITY
         };
         if !self.network.updates_on_device() {
-            let norm = clip_grad_norm(&mut self.grads, limit, &self.lora.ranges()).map_err(at)?;
-            self.optimizer
-                .update(&mut self.lora.values, &self.grads, learning_rate)
-                .map_err(at)?;
-            return Ok(norm);
+            let norm = clip_grad_norm(&mut self.grads, limit).and_then(|norm| {
+                let (values, grads) = (&mut self.lora.values, &self.grads);
+                self.optimizer.update(values, grads, learning_rate)?;
+                Ok(norm)
+            });
+            return norm.map_err(|source| self.named(source, step, UNCHANGED));
         }
         let mut norm = self.network.gradient_norm()?;
         if !norm.is_finite() {
             // Names the tensor, or finds that squares were too large for the device.
             let mut grads = vec![0.0; self.lora.values.len()];
             self.network.read_gradient(&mut grads)?;
-            norm = clip_grad_norm(&mut grads, limit, &self.lora.ranges()).map_err(at)?;
+            let checked = clip_grad_norm(&mut grads, limit);
+            norm = checked.map_err(|source| self.named(source, step, UNCHANGED))?;
         }
-        let next = self.optimizer.next(learning_rate).map_err(at)?;
+        let next = self.optimizer.next(learning_rate);
+        let next = next.map_err(|source| self.named(source, step, UNCHANGED))?;
         self.network
             .update(&next, clip_factor(norm, limit) as f32)?;
         self.optimizer.count();
         self.is_behind = true;
+        if !self.network.parameter_norm()?.is_finite() {
+            // Names the tensor, or finds that only squares were too large.
+            self.catch_up()?;
+        }
         Ok(norm)
     }
 
@@ -540,9 +576,21 @@ impl Trainer {
     /// Takes up the state of a checkpoint of this very run (see [`hashes`](Self::hashes)).
     ///
     /// # Errors
-    /// [`TrainError::Optimizer`] when the state does not fit the adapter.
+    /// [`TrainError::Optimizer`] when the state does not fit the adapter, [`TrainError::NotFinite`] when a value of it is none; the trainer
+    /// is then as before.
     pub fn resume(&mut self, checkpoint: Checkpoint) -> Result<()> {
         let step = checkpoint.meta.optimizer_step;
+        let (values, m, v) = (&checkpoint.values, &checkpoint.m, &checkpoint.v);
+        self.check_state((values, m, v), step, CANNOT_GO_ON)?;
+        let fits = |n: usize| n == self.lora.values.len();
+        if !fits(values.len()) || !fits(m.len()) {
+            let source = OptimizerError::Length {
+                what: "the checkpoint",
+                expected: self.lora.values.len(),
+                got: values.len().min(m.len()),
+            };
+            return Err(TrainError::Optimizer { step, source });
+        }
         self.optimizer = AdamW::restore(self.config.adamw, step, checkpoint.m, checkpoint.v)
             .map_err(|source| TrainError::Optimizer { step, source })?;
         self.lora.values = checkpoint.values;
@@ -860,6 +908,11 @@ struct Whole {
     /// Terms of pairs by index, where they depend on those of other ubatches.
     coupled: Vec<(usize, PairTerm)>,
 }
+
+/// What follows from a value that is not finite.
+const UNCHANGED: &str = "; no update was made";
+const LOST: &str = "; resume from the last checkpoint";
+const CANNOT_GO_ON: &str = "; the run cannot go on from this checkpoint";
 
 /// The adapter's tensors that a model offers, in the order of its blocks.
 pub fn lora_shapes(model: &Model) -> Vec<LoraShape> {

@@ -157,6 +157,7 @@ pub fn exact(max_tokens: usize) -> NetworkOptions {
         checkpoint: false,
         // Few enough that tests see several chunks.
         head_rows: 16,
+        recompute_gate_up: false,
         keep_weights: false,
         device: None,
     }

@@ -8,7 +8,7 @@ use thumbprint_ggml::ggml::quant::dequantize;
 use thumbprint_ggml::gguf::Gguf;
 use thumbprint_tune::adapter::Lora;
 
-use super::Examples;
+use super::{Examples, ModelFile};
 
 pub struct Reference {
     tensors: HashMap<String, Vec<f64>>,
@@ -32,6 +32,7 @@ pub struct Reference {
     /// Whether GELU is looked up in half precision, as llama.cpp does.
     rounded_gelu: bool,
     full_every: usize,
+    windowed: Option<Vec<bool>>,
     n_used: usize,
     magnitude: f64,
     yarn: Option<[f64; 3]>,
@@ -79,8 +80,15 @@ impl Reference {
             rounded_gelu: false,
             n_used: gguf.u32_or(&key("expert_used_count"), 0).unwrap() as usize,
             full_every: gguf
-                .u32_or(&key("attention.sliding_window_pattern"), 6)
-                .unwrap() as usize,
+                .get(&key("attention.sliding_window_pattern"))
+                .map_or(6, |value| value.as_u32().unwrap_or(6)) as usize,
+            windowed: gguf
+                .array(&key("attention.sliding_window_pattern"))
+                .ok()
+                .map(|array| match array.values::<bool>() {
+                    Some(values) => values.collect(),
+                    None => array.values::<u32>().unwrap().map(|x| x != 0).collect(),
+                }),
             magnitude: float("rope.scaling.attn_factor", 1.0),
             yarn: (gguf.str_or(&key("rope.scaling.type"), "").unwrap() == "yarn").then(|| {
                 let n_ctx = count("rope.scaling.original_context_length") as f64;
@@ -204,6 +212,7 @@ impl Merged<'_> {
         let mut keys = Vec::new();
         let mut values = Vec::new();
         let windowed = match self.model.architecture.as_str() {
+            _ if self.model.windowed.is_some() => self.model.windowed.as_ref().unwrap()[layer],
             "gemma2" => layer.is_multiple_of(2),
             "gemma3" => !(layer + 1).is_multiple_of(self.model.full_every),
             "olmo2" => layer % 4 != 3,
@@ -470,4 +479,33 @@ fn log_softmax(logits: &[f64], label: usize) -> f64 {
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|x| (x - max).exp()).sum();
     logits[label] - max - sum.ln()
+}
+
+/// What llama.cpp's logits are to be compared with, and how far they may lie from it. Ours; but llama.cpp looks GELU up in a table of
+/// half precision, and ours are exact (see docs/trainable.md), so that with a GELU the comparison is with a reference that looks it up, too. What
+/// lies near the edge of two entries falls to either side, so that this is less sharp.
+pub fn expectation(
+    file: &ModelFile,
+    lora: Option<&Lora>,
+    examples: &Examples,
+    ours: &[f32],
+) -> (Vec<f32>, f64) {
+    let reference = Reference::open(&file.path).with_rounded_gelu();
+    if !reference.has_gelu() {
+        return (ours.to_vec(), 1e-4);
+    }
+    let merged = match lora {
+        Some(lora) => {
+            let values: Vec<f64> = lora.values.iter().map(|x| f64::from(*x)).collect();
+            reference.merged(lora, &values)
+        }
+        None => reference.plain(),
+    };
+    (logits_of(&merged, examples), 6e-3)
+}
+
+pub fn logits_of(model: &Merged<'_>, examples: &Examples) -> Vec<f32> {
+    let logits = |(prompt, completion)| model.logits(prompt, completion).concat();
+    let all = examples.sequences().flat_map(logits);
+    all.map(|x| x as f32).collect()
 }

@@ -1,6 +1,8 @@
 //! The trainings of a run: references once, then a training for each fold and one on everything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thumbprint_tune::adapter::Lora;
 use thumbprint_tune::checkpoint::Checkpoint;
 use thumbprint_tune::config::TrainConfig;
+use thumbprint_tune::durable;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::objective::RankingWeights;
@@ -21,6 +24,7 @@ use super::sampled::Labelled;
 use super::watch::Watch;
 use super::{Context, Material, Resolved, Step, Stop};
 use crate::curation::fold_of;
+use crate::error::{Error, Result};
 use crate::store::{RunState, RunStep};
 
 /// Seconds of training between checkpoints.
@@ -284,6 +288,8 @@ impl Context<'_> {
                 saved = Instant::now();
             }
         }
+        // Before the checkpoint that ends the training: a run that is taken up after it computes nothing that could fall back.
+        note_fallbacks(dir, trainer.network().fallbacks())?;
         trainer.checkpoint()?.save(&path)?;
         Ok(trainer)
     }
@@ -404,6 +410,51 @@ pub struct Shifts {
     rejected: f64,
 }
 
+/// Operations that the CPU computed so far in a run because its device has no kernel for them, by ggml's names.
+pub fn fallbacks(dir: &Path) -> Result<BTreeSet<String>> {
+    let path = dir.join("fallbacks.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Job(e.to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(source) => Err(Error::File { path, source }),
+    }
+}
+
+fn note_fallbacks(dir: &Path, more: Vec<String>) -> Result<()> {
+    let mut all = fallbacks(dir)?;
+    let n_known = all.len();
+    all.extend(more);
+    if all.len() == n_known {
+        return Ok(());
+    }
+    let bytes = serde_json::to_vec(&all).map_err(|e| Error::Job(e.to_string()))?;
+    Ok(durable::replace(&dir.join("fallbacks.json"), |file| {
+        file.write_all(&bytes)
+    })?)
+}
+
 fn load_checkpoint(path: &Path, trainer: &Trainer) -> Step<Option<Checkpoint>> {
     Ok(Checkpoint::load(path, &trainer.hashes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_fell_back_in_any_training_of_a_run_is_kept_and_named_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let noted = |more: &[&str]| {
+            note_fallbacks(dir.path(), more.iter().map(ToString::to_string).collect()).unwrap();
+            Vec::from_iter(fallbacks(dir.path()).unwrap())
+        };
+        assert!(noted(&[]).is_empty());
+        assert_eq!(noted(&["CUSTOM", "ADD"]), ["ADD", "CUSTOM"]);
+        assert_eq!(noted(&[]), ["ADD", "CUSTOM"]);
+        assert_eq!(noted(&["CUSTOM", "ROPE"]), ["ADD", "CUSTOM", "ROPE"]);
+        fs::write(dir.path().join("fallbacks.json"), "[").unwrap();
+        assert!(fallbacks(dir.path()).is_err());
+    }
 }

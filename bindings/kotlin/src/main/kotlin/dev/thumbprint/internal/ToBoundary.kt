@@ -91,6 +91,7 @@ internal fun Budget.boundary() =
         maxExampleTokens = maxExampleTokens.unsigned("maxExampleTokens"),
         replaceTrial = replaceTrial,
         gpu = gpu,
+        requireGpu = requireGpu,
         onlineRounds = onlineRounds.unsigned("onlineRounds"),
     )
 
