@@ -540,6 +540,31 @@ class KotlinSnippets(InTemporaryFolder):
             load("kotlin-snippets").kotlin(manual, "p.manual")
 
 
+class SwiftSnippets(InTemporaryFolder):
+    def manual(self, text):
+        manual = self.folder / "manual.md"
+        manual.write_text(text)
+        return manual
+
+    PAGE = "# A\n```swift\nimport B\n\nlet a = 1\n```\n```swift swiftui\nno()\n```\n```swift\nimport B\nprint(a)\n```\n"
+
+    def test_blocks_become_a_program_that_names_the_manuals_lines(self):
+        swift = load("swift-snippets").program(self.manual(self.PAGE))
+        self.assertTrue(swift.startswith('#sourceLocation(file: "docs/manual.md", line: 3)\nimport B\n'))
+        self.assertTrue(swift.endswith("line: 11)\nimport B\nprint(a)\n#sourceLocation()\n"), swift)
+        self.assertNotIn("no()", swift)
+
+    def test_or_functions_each_of_which_keeps_its_lines(self):
+        swift = load("swift-snippets").functions(self.manual(self.PAGE))
+        self.assertEqual(swift.count("import B"), 1)
+        self.assertIn('func snippetOfLine3() async throws {\n#sourceLocation(file: "docs/manual.md", line: 3)\n\n\nlet a = 1\n#', swift)
+        self.assertNotIn("no()", swift)
+
+    def test_a_manual_without_blocks_is_no_success(self):
+        with self.assertRaises(SystemExit):
+            load("swift-snippets").program(self.manual("# A\n"))
+
+
 class AgainstTrl(unittest.TestCase):
     """The comparison itself takes gigabytes: here only what it makes of results."""
 
