@@ -18,7 +18,7 @@ let training: BackgroundTraining = given()
 
 actor Folder {
     static let shared = Folder()
-    let current: Thumbprint? = nil
+    var current: Thumbprint? { nil }
 
     func open() async throws -> Thumbprint { tp }
 }
