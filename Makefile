@@ -1,7 +1,7 @@
 # One command per artifact, the same by hand and in CI. `make demo` and `make test` need nothing before them.
 
 .DEFAULT_GOAL := build
-.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-arm-quick test-vulkan test-peft against-trl lint doc dist ci clean distclean help
+.PHONY: setup model build demo eval test test-python wheel test-python-example test-kotlin jar test-encryption test-swift check-library record-size check-targets interface test-gemma test-arm test-arm-quick test-vulkan test-peft against-trl lint doc dist dist-wheel dist-jar ci clean distclean help
 SHELL := /bin/sh
 
 export THUMBPRINT_TOOLS ?= $(CURDIR)/.venv
@@ -129,6 +129,16 @@ dist: export CARGO_PROFILE_RELEASE_STRIP := symbols
 dist: setup
 	unset CARGO_ENCODED_RUSTFLAGS; $(cargo) build --release --locked -p thumbprint-cli --target-dir target-dist
 	@echo "target-dist/release/thumbprint"
+
+## dist-wheel: the Python wheel for every machine of this kind; prints its path
+dist-wheel dist-jar: export RUSTFLAGS := $(dist_flags)
+dist-wheel dist-jar: export CARGO_TARGET_DIR := $(CURDIR)/target-dist
+dist-wheel: setup
+	@unset CARGO_ENCODED_RUSTFLAGS; . "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python --wheel
+
+## dist-jar: the jar for Kotlin on the JVM for every machine of this kind; prints its path
+dist-jar: setup
+	@unset CARGO_ENCODED_RUSTFLAGS; . "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-kotlin --jar
 
 ## ci: what the server runs
 ci:

@@ -10,6 +10,8 @@ import PackageDescription
     let declared: [String] = []
 #endif
 let frameworks = declared.map { Target.Dependency.target(name: $0) }
+// For the manual's snippets, which scripts/test-swift compiles.
+let declarations = declared.isEmpty ? [] : [Product.library(name: "Declarations", targets: declared)]
 
 let package = Package(
     name: "ThumbprintBackground",
@@ -17,7 +19,7 @@ let package = Package(
     products: [
         .library(name: "ThumbprintBackground", targets: ["ThumbprintBackground"]),
         .library(name: "SampleModel", targets: ["SampleModel"]),
-    ],
+    ] + declarations,
     dependencies: [
         .package(name: "ThumbprintKit", path: "../bindings/swift")
     ],

@@ -56,7 +56,7 @@ def swift_files() -> list[Path]:
 
 def swift_snippets(markdown: str) -> list[tuple[int, str]]:
     """Snippets with the line of the page that each begins on."""
-    blocks = re.finditer(r"^```swift\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+    blocks = re.finditer(r"^```swift(?: \w+)?\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
     return [(markdown[: block.start(1)].count("\n") + 1, block[1]) for block in blocks]
 
 

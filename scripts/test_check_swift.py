@@ -64,7 +64,7 @@ class CheckSwift(unittest.TestCase):
         self.assertEqual(len(self.problems(cases.format("sideways"))), 2)
 
     def test_snippets_are_found_with_their_lines(self):
-        page = "# A\n```swift\nlet a = 1\n```\n```sh\nno\n```\n```swift\nlet b = 2\n```\n"
+        page = "# A\n```swift\nlet a = 1\n```\n```sh\nno\n```\n```swift swiftui\nlet b = 2\n```\n"
         self.assertEqual(check_swift.swift_snippets(page), [(3, "let a = 1\n"), (9, "let b = 2\n")])
 
 

@@ -460,15 +460,35 @@ class Swift(InTemporaryFolder):
 
 
 class Find(InTemporaryFolder):
+    def setUp(self):
+        super().setUp()
+        self.programs = self.folder / "bin"
+        self.programs.mkdir()
+        for name in ["sh", "dirname", "uname", "env"]:
+            (self.programs / name).symlink_to(shutil.which(name))
+
+    def run_script(self, script, *arguments):
+        """What a script says on a machine that has nothing but a shell."""
+        environment = {"PATH": str(self.programs), "THUMBPRINT_TOOLS": str(self.folder / "tools")}
+        return subprocess.run([SCRIPTS / script, *arguments], env=environment, capture_output=True, text=True)
+
     def find(self, script):
-        """What a script says that only sees to its toolchain, on a machine that has nothing but a shell."""
-        programs = self.folder / "bin"
-        programs.mkdir(exist_ok=True)
-        for name in ["sh", "dirname", "uname"]:
-            (programs / name).unlink(missing_ok=True)
-            (programs / name).symlink_to(shutil.which(name))
-        environment = {"PATH": str(programs), "THUMBPRINT_TOOLS": str(self.folder / "tools")}
-        return subprocess.run([SCRIPTS / script, "--find"], env=environment, capture_output=True, text=True)
+        return self.run_script(script, "--find")
+
+    def pretend(self, name, body):
+        program = self.programs / name
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+
+    def pretend_apt(self, user):
+        """An apt-get that writes down what it is asked for."""
+        self.pretend("id", f"echo {user}")
+        for name in ["apt-get", "dpkg"]:
+            self.pretend(name, f'echo "{name} $*" >>"{self.folder}/asked"')
+
+    def asked(self):
+        asked = self.folder / "asked"
+        return asked.read_text().splitlines() if asked.exists() else []
 
     def test_a_toolchain_that_cannot_be_had_is_one_line_and_status_3(self):
         for script, named in [("test-arm", "aarch64-linux-gnu-gcc"), ("check-targets", "Rust's library")]:
@@ -476,6 +496,28 @@ class Find(InTemporaryFolder):
                 found = self.find(script)
                 self.assertEqual(found.returncode, 3, found.stderr)
                 self.assertIn(named, found.stderr.splitlines()[-1])
+
+    def test_as_root_what_a_suite_needs_is_installed_and_else_nothing_is(self):
+        installed = "apt-get install -y -qq --no-install-recommends"
+        arm = "gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static"
+        for script, arguments, packages in [("test-arm", ["--find"], arm), ("test-python", [], "python3 python3-venv")]:
+            for user in (1000, 0):
+                with self.subTest(script, user=user):
+                    (self.folder / "asked").unlink(missing_ok=True)
+                    self.pretend_apt(user)
+                    self.assertNotEqual(self.run_script(script, *arguments).returncode, 0, "what is installed here installs nothing")
+                    self.assertEqual(self.asked()[:2], [] if user else ["apt-get update -qq", f"{installed} {packages}"])
+
+    def test_lists_are_brought_up_to_date_for_another_architecture_and_what_fails_is_told(self):
+        self.pretend_apt(0)
+        self.assertEqual(self.run_script("install-packages", "--architecture", "arm64").returncode, 0)
+        self.assertEqual(self.asked(), ["dpkg --add-architecture arm64", "apt-get update -qq"])
+        for name in ["grep", "head"]:
+            (self.programs / name).symlink_to(shutil.which(name))
+        self.pretend("apt-get", "echo 'E: no network' >&2; exit 100")
+        failed = self.run_script("install-packages", "maven")
+        self.assertEqual(failed.returncode, 0)
+        self.assertIn("install-packages: apt-get update -qq failed: E: no network", failed.stderr)
 
 
 class KotlinSnippets(InTemporaryFolder):
@@ -496,6 +538,31 @@ class KotlinSnippets(InTemporaryFolder):
         manual.write_text("# A\n")
         with self.assertRaises(SystemExit):
             load("kotlin-snippets").kotlin(manual, "p.manual")
+
+
+class SwiftSnippets(InTemporaryFolder):
+    def manual(self, text):
+        manual = self.folder / "manual.md"
+        manual.write_text(text)
+        return manual
+
+    PAGE = "# A\n```swift\nimport B\n\nlet a = 1\n```\n```swift swiftui\nno()\n```\n```swift\nimport B\nprint(a)\n```\n"
+
+    def test_blocks_become_a_program_that_names_the_manuals_lines(self):
+        swift = load("swift-snippets").program(self.manual(self.PAGE))
+        self.assertTrue(swift.startswith('#sourceLocation(file: "docs/manual.md", line: 3)\nimport B\n'))
+        self.assertTrue(swift.endswith("line: 11)\nimport B\nprint(a)\n#sourceLocation()\n"), swift)
+        self.assertNotIn("no()", swift)
+
+    def test_or_functions_each_of_which_keeps_its_lines(self):
+        swift = load("swift-snippets").functions(self.manual(self.PAGE))
+        self.assertEqual(swift.count("import B"), 1)
+        self.assertIn('func snippetOfLine3() async throws {\n#sourceLocation(file: "docs/manual.md", line: 3)\n\n\nlet a = 1\n#', swift)
+        self.assertNotIn("no()", swift)
+
+    def test_a_manual_without_blocks_is_no_success(self):
+        with self.assertRaises(SystemExit):
+            load("swift-snippets").program(self.manual("# A\n"))
 
 
 class AgainstTrl(unittest.TestCase):

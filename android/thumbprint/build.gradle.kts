@@ -3,7 +3,11 @@ import org.jetbrains.kotlin.gradle.dsl.JvmTarget
 plugins {
     alias(libs.plugins.android.library)
     alias(libs.plugins.kotlin.android)
+    `maven-publish`
 }
+
+group = "dev.thumbprint"
+version = "0.1.0"
 
 // Made by scripts/build-android: a native library for each ABI, and the Kotlin that uniffi generates from it.
 val natives = rootProject.file("build-native")
@@ -69,4 +73,28 @@ dependencies {
     implementation("${libs.jna.get()}@aar")
     implementation(libs.annotation)
     api(libs.work.runtime)
+}
+
+// `gradle :thumbprint:publishToMavenLocal`, or `:thumbprint:publishReleasePublicationToBuiltRepository` into build/repository.
+publishing {
+    publications {
+        register<MavenPublication>("release") {
+            artifactId = "thumbprint-android"
+            // The plugin for Android makes the component once it has been configured.
+            afterEvaluate { from(components["release"]) }
+            pom {
+                name = "Thumbprint for Android"
+                description = "An embedded personalization runtime: chat with a quantized model, and let it learn from thumbs on the device"
+                licenses {
+                    license { name = "MIT OR Apache-2.0" }
+                }
+            }
+        }
+    }
+    repositories {
+        maven {
+            name = "built"
+            url = uri(layout.buildDirectory.dir("repository"))
+        }
+    }
 }

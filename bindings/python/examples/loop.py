@@ -1,35 +1,76 @@
-"""The whole loop with a user who likes short answers: python loop.py MODEL.gguf DATA_FOLDER"""
+"""The demo in thirty lines: python loop.py MODEL.gguf DATA_FOLDER
+
+A person who likes short answers presses thumbs and retry, the model learns from that, and blind votes on questions that nothing was learned
+from tell whether it got better.
+"""
 
 import sys
-from statistics import mean
+from statistics import median
 
-from thumbprint import EngineOptions, GenerateOptions, Prefer, Reply, Request, Thumbprint, Trial
+from thumbprint import (
+    Budget,
+    Choice,
+    Contest,
+    Down,
+    EngineOptions,
+    GenerateOptions,
+    Recipe,
+    Rejected,
+    Request,
+    Retry,
+    Thumbprint,
+    Trial,
+    Up,
+)
 
 THINGS = ["tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt"]
 ASKED = [f"{ask} {thing}?" for ask in ("What is", "Can you describe", "Why do people like") for thing in THINGS]
-ASIDE = ["What is music?", "Can you describe horses?", "Why do people like the sea?", "What is snow?"]
+UNSEEN = [f"{ask} {thing}?" for ask in ("What is", "Can you describe") for thing in ("music", "a horse", "the sea", "snow")]
 
 
-def main(model: str, folder: str, asked: list[str] = ASKED, engine: EngineOptions | None = None) -> None:
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def main(
+    model: str,
+    folder: str,
+    asked: list[str] = ASKED,
+    unseen: list[str] = UNSEEN,
+    engine: EngineOptions | None = None,
+    budget: Budget | None = None,
+    recipe: Recipe | None = None,
+) -> None:
     with Thumbprint(folder, model=model, engine=engine) as tp:
+        # Every question is asked, and retried twice; every reply gets a thumb.
+        rounds = [
+            tp.generate_batch([Request(question, GenerateOptions(max_tokens=96, seed=seed)) for question in asked])
+            for seed in range(3)
+        ]
+        usual = median(words(reply.text) for reply in rounds[0])
+        for reply in rounds[0] + rounds[1]:
+            tp.record(reply, Retry())
+        for reply in sum(rounds, []):
+            tp.record(reply, Up() if words(reply.text) < usual else Down())
 
-        def answer(questions: list[str], seed: int) -> list[Reply]:
-            options = GenerateOptions(max_tokens=128, seed=seed)
-            return tp.generate_batch([Request(question, options) for question in questions])
-
-        def words(replies: list[Reply]) -> float:
-            return mean(len(reply.text.split()) for reply in replies)
-
-        before = words(answer(ASIDE, 0))
-        for pair in zip(answer(asked, 1), answer(asked, 2)):
-            short, long = sorted(pair, key=lambda reply: len(reply.text))
-            tp.record(short, Prefer(over=long.id))
-        job = tp.personalize()
+        job = tp.personalize(budget, recipe)
         for progress in job:
             print(f"{progress.phase} {progress.step}/{progress.total}   ", end="\r", flush=True)
         outcome = job.wait()
-        print(outcome.report.explanation if isinstance(outcome, Trial) else outcome)
-        print(f"words on questions that were never asked: {before:.0f} before, {words(answer(ASIDE, 0)):.0f} now")
+        if not isinstance(outcome, (Trial, Rejected)):
+            sys.exit(f"nothing was learned: {outcome}")
+        print(outcome.report.explanation)
+
+        # The person is not told which of the two learned.
+        for seed, question in enumerate(unseen):
+            contest = Contest(outcome.adapter, None, GenerateOptions(max_tokens=96, seed=seed))
+            match = tp.side_by_side(question, contest)
+            left, right = words(match.left.text), words(match.right.text)
+            tp.vote(match, Choice.TIE if left == right else Choice.LEFT if left < right else Choice.RIGHT)
+        (pair,) = [pair for pair in tp.arena_results().pairs if pair.a == outcome.adapter]
+        print(f"{pair.win_rate:.0%} of {pair.votes} blind votes on questions that were never asked: ", end="")
+        print("better" if pair.interval.low > 0.5 else "worse" if pair.interval.high < 0.5 else "as good, as far as so few tell")
+        print(tp.adapter(outcome.adapter).explanation)
 
 
 if __name__ == "__main__":

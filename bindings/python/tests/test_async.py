@@ -97,6 +97,28 @@ def test_fifty_tasks_at_once_are_queued(tmp_path: Path, model: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_thumb_and_a_command_do_not_wait_behind_replies(tmp_path: Path, model: Path) -> None:
+    async def main() -> None:
+        async with AsyncThumbprint(tmp_path, model=model, engine=ENGINE) as tp:
+            reply = await tp.generate("Hello", SHORT).wait()
+            # More than there are threads for them.
+            many = [asyncio.create_task(tp.generate(f"Tell me {n} long stories.", LONG).wait()) for n in range(40)]
+            await asyncio.sleep(0.1)
+            await tp.record(reply, Up())
+            assert (await tp.readiness()).have.events == 1
+            assert not any(task.done() for task in many), "a thumb waited for a reply"
+            # It ends the ones that run, and those that wait; what had no thread yet loads the model again.
+            await tp.unload()
+            ended, _ = await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
+            cut = [task.exception() or task.result().stop_reason is StopReason.CANCELLED for task in ended]
+            assert all(cut), "unloading waited for a reply"
+            for task in many:
+                task.cancel()
+            await asyncio.gather(*many, return_exceptions=True)
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_task_cancels_its_batch(tmp_path: Path, model: Path) -> None:
     async def main() -> None:
         async with AsyncThumbprint(tmp_path, model=model, engine=ENGINE) as tp:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ENGINE
+from conftest import BRIEF, ENGINE
+from thumbprint import AdapterState, Budget, Thumbprint
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MANUAL = PACKAGE.parents[1] / "docs" / "python.md"
@@ -30,9 +31,27 @@ def test_the_manuals_snippets_run_one_after_the_other(
 
 
 @pytest.mark.example
-def test_the_example_asks_learns_and_tells(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_teaches_learns_and_tells_whether_it_got_better(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     example = runpy.run_path(str(PACKAGE / "examples" / "loop.py"))
-    example["main"](str(model), str(tmp_path / "data"), example["ASKED"][:11], ENGINE)
+    folder = tmp_path / "data"
+    budget = Budget(n_threads=1)
+    example["main"](str(model), str(folder), example["ASKED"][:12], example["UNSEEN"][:6], ENGINE, budget, BRIEF)
     out = capsys.readouterr().out
     assert "train" in out and "gate" in out
-    assert re.search(r"never asked: \d+ before, \d+ now", out)
+
+    with Thumbprint(folder) as tp:
+        # Three replies to each question got a thumb.
+        assert tp.readiness().have.events == 36
+        (adapter,) = tp.adapters()
+        assert adapter.state in (AdapterState.TRIAL, AdapterState.PROMOTED, AdapterState.ROLLED_BACK, AdapterState.REJECTED)
+        # It came to a trial, or was rejected, and why was told.
+        decision = adapter.decisions[0]
+        assert decision.kind in ("offline: trial", "offline: rejected")
+        assert decision.explanation and decision.explanation in out
+        assert adapter.explanation in out
+        (pair,) = tp.arena_results().pairs
+        assert (pair.a, pair.b, pair.votes) == (adapter.id, None, 6)
+        assert f"{pair.win_rate:.0%} of 6 blind votes on questions that were never asked: " in out
+        assert re.search(r"never asked: (better|worse|as good)", out)

@@ -62,13 +62,11 @@ actor Folder {
 @MainActor
 @Observable
 final class Opened {
+    nonisolated static let training = BackgroundTraining(isForeground: { await UIApplication.shared.applicationState == .active }) {
+        try await Folder.shared.open()
+    }
     nonisolated static let scheduler = BackgroundScheduler(
-        nightly: "org.thumbprint.sample.nightly",
-        now: "org.thumbprint.sample.now",
-        training: BackgroundTraining(isForeground: { await UIApplication.shared.applicationState == .active }) {
-            try await Folder.shared.open()
-        }
-    )
+        nightly: "org.thumbprint.sample.nightly", now: "org.thumbprint.sample.now", training: training)
 
     private(set) var chat: ChatModel?
     private(set) var adapters: AdaptersModel?
@@ -78,7 +76,8 @@ final class Opened {
     func open() async {
         do {
             let thumbprint = try await Folder.shared.open()
-            lifecycle = Lifecycle { await Folder.shared.current }
+            // What the person started goes on when they leave the app.
+            lifecycle = Lifecycle(carriesOn: { Self.training.isRunning }) { await Folder.shared.current }
             chat = ChatModel(thumbprint: thumbprint)
             adapters = AdaptersModel(thumbprint: thumbprint)
             await chat?.start()

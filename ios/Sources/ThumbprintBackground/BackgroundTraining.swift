@@ -27,6 +27,7 @@ public struct BackgroundTraining: Sendable {
     private let open: @Sendable () async throws -> Thumbprint
     private let budget: Budget
     private let isForeground: @Sendable () async -> Bool
+    private let turns = Turns()
 
     /// `open` gives the app's data folder, which may be open already. `isForeground` tells whether the app is in use, in which case the model
     /// stays loaded after a turn.
@@ -39,6 +40,9 @@ public struct BackgroundTraining: Sendable {
         self.open = open
     }
 
+    /// Whether a turn is at work: what a `Lifecycle` asks before it suspends. Copies of this value tell of each other's turns.
+    public var isRunning: Bool { turns.areAtWork }
+
     /// Learns until the job is over or the task expires, which pauses the job: what was learned so far is kept. The task is completed
     /// exactly once, after the folder's locks are released.
     public func run(_ task: any BackgroundTask, onProgress: @Sendable (JobProgress) -> Void = { _ in }) async -> BackgroundEnding {
@@ -50,17 +54,32 @@ public struct BackgroundTraining: Sendable {
     }
 
     private func learn(_ turn: Turn, _ onProgress: @Sendable (JobProgress) -> Void) async -> BackgroundEnding {
+        turns.begin()
+        let tp: Thumbprint
         do {
-            let tp = try await open()
-            let ending = try await learn(with: tp, turn, onProgress)
-            // A suspended app that holds a lock is ended by the system, and one that is in use wants its model.
-            if await !isForeground() {
-                try await tp.suspend()
-            }
-            return ending
+            tp = try await open()
         } catch {
-            return .failed((error as? ThumbprintError)?.reason ?? "\(error)")
+            turns.end()
+            return .failed(reason(for: error))
         }
+        var ending: BackgroundEnding
+        do {
+            ending = try await learn(with: tp, turn, onProgress)
+        } catch {
+            ending = .failed(reason(for: error))
+        }
+        // Over before it is asked whether the app is in use: whoever leaves the screen from here on finds nothing that carries on. A turn
+        // beside this one suspends at its own end.
+        let wasLast = turns.end()
+        // A suspended app that holds a lock is ended by the system, and one that is in use wants its model.
+        if wasLast, await !isForeground() {
+            do {
+                try await tp.suspend()
+            } catch {
+                ending = .failed(reason(for: error))
+            }
+        }
+        return ending
     }
 
     private func learn(
@@ -87,6 +106,31 @@ public struct BackgroundTraining: Sendable {
 extension BackgroundEnding {
     fileprivate var failed: Bool {
         if case .failed = self { true } else { false }
+    }
+}
+
+private func reason(for error: any Error) -> String {
+    (error as? ThumbprintError)?.reason ?? "\(error)"
+}
+
+/// How many turns are at work.
+private final class Turns: @unchecked Sendable {
+    private let lock = NSLock()
+    private var count = 0
+
+    var areAtWork: Bool { lock.withLock { count > 0 } }
+
+    func begin() {
+        lock.withLock { count += 1 }
+    }
+
+    /// Whether it was the last one.
+    @discardableResult
+    func end() -> Bool {
+        lock.withLock {
+            count -= 1
+            return count == 0
+        }
     }
 }
 

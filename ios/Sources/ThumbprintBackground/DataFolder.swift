@@ -47,13 +47,14 @@ public enum DataFolder {
         return folder
     }
 
-    /// The folder, which new files in it follow, and the files that are there: an app with the entitlement for complete protection would
-    /// otherwise lose them whenever the device is locked.
-    private static func protect(_ folder: URL) throws {
+    /// Protects a file, or a folder, which new files in it follow, with the files that are there, until the first unlock and no longer: an app
+    /// with the entitlement for complete protection would otherwise lose them whenever the device is locked. `prepare` does it for the data
+    /// folder; a model that lies elsewhere needs it, too, for the night.
+    public static func protect(_ item: URL) throws {
         #if os(iOS)
             let attributes: [FileAttributeKey: Any] = [.protectionKey: FileProtectionType.completeUntilFirstUserAuthentication]
-            try FileManager.default.setAttributes(attributes, ofItemAtPath: folder.path)
-            let files = FileManager.default.enumerator(at: folder, includingPropertiesForKeys: nil)
+            try FileManager.default.setAttributes(attributes, ofItemAtPath: item.path)
+            let files = FileManager.default.enumerator(at: item, includingPropertiesForKeys: nil)
             while let file = files?.nextObject() as? URL {
                 try FileManager.default.setAttributes(attributes, ofItemAtPath: file.path)
             }

@@ -12,8 +12,8 @@
         private var observers: [any NSObjectProtocol] = []
         private var assertion = UIBackgroundTaskIdentifier.invalid
 
-        /// `thumbprint` gives what is open, if anything. `carriesOn` tells whether a background task is at work, in which case nothing is done:
-        /// it suspends at its own end.
+        /// `thumbprint` gives what is open, if anything. `carriesOn` tells whether a background task is at work (`BackgroundTraining.isRunning`),
+        /// in which case nothing is done: it suspends at its own end. Without it, a job that the person started ends when they leave the app.
         public init(
             carriesOn: @escaping @Sendable () async -> Bool = { false }, thumbprint: @escaping @Sendable () async -> Thumbprint?
         ) {

@@ -86,6 +86,7 @@ final class BackgroundTrainingTests: XCTestCase {
         let folder = try DataFolder.prepare(in: parent)
         XCTAssertTrue(FileManager.default.fileExists(atPath: folder.path))
         XCTAssertEqual(try DataFolder.prepare(in: parent), folder)
+        XCTAssertNoThrow(try DataFolder.protect(folder))
         XCTAssertThrowsError(try DataFolder.prepare(in: parent.appendingPathComponent("Shared/AppGroup/1"))) { error in
             XCTAssertEqual(error as? ThumbprintBackgroundError, .inAppGroup)
         }

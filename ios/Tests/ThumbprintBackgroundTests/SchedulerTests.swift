@@ -77,6 +77,36 @@
             }
         }
 
+        func testLeavingTheScreenLeavesAloneWhatThePersonStartedAndItSuspendsAtItsOwnEnd() async throws {
+            let folder = try temporaryFolder().appendingPathComponent("data")
+            let tp = try await open(folder)
+            try await teach(tp)
+            let training = BackgroundTraining { tp }
+            let scheduler = BackgroundScheduler(nightly: "night.carried", now: "carried", training: training)
+            let lifecycle = await Lifecycle(carriesOn: { training.isRunning }) { tp }
+            XCTAssertFalse(training.isRunning)
+            try scheduler.personalizeNow(title: "Learning", subtitle: "Here")
+            let request = try XCTUnwrap(BGTaskScheduler.shared.submitted.first { $0.identifier.hasPrefix("carried.") })
+            let task = BGContinuedProcessingTask(identifier: request.identifier)
+            BGTaskScheduler.shared.launch(task)
+            try await until { task.progress.completedUnitCount > 10 }
+            XCTAssertTrue(training.isRunning)
+
+            await post(UIApplication.didEnterBackgroundNotification)
+            try await until { await UIApplication.shared.backgroundTasks.isEmpty }
+            let shown = task.subtitle
+            try await until { task.subtitle != shown || !task.completions.isEmpty }
+            XCTAssertEqual(task.completions, [], "it was ended by leaving the screen")
+            XCTAssertTrue(training.isRunning)
+            XCTAssertFalse(try isFree(folder))
+
+            task.expirationHandler?()
+            try await until { !task.completions.isEmpty }
+            XCTAssertFalse(training.isRunning)
+            XCTAssertTrue(try isFree(folder), "nobody is left to let go of the folder")
+            withExtendedLifetime(lifecycle) {}
+        }
+
         func testAKeyIsDrawnOnceAndStaysOnItsDevice() throws {
             let key = try DatabaseKeychain.key(service: "test")
             XCTAssertEqual(key.count, 32)
@@ -96,13 +126,17 @@
             let lifecycle = await Lifecycle { tp }
             await post(UIApplication.didReceiveMemoryWarningNotification)
             await post(UIApplication.didEnterBackgroundNotification)
-            // Whoever holds the folder holds a lock on this file.
-            let file = open(folder.appendingPathComponent("thumbprint.lock").path, O_RDWR)
-            XCTAssertGreaterThanOrEqual(file, 0)
-            try await until { flock(file, LOCK_EX | LOCK_NB) == 0 }
-            close(file)
+            try await until { try self.isFree(folder) }
             try await until { await UIApplication.shared.backgroundTasks.isEmpty }
             withExtendedLifetime(lifecycle) {}
+        }
+
+        /// Whoever holds the folder holds a lock on a file of it.
+        private func isFree(_ folder: URL) throws -> Bool {
+            let file = open(folder.appendingPathComponent("thumbprint.lock").path, O_RDWR)
+            XCTAssertGreaterThanOrEqual(file, 0)
+            defer { close(file) }
+            return flock(file, LOCK_EX | LOCK_NB) == 0
         }
 
         private func request(_ identifier: String) -> BGTaskRequest? {

@@ -26,7 +26,7 @@ public final class Generation: AsyncSequence, Sendable {
                 run.cancel()
             }
         }
-        Workers.shared.start { run.pump(start, into: continuation) }
+        Workers.waiting.start { run.pump(start, into: continuation) }
         self.run = run
         self.events = events
     }

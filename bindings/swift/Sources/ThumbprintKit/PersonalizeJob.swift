@@ -32,12 +32,12 @@ public final class PersonalizeJob: AsyncSequence, Sendable {
 
     /// Goes on after a pause.
     public func resume() async throws {
-        try await blocking { [inner] in try inner.resume() }
+        try await patient { [inner] in try inner.resume() }
     }
 
     /// Gives up and cleans up.
     public func cancel() async throws {
-        try await blocking { [inner] in try inner.cancel() }
+        try await patient { [inner] in try inner.cancel() }
     }
 
     public func makeAsyncIterator() -> AsyncIterator {

@@ -64,7 +64,7 @@ public final class Session: Sendable, Identifiable {
     public func logFeedback(
         sentiment: Feedback.Sentiment?, issues: [Feedback.Issue] = [], desiredOutput: String? = nil
     ) async throws -> FeedbackID? {
-        try await blocking { [inner] in
+        try await quick { [inner] in
             guard let last = try inner.messages().last(where: { $0.reply != nil })?.reply else {
                 throw ThumbprintError.noReplyYet
             }
@@ -84,42 +84,42 @@ public final class Session: Sendable, Identifiable {
     /// Records what the person wants instead of the last reply, and goes on from that.
     @discardableResult
     public func edit(_ text: String) async throws -> FeedbackID {
-        try await blocking { [inner] in FeedbackID(rawValue: try inner.edit(text: text)) }
+        try await quick { [inner] in FeedbackID(rawValue: try inner.edit(text: text)) }
     }
 
     // MARK: The chat itself
 
     /// Its turns, the first one first.
     public func transcript() async throws -> [StoredMessage] {
-        try await blocking { [inner] in try inner.messages().map(StoredMessage.init) }
+        try await quick { [inner] in try inner.messages().map(StoredMessage.init) }
     }
 
     /// Adds a turn that is not answered: instructions at the beginning, say.
     @discardableResult
     public func append(_ message: Message) async throws -> MessageID {
-        try await blocking { [inner] in MessageID(rawValue: try inner.append(message: message.boundary)) }
+        try await quick { [inner] in MessageID(rawValue: try inner.append(message: message.boundary)) }
     }
 
     /// Its title and when it was used.
     public func info() async throws -> SessionInfo {
-        try await blocking { [inner] in SessionInfo(try inner.info()) }
+        try await quick { [inner] in SessionInfo(try inner.info()) }
     }
 
     /// A new chat that shares the turns up to and including `upto`.
     public func branch(upto: MessageID, title: String? = nil) async throws -> Session {
-        try await blocking { [inner, owner] in
+        try await quick { [inner, owner] in
             Session(try inner.branch(upto: upto.rawValue, title: title), of: owner)
         }
     }
 
     /// Gives it a title, or takes it away.
     public func rename(_ title: String?) async throws {
-        try await blocking { [inner] in try inner.rename(title: title) }
+        try await quick { [inner] in try inner.rename(title: title) }
     }
 
     /// Deletes it. Turns that feedback rests on stay until they are forgotten.
     public func delete() async throws {
-        try await blocking { [inner] in try inner.delete() }
+        try await quick { [inner] in try inner.delete() }
     }
 }
 

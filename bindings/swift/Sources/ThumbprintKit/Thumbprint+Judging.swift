@@ -28,13 +28,13 @@ extension Thumbprint {
 
     /// The head of the model at hand, if one was fitted. Never loads a model.
     public func head() async throws -> Head? {
-        try await blocking { [inner] in try inner.head().map(Head.init) }
+        try await quick { [inner] in try inner.head().map(Head.init) }
     }
 
     /// Drops the head of the model at hand; whether there was one. Never loads a model.
     @discardableResult
     public func dropHead() async throws -> Bool {
-        try await blocking { [inner] in try inner.dropHead() }
+        try await quick { [inner] in try inner.dropHead() }
     }
 }
 
@@ -52,12 +52,12 @@ extension Thumbprint {
 
     /// A match that was recorded.
     public func sideBySide(of id: MatchID) async throws -> Match {
-        try await blocking { [inner] in Match(try inner.sideBySideOf(id: id.rawValue)) }
+        try await quick { [inner] in Match(try inner.sideBySideOf(id: id.rawValue)) }
     }
 
     /// Matches of the model at hand that nobody has voted on, the first one first. Never loads a model.
     public func openMatches() async throws -> [Match] {
-        try await blocking { [inner] in try inner.openMatches().map(Match.init) }
+        try await quick { [inner] in try inner.openMatches().map(Match.init) }
     }
 
     /// Votes on a match, once, and tells who was on which side. Never loads a model.
@@ -66,18 +66,18 @@ extension Thumbprint {
     /// vote counts as those that are recorded do.
     @discardableResult
     public func vote(_ choice: Choice, on match: MatchID) async throws -> Voted {
-        try await blocking { [inner] in Voted(try inner.vote(id: match.rawValue, choice: choice.boundary)) }
+        try await patient { [inner] in Voted(try inner.vote(id: match.rawValue, choice: choice.boundary)) }
     }
 
     /// Whether the next prompt should be answered twice for a blind vote, and by whom: with a probability of `share`, by default 0.1, while
     /// the adapter in use is on trial. Never loads a model.
     public func contestDue(share: Double? = nil) async throws -> Contest? {
-        try await blocking { [inner] in try inner.contestDue(share: share).map(Contest.init) }
+        try await quick { [inner] in try inner.contestDue(share: share).map(Contest.init) }
     }
 
     /// What the votes on matches of the model at hand come to. Never loads a model.
     public func arenaResults() async throws -> ArenaResults {
-        try await blocking { [inner] in ArenaResults(try inner.arenaResults()) }
+        try await patient { [inner] in ArenaResults(try inner.arenaResults()) }
     }
 }
 

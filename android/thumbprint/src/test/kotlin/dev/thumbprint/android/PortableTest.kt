@@ -62,6 +62,18 @@ class PortableTest {
     }
 
     @Test
+    fun `no chunk is longer than a worker may run`() {
+        assertEquals(480, Limits().seconds)
+        assertEquals(1, Limits(seconds = 1).seconds)
+        for (seconds in listOf(-1L, 0L, 481L, Long.MAX_VALUE)) {
+            val refused = throws<IllegalArgumentException> { Limits(seconds = seconds) }
+            assertTrue("$seconds seconds: from 1 to 480" in refused.message!!, refused.message)
+            throws<IllegalArgumentException> { Limits().copy(seconds = seconds) }
+        }
+        throws<IllegalArgumentException> { Limits(pollSeconds = 0) }
+    }
+
+    @Test
     fun `memory is what there is to spare and least after an end for lack of it`() {
         val engine = InferenceMemory(weights = 900 * MIB, cache = 30 * MIB, compute = 20 * MIB)
         val needed = MemoryEstimate(engine, TrainingMemory(fullSpeed = 500 * MIB, least = 200 * MIB - 1))
