@@ -5,8 +5,8 @@
 
 use super::offline::FEW_THUMBS;
 
-/// KL(base || adapter) on the prompts of the feedback that the product brings a candidate to, nats per token (see docs/adr/012).
-pub const TARGET_KL: f64 = 0.07;
+/// KL(base || adapter) on the prompts of the feedback that the product brings a candidate to, nats per token (see docs/adr/012 and 019).
+pub const TARGET_KL: f64 = 0.05;
 /// The least and the most that a candidate is scaled by for it.
 pub const STRENGTHS: (f64, f64) = (0.5, 2.0);
 
