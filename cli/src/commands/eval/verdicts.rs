@@ -66,20 +66,20 @@ fn caveat(results: &Results, averages: &[&Average]) -> Option<String> {
         less.push(format!("{} of 4 users", averages.len()));
     }
     let among = |user: &&UserFacts| averages.iter().any(|a| a.user == user.name);
-    for user in results.users.iter().filter(among) {
-        if let Some(headroom) = user
-            .headroom
-            .filter(|share| *share < HEADROOM && !user.edits)
-        {
-            less.push(format!(
-                "{}, whose taste the base shows too rarely for thumbs alone ({} of {})",
+    let thin = results.users.iter().filter(among).filter_map(|user| {
+        let share = user.headroom?;
+        (share < HEADROOM && !user.edits).then(|| {
+            format!(
+                "the base shows the taste of {} too rarely for thumbs alone ({} where {} are asked for)",
                 user.name,
-                percent(headroom),
+                percent(share),
                 percent(HEADROOM)
-            ));
-        }
-    }
-    (!less.is_empty()).then(|| format!("on {}", less.join(", ")))
+            )
+        })
+    });
+    let less = (!less.is_empty()).then(|| format!("on {}", less.join(", ")));
+    let caveats: Vec<String> = less.into_iter().chain(thin).collect();
+    (!caveats.is_empty()).then(|| caveats.join("; "))
 }
 
 fn win_rates(results: &Results, n: usize, least: f64, least_low: f64) -> Verdict {
@@ -384,7 +384,11 @@ mod tests {
     fn less_evidence_than_a_goal_asks_for_is_a_caveat() {
         let verdicts = verdicts(&results());
         let caveats: Vec<_> = verdicts.iter().map(|v| v.caveat.as_deref()).collect();
-        assert_eq!(caveats[0], Some("on 2 of 4 users"));
+        let thin = "the base shows the taste of terse too rarely for thumbs alone (70 % where 80 % are asked for)";
+        assert_eq!(
+            caveats[0],
+            Some(format!("on 2 of 4 users; {thin}").as_str())
+        );
         assert_eq!(caveats[3], Some("on 2 of 4 users and 2 of 5 seeds"));
     }
 }
