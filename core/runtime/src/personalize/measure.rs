@@ -182,7 +182,8 @@ impl Bench<'_> {
     }
 }
 
-fn neutral_prompts() -> Vec<Vec<Message>> {
+/// Neutral prompts that base and candidate answer.
+pub fn neutral_prompts() -> Vec<Vec<Message>> {
     let prompts = neutral::PROMPTS.iter().take(SAMPLED_PROMPTS);
     prompts.map(|p| vec![Message::user(*p)]).collect()
 }

@@ -218,9 +218,7 @@ impl Context<'_> {
         let shifts = self.kept(&dir, "shifts.json", |this| {
             this.shifts(&mut trainer, &material, &references)
         })?;
-        let adapter = self.record(
-            trainer, &resolved, &material, &shifts, stopped, &rounds, &dir,
-        )?;
+        let adapter = self.record(trainer, &course, &shifts, stopped, &rounds)?;
         self.judge(adapter, &material, &rankings, &dir)
     }
 
@@ -455,19 +453,17 @@ impl Context<'_> {
     // ---- after training ----
 
     /// Writes the adapter's file and records it as a candidate.
-    #[allow(clippy::too_many_arguments)]
     fn record(
         &self,
         mut trainer: Trainer,
-        resolved: &Resolved,
-        Material {
-            curated, tokenized, ..
-        }: &Material,
+        course: &Course<'_>,
         shifts: &Shifts,
         stopped: Stopped,
         rounds: &[Round],
-        dir: &Path,
     ) -> Step<AdapterRow> {
+        let Material {
+            curated, tokenized, ..
+        } = course.material;
         let store = self.thumbprint.store();
         let run = self.run.as_ref().map(|run| run.0);
         if let Some(row) = store
@@ -495,12 +491,12 @@ impl Context<'_> {
         let id = store.insert_adapter(&NewAdapter {
             base_hash: self.loaded.sha256.clone(),
             run,
-            config: serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?,
+            config: serde_json::to_value(course.resolved).map_err(|e| Error::Job(e.to_string()))?,
             manifest: json!({
                 "counts": curated.counts,
                 "too_long": tokenized.too_long,
                 "ranked_left_out": tokenized.ranked_left_out,
-                "fallbacks": fallbacks(dir)?,
+                "fallbacks": fallbacks(course.dir)?,
                 "logp_shifts": shifts,
                 "online": rounds,
                 "steps": stopped.steps,

@@ -40,12 +40,13 @@ impl Context<'_> {
             feedback: &feedback,
         };
         self.progress(Phase::Gate, 0, 2);
-        let neutral = self.of_base("gate", &(), |this| {
-            this.engine_work(|| measure::neutral(&bench))
-        })?;
         let mut measured = Measurements {
             thumbs: material.curated.readiness.have.events,
             base: self.kept(dir, "gate-base.json", |this| {
+                let prompts = measure::neutral_prompts();
+                let neutral = this.of_base("gate", &prompts, |this| {
+                    this.engine_work(|| measure::neutral(&bench))
+                })?;
                 this.engine_work(|| measure::base(&bench, neutral))
             })?,
             strength: 1.0,

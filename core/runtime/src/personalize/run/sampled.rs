@@ -117,11 +117,6 @@ impl Sampled {
         differ.then(|| (best, worst, reward(best) - reward(worst)))
     }
 
-    /// Whether a reply takes at most `rows` with its prompt.
-    pub fn fits(&self, reply: usize, rows: usize) -> bool {
-        self.prompt.len() + self.replies[reply].tokens.len() <= rows
-    }
-
     /// A reply by itself, to be scored.
     pub fn text(&self, reply: usize) -> Example {
         Example {

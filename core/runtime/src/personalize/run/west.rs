@@ -45,29 +45,17 @@ struct Answers {
 impl Answers {
     /// Without those that take more than `rows` with their prompt.
     fn of_rows(self, rows: usize) -> Self {
-        let kept: Vec<bool> = (0..self.states.len())
-            .map(|at| self.sampled.fits(at, rows))
-            .collect();
-        let Self {
+        let Sampled { prompt, replies } = self.sampled;
+        let room = rows.saturating_sub(prompt.len());
+        let answers = replies.into_iter().zip(self.states);
+        let (replies, states) = answers
+            .filter(|(reply, _)| reply.tokens.len() <= room)
+            .unzip();
+        Self {
             sampled: Sampled { prompt, replies },
             states,
-        } = self;
-        Self {
-            sampled: Sampled {
-                prompt,
-                replies: only(replies, &kept),
-            },
-            states: only(states, &kept),
         }
     }
-}
-
-fn only<T>(all: Vec<T>, kept: &[bool]) -> Vec<T> {
-    let pairs = all.into_iter().zip(kept);
-    pairs
-        .filter(|(_, kept)| **kept)
-        .map(|(one, _)| one)
-        .collect()
 }
 
 /// A pair by its places among the samples.
@@ -114,19 +102,16 @@ pub fn again(
         .map(Example::n_rows)
         .max();
     let rows = (longest + both).max(of_feedback.unwrap_or(0));
-    let own = own_prompts(material, west.prompts / 2, |prompt| {
+    let prompts = match max_tokens {
+        0 => 0,
+        _ => west.prompts,
+    };
+    let own = own_prompts(material, prompts / 2, |prompt| {
         prompt + both <= rows && prompt + (max_tokens as usize) < n_ctx
     });
-    let (own, n_neutral) = match max_tokens {
-        0 => (Vec::new(), 0),
-        _ => {
-            let n_neutral = (west.prompts - own.len()).min(replay::PROMPTS.len());
-            (own, n_neutral)
-        }
-    };
     Ok(Again {
+        n_neutral: (prompts - own.len()).min(replay::PROMPTS.len()),
         own,
-        n_neutral,
         max_tokens,
         rows,
     })
@@ -171,7 +156,7 @@ impl Context<'_> {
         let mut answers: Vec<Answers> = self.kept(dir, "west-answers.json", |this| {
             this.answered(again.own, draws, this.budget.seed)
         })?;
-        let neutral = self.of_base("answers", &draws, |this| {
+        let neutral = self.of_base("answers", &(draws, replay::PROMPTS), |this| {
             this.answered(neutral().collect(), draws, NEUTRAL_SEED)
         })?;
         answers.extend(neutral.into_iter().take(again.n_neutral));
