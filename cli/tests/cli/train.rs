@@ -469,25 +469,10 @@ fn a_run_replayed_from_anothers_manifest_gives_its_bytes_where_other_defaults_ho
     let (here, there) = (Folder::new(), Folder::new());
     let (model, data) = (here.tiny(), here.pairs());
     let (out, manifest) = (here.path("out.gguf"), here.path("run.json"));
+    let settings = "--max-steps 4 --seed 7 --lora-dropout 0.1 --beta 0.3 --loss-type dpop,sft";
     let mut command = train(&model, &data, &out);
-    command.args([
-        "--max-steps",
-        "4",
-        "--seed",
-        "7",
-        "--lora-dropout",
-        "0.1",
-        "--beta",
-        "0.3",
-    ]);
-    command.args([
-        "--kernels",
-        "exact",
-        "--memory-mib",
-        "60",
-        "--loss-type",
-        "dpop,sft",
-    ]);
+    command.args(settings.split(' '));
+    command.args(["--kernels", "exact", "--memory-mib", "60"]);
     Run::of(command.arg("--manifest").arg(&manifest)).ok();
     let told: Value = serde_json::from_slice(&bytes(&manifest)).unwrap();
     assert_eq!(told["plan"]["kernels"]["scratch"], "f32", "{told}");
@@ -498,17 +483,7 @@ fn a_run_replayed_from_anothers_manifest_gives_its_bytes_where_other_defaults_ho
     let own = there.path("own.gguf");
     let mut command = elsewhere(&there, &model, &data, &own);
     command.args(["--threads", "2", "--learning-rate", "0.01"]);
-    command.args([
-        "--max-steps",
-        "4",
-        "--seed",
-        "7",
-        "--lora-dropout",
-        "0.1",
-        "--beta",
-        "0.3",
-    ]);
-    Run::of(command.args(["--loss-type", "dpop,sft"])).ok();
+    Run::of(command.args(settings.split(' '))).ok();
     assert_ne!(bytes(&own), bytes(&out), "defaults are the same");
 
     let replayed = there.path("replayed.gguf");

@@ -407,7 +407,11 @@ impl<'a> Bench<'a> {
             level: gate["report"]["held_out"]["limit"]["at_most"].as_f64(),
             seconds: phases.values().sum(),
             phases,
-            peak_rss_mib: (resident_memory_mib().filter(|_| self.alone)).map(|(peak, _)| peak),
+            peak_rss_mib: self
+                .alone
+                .then(resident_memory_mib)
+                .flatten()
+                .map(|(peak, _)| peak),
             explanation: explanation.unwrap_or_default(),
         };
         let max_tokens = self.population.max_tokens;

@@ -160,7 +160,7 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
     let groups = plans.groups(&cells);
     out.note(&format!("{} cells; {}", cells.len(), size.about));
     let shared = bench.shared()?;
-    let report = |records: &[Record]| -> Result<Results> {
+    let report = |records: &[&Record]| -> Result<Results> {
         let results = results(&Source {
             bench: &bench,
             shared: &shared,
@@ -199,6 +199,7 @@ fn personalize(options: &Personalize, out: &Output) -> Result<()> {
         true => written.time(|| report(records).map(drop)),
         false => Ok(()),
     })?;
+    let records: Vec<&Record> = records.iter().collect();
     show(out, &report(&records)?, &folder)
 }
 

@@ -6,7 +6,7 @@ use super::plan::{Arm, DEFAULT};
 use super::plots::Plot;
 use super::results::{ALL, Average, Results, Row, UserFacts};
 use super::statistics::Estimate;
-use super::verdicts::{HEADROOM, Standing};
+use super::verdicts::Standing;
 
 /// Characters of an answer that are shown.
 const SHOWN: usize = 400;
@@ -248,8 +248,7 @@ fn headroom(user: &UserFacts) -> String {
     match user.headroom {
         None => "-".to_owned(),
         Some(share) => {
-            let thin = !user.edits && share < HEADROOM;
-            let warning = if thin {
+            let warning = if user.thin_headroom().is_some() {
                 ", too little for thumbs alone"
             } else {
                 ""

@@ -9,7 +9,7 @@ use super::cells::{Bench, Phases, Record, Shared};
 use super::plan::{Cell, DEFAULT, SHUFFLED};
 use super::scores::{Answer, LEAST_WORTH, Scores, difference};
 use super::statistics::{Estimate, Table, estimate, estimate_over, mean};
-use super::verdicts::{Verdict, verdicts};
+use super::verdicts::{HEADROOM, Verdict, verdicts};
 use crate::error::Result;
 
 /// Blind votes within which a shuffled adapter may be promoted.
@@ -143,6 +143,14 @@ pub struct UserFacts {
     pub samples: Vec<Sample>,
 }
 
+impl UserFacts {
+    /// The headroom of somebody who gives thumbs alone, where that is too little.
+    pub fn thin_headroom(&self) -> Option<f64> {
+        self.headroom
+            .filter(|share| *share < HEADROOM && !self.edits)
+    }
+}
+
 /// Answers side by side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -178,7 +186,7 @@ pub struct Source<'a, 'b> {
     pub model_sha256: String,
     pub users_file: String,
     pub cells: &'a [Cell],
-    pub records: &'a [Record],
+    pub records: &'a [&'a Record],
 }
 
 /// A record with the scores of its answers.

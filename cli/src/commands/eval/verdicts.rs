@@ -67,15 +67,13 @@ fn caveat(results: &Results, averages: &[&Average]) -> Option<String> {
     }
     let among = |user: &&UserFacts| averages.iter().any(|a| a.user == user.name);
     let thin = results.users.iter().filter(among).filter_map(|user| {
-        let share = user.headroom?;
-        (share < HEADROOM && !user.edits).then(|| {
-            format!(
-                "the base shows the taste of {} too rarely for thumbs alone ({} where {} are asked for)",
-                user.name,
-                percent(share),
-                percent(HEADROOM)
-            )
-        })
+        let share = user.thin_headroom()?;
+        Some(format!(
+            "the base shows the taste of {} too rarely for thumbs alone ({} where {} are asked for)",
+            user.name,
+            percent(share),
+            percent(HEADROOM)
+        ))
     });
     let less = (!less.is_empty()).then(|| format!("on {}", less.join(", ")));
     let caveats: Vec<String> = less.into_iter().chain(thin).collect();

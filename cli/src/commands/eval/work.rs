@@ -22,7 +22,7 @@ struct State<'r> {
     waiting: VecDeque<Vec<usize>>,
     done: BTreeMap<usize, Record>,
     failed: Option<CliError>,
-    report: &'r mut (dyn FnMut(&[Record]) -> Result<()> + Send),
+    report: &'r mut (dyn FnMut(&[&Record]) -> Result<()> + Send),
 }
 
 impl Work<'_> {
@@ -35,7 +35,7 @@ impl Work<'_> {
         &self,
         groups: Vec<Vec<usize>>,
         known: BTreeMap<usize, Record>,
-        mut report: impl FnMut(&[Record]) -> Result<()> + Send,
+        mut report: impl FnMut(&[&Record]) -> Result<()> + Send,
     ) -> Result<Vec<Record>> {
         let threads = self.jobs.min(groups.len());
         let state = Mutex::new(State {
@@ -83,10 +83,9 @@ impl Work<'_> {
             .note(&format!("cell {} of {}: {cell}", at + 1, self.cells.len()));
         let record = bench.run(cell, self.shared)?;
         bench.tidy_after(self.cells, at)?;
-        let mut now = lock(state);
-        now.done.insert(at, record);
-        let records: Vec<Record> = now.done.values().cloned().collect();
-        (now.report)(&records)
+        let State { done, report, .. } = &mut *lock(state);
+        done.insert(at, record);
+        report(&done.values().collect::<Vec<_>>())
     }
 }
 
