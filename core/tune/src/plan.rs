@@ -20,9 +20,10 @@ pub struct Plan {
     pub max_tokens: usize,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
-    /// Whether activations are recomputed layer by layer instead of kept.
-    pub checkpoint: bool,
-    /// Whether only gate and up are recomputed (see [`NetworkOptions::recompute_gate_up`]).
+    /// Blocks whose activations are recomputed instead of kept (see [`NetworkOptions::recomputed_layers`]).
+    #[serde(default)]
+    pub recomputed_layers: usize,
+    /// Whether the others recompute gate and up (see [`NetworkOptions::recompute_gate_up`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute_gate_up: bool,
     /// Whether packed copies of the frozen matrices are kept (see [`NetworkOptions::keep_weights`]).
@@ -123,39 +124,42 @@ impl Plan {
                 .clamp(UBATCH.0, UBATCH.1)
                 .max(budget.longest_example),
             head_rows: 512,
-            checkpoint: false,
+            recomputed_layers: 0,
             recompute_gate_up: false,
             keep_weights: false,
             last_layers: budget.last_layers,
             device: None,
         };
+        let longest = budget.longest_example.max(1);
+        let full = UBATCH.0.max(longest);
+        let most = base.n_adapted(model) - 1;
         let small = |max_tokens, head_rows| Self {
             max_tokens,
             head_rows,
-            checkpoint: true,
+            recomputed_layers: most,
             ..base.clone()
         };
-        let longest = budget.longest_example.max(1);
-        let full = UBATCH.0.max(longest);
-        let candidates = [
-            Self {
-                keep_weights: matches!(base.kernels.scratch, Scratch::Packed(_)),
-                ..base.clone()
-            },
-            base.clone(),
-            Self {
+        let recomputing = [false, true].into_iter().flat_map(|recompute_gate_up| {
+            (0..=most).map(move |recomputed_layers| (recomputed_layers, recompute_gate_up))
+        });
+        let mut recomputing: Vec<_> = recomputing
+            .map(|(recomputed_layers, recompute_gate_up)| Self {
                 max_tokens: full,
+                recomputed_layers,
+                recompute_gate_up,
                 ..base.clone()
-            },
-            Self {
-                max_tokens: full,
-                recompute_gate_up: true,
-                ..base.clone()
-            },
-            small(full, 256),
-            small(full, 64),
-            small(longest, 64),
-        ];
+            })
+            .collect();
+        recomputing.sort_by_key(|plan| plan.products_again(model));
+        let kept = Self {
+            keep_weights: matches!(base.kernels.scratch, Scratch::Packed(_)),
+            ..base.clone()
+        };
+        let candidates: Vec<_> = [kept, base.clone()]
+            .into_iter()
+            .chain(recomputing)
+            .chain([small(full, 256), small(full, 64), small(longest, 64)])
+            .collect();
         let Some(memory_mib) = budget.memory_mib else {
             return Ok(base);
         };
@@ -228,21 +232,17 @@ impl Plan {
             None => (2 * spec.n_ff, 0),
             Some(experts) => (0, (2 * experts.n_used + 1) * spec.n_embd + experts.n),
         };
-        // What a block keeps for the way back, and the residual stream.
-        let (gate_up, again) = match self.recompute_gate_up {
-            true => (0, gate_up),
-            false => (gate_up, 0),
+        // What blocks keep for the way back, and the residual stream.
+        let recomputed = self.recomputed_layers.min(self.n_adapted(model) - 1);
+        let slots = self.n_adapted(model) - recomputed;
+        let (gate_up_slots, again) = match self.recompute_gate_up {
+            true => (recomputed.min(1), gate_up),
+            false => (slots, 0),
         };
-        let kept = spec.n_qkv() + spec.n_attn() + gate_up + (2 + results) * spec.n_embd;
-        let slot = n * (kept * saved + spec.n_head * f32);
-        let n_adapted = self
-            .last_layers
-            .map_or(spec.n_layer, |n| n.min(spec.n_layer));
-        let (slots, streams) = match self.checkpoint {
-            true => (1, n_adapted + 1),
-            false => (n_adapted, 2),
-        };
-        let states = n * ((streams + 1) * spec.n_embd + experts) * f32;
+        let kept = spec.n_qkv() + spec.n_attn() + (2 + results) * spec.n_embd;
+        let slots =
+            n * slots * (kept * saved + spec.n_head * f32) + n * gate_up_slots * gate_up * saved;
+        let states = n * ((recomputed + 3) * spec.n_embd + experts) * f32;
         // Parameters, gradients, two moments, and their copy on the device.
         let optimizer = 5 * n_lora * f32;
         // The widest moment of a backward graph: a scratch matrix and a handful of wide intermediates.
@@ -267,7 +267,26 @@ impl Plan {
             true => Kept::n_bytes(model, self.kernels.scratch),
             false => 0,
         };
-        PROCESS_MIB * MIB + kept + slots * slot + states + optimizer + layer.max(head)
+        PROCESS_MIB * MIB + kept + slots + states + optimizer + layer.max(head)
+    }
+
+    fn n_adapted(&self, model: &Model) -> usize {
+        let n_layer = model.spec.n_layer;
+        self.last_layers.map_or(n_layer, |n| n.clamp(1, n_layer))
+    }
+
+    /// Elements of frozen matrices that a step multiplies once more than it would if it kept everything.
+    fn products_again(&self, model: &Model) -> usize {
+        let spec = &model.spec;
+        let gate_up = 2 * spec.n_ff;
+        // Down is not, unless its result is normed.
+        let down = if spec.layout.post_norms { spec.n_ff } else { 0 };
+        let block = spec.n_qkv() + spec.n_attn() + gate_up + down;
+        let others = match self.recompute_gate_up {
+            true => (self.n_adapted(model) - self.recomputed_layers) * gate_up,
+            false => 0,
+        };
+        (self.recomputed_layers * block + others) * spec.n_embd
     }
 
     /// Checks a plan that was read from a file.
@@ -301,7 +320,7 @@ impl Plan {
             n_threads: self.n_threads,
             max_tokens: self.max_tokens,
             kernels: self.kernels,
-            checkpoint: self.checkpoint,
+            recomputed_layers: self.recomputed_layers,
             recompute_gate_up: self.recompute_gate_up,
             keep_weights: self.keep_weights,
             head_rows: self.head_rows,

@@ -143,7 +143,7 @@ fn trainer(file: &ModelFile, weight: f64) -> Trainer {
         n_threads: 2,
         max_tokens: 128,
         head_rows: 32,
-        checkpoint: false,
+        recomputed_layers: 0,
         last_layers: None,
         recompute_gate_up: false,
         keep_weights: false,

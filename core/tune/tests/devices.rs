@@ -170,10 +170,10 @@ fn recomputing_chunks_and_parts_of_the_adapter_change_nothing_on_any_device() {
         let lora = random_lora(&file.open(), 3, targets);
         let expected = outcome(&file, exact(256), &lora, (true, 0.0));
         for (device, tolerance) in all() {
-            for checkpoint in [true, false] {
+            for recomputed_layers in [1, 0] {
                 let options = NetworkOptions {
-                    checkpoint,
-                    recompute_gate_up: !checkpoint,
+                    recomputed_layers,
+                    recompute_gate_up: recomputed_layers == 0,
                     head_rows: 3,
                     ..on(&device, exact(256))
                 };
@@ -265,7 +265,7 @@ fn run(file: &ModelFile, device: Option<&str>, config: TrainConfig) -> Trainer {
         n_threads: 1,
         max_tokens: 256,
         head_rows: 16,
-        checkpoint: false,
+        recomputed_layers: 0,
         last_layers: None,
         recompute_gate_up: false,
         keep_weights: false,

@@ -111,28 +111,32 @@ fn sharing_packing_and_recomputing_change_nothing_in_any_architecture() {
         let unshared = outcome(&file, exact(512), &lora, &pairs().unshared().pack());
         assert_near(name, &shared, &unshared);
         for kernels in [Kernels::EXACT, Kernels::BF16] {
-            let options = |checkpoint| NetworkOptions {
-                checkpoint,
-                kernels,
-                ..exact(512)
+            let run = |recomputed_layers, recompute_gate_up| {
+                let options = NetworkOptions {
+                    recomputed_layers,
+                    recompute_gate_up,
+                    kernels,
+                    ..exact(512)
+                };
+                outcome(&file, options, &lora, &pairs().pack())
             };
-            let plain = outcome(&file, options(false), &lora, &pairs().pack());
-            let recomputed = outcome(&file, options(true), &lora, &pairs().pack());
-            assert!(plain == recomputed, "{name}, {kernels:?}: recomputed");
-            let gate_up = NetworkOptions {
-                recompute_gate_up: true,
-                ..options(false)
-            };
-            let gate_up = outcome(&file, gate_up, &lora, &pairs().pack());
-            if kernels == Kernels::EXACT || tiny.architecture == "qwen3moe" {
-                assert!(plain == gate_up, "{name}, {kernels:?}: gate and up");
-                continue;
+            let plain = run(0, false);
+            for layers in 0..=tiny.n_layer {
+                let what = format!("{name}, {kernels:?}, {layers} blocks recomputed");
+                assert!(plain == run(layers, false), "{what}");
+                let gate_up = run(layers, true);
+                // Every block is recomputed, or is the one whose memory those use.
+                let is_same = layers + 1 >= tiny.n_layer || name == "qwen3moe";
+                if kernels == Kernels::EXACT || is_same {
+                    assert!(plain == gate_up, "{what}: gate and up");
+                    continue;
+                }
+                // From what was rounded to BF16 before them, not after.
+                assert!(plain.0 == gate_up.0, "{what}: gate and up");
+                let cosine = cosine(&plain.1, &gate_up.1);
+                println!("{what}: gate and up from BF16, cosine {cosine:.6}");
+                assert!(cosine > 0.999, "{what}: {cosine:.6}");
             }
-            // From what was rounded to BF16 before them, not after.
-            assert!(plain.0 == gate_up.0, "{name}: gate and up");
-            let cosine = cosine(&plain.1, &gate_up.1);
-            println!("{name}: gate and up from BF16, cosine {cosine:.6}");
-            assert!(cosine > 0.999, "{name}: {cosine:.6}");
         }
     }
 }
@@ -196,15 +200,15 @@ fn the_last_blocks_alone_have_their_part_of_the_whole_gradient() {
 
         let packed = pairs().pack();
         let c = coefficients(packed.sequences.len());
-        for (kernels, checkpoint) in [
-            (Kernels::EXACT, false),
-            (Kernels::EXACT, true),
-            (Kernels::BF16, false),
-            (Kernels::BF16, true),
+        for (kernels, recomputed_layers) in [
+            (Kernels::EXACT, 0),
+            (Kernels::EXACT, 1),
+            (Kernels::BF16, 0),
+            (Kernels::BF16, 1),
         ] {
             let options = NetworkOptions {
                 kernels,
-                checkpoint,
+                recomputed_layers,
                 ..exact(512)
             };
             let expected = outcome(&file, options.clone(), &whole, &packed);
@@ -215,7 +219,10 @@ fn the_last_blocks_alone_have_their_part_of_the_whole_gradient() {
                 assert!(scores.logps == expected.0);
                 let mut gradient = vec![0.0; last.values.len()];
                 network.backward(&packed, &c, &last, &mut gradient).unwrap();
-                assert!(gradient == expected.1[start..], "{kernels:?} {checkpoint}");
+                assert!(
+                    gradient == expected.1[start..],
+                    "{kernels:?} {recomputed_layers}"
+                );
             }
         }
     }
@@ -279,15 +286,15 @@ fn recomputing_layers_gives_the_same_bits() {
                     kernels,
                     ..exact(512)
                 };
-                let checkpointed = NetworkOptions {
-                    checkpoint: true,
+                let recomputed = NetworkOptions {
+                    recomputed_layers: usize::MAX,
                     ..plain.clone()
                 };
                 let plain = outcome(&file, plain, &lora, &pairs().pack());
-                let checkpointed = outcome(&file, checkpointed, &lora, &pairs().pack());
+                let recomputed = outcome(&file, recomputed, &lora, &pairs().pack());
                 assert!(plain.1.iter().any(|g| *g != 0.0));
                 assert!(
-                    plain == checkpointed,
+                    plain == recomputed,
                     "{kernels:?}, {:?}",
                     lora.config.targets
                 );
@@ -363,10 +370,10 @@ fn dropout_is_off_when_scoring_and_recomputed_to_the_bit() {
     let file = tiny();
     let lora = random_lora(&file.open(), 3, &Module::ALL);
     let packed = pairs().pack();
-    let run = |kernels, [checkpoint, recompute_gate_up]: [bool; 2], key| {
+    let run = |kernels, (recomputed_layers, recompute_gate_up), key| {
         let options = NetworkOptions {
             kernels,
-            checkpoint,
+            recomputed_layers,
             recompute_gate_up,
             ..exact(512)
         };
@@ -382,16 +389,16 @@ fn dropout_is_off_when_scoring_and_recomputed_to_the_bit() {
         (scores, gradient)
     };
     for kernels in [Kernels::EXACT, Kernels::BF16] {
-        let once = run(kernels, [false; 2], 1);
-        let recomputed = run(kernels, [true, false], 1);
+        let once = run(kernels, (0, false), 1);
+        let recomputed = run(kernels, (1, false), 1);
         assert!(once == recomputed, "{kernels:?}: recomputed");
         assert!(
-            once != run(kernels, [false; 2], 2),
+            once != run(kernels, (0, false), 2),
             "{kernels:?}: another key"
         );
     }
-    let gate_up = run(Kernels::EXACT, [false, true], 1);
-    assert!(run(Kernels::EXACT, [false; 2], 1) == gate_up, "gate and up");
+    let gate_up = run(Kernels::EXACT, (0, true), 1);
+    assert!(run(Kernels::EXACT, (0, false), 1) == gate_up, "gate and up");
 }
 
 #[test]

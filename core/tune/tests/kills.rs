@@ -67,7 +67,7 @@ fn trainer(folder: &Path, last_layers: Option<usize>) -> Trainer {
         // A step takes several ubatches.
         max_tokens: 256,
         head_rows: 32,
-        checkpoint: false,
+        recomputed_layers: 0,
         last_layers,
         recompute_gate_up: false,
         keep_weights: false,

@@ -51,24 +51,22 @@ fn least(model: &Model, tokens: usize) -> (Plan, usize) {
     (resolve(Some(needed)).unwrap(), needed)
 }
 
-/// The plan that recomputes no more than gate and up, which is taken where memory does for it.
-fn without_gate_and_up(model: &Model, tokens: usize) -> Plan {
+/// The plan for this much memory between the least and the most that helps.
+fn within(model: &Model, tokens: usize, share: f64) -> Plan {
     let resolve = |memory_mib| Plan::resolve(model, n_lora(model), &budget(tokens, memory_mib));
-    let all = resolve(None).unwrap();
-    let expected = Plan {
-        recompute_gate_up: true,
-        ..all.clone()
-    };
-    let bytes = |plan: &Plan| plan.estimate_bytes(model, n_lora(model));
-    assert!(bytes(&expected) < bytes(&all));
-    let plan = resolve(Some(bytes(&expected).div_ceil(MIB as usize))).unwrap();
-    assert_eq!(plan, expected);
+    let most = resolve(None).unwrap();
+    let most = most.estimate_bytes(model, n_lora(model)) as f64 / MIB;
+    let least = least(model, tokens).1 as f64;
+    let memory_mib = (least + share * (most - least)) as usize;
+    let plan = resolve(Some(memory_mib)).unwrap();
+    println!("{memory_mib} MiB: {plan:?}");
     plan
 }
 
 const MODEL: &str = "THUMBPRINT_TEST_MEMORY_MODEL";
 const TOKENS: &str = "THUMBPRINT_TEST_MEMORY_TOKENS";
-const LEAST: &str = "THUMBPRINT_TEST_MEMORY_LEAST";
+/// How much between the least and the most, such as 0.5; the most, if it is not set.
+const SHARE: &str = "THUMBPRINT_TEST_MEMORY_SHARE";
 
 /// Not a test by itself: the next one starts it, for each measurement in a process of its own.
 #[test]
@@ -79,9 +77,8 @@ fn the_process_that_is_measured() {
     let tokens: usize = tokens.parse().unwrap();
     let path = std::env::var_os(MODEL).map_or_else(demo_model_path, PathBuf::from);
     let model = Model::open(&path).unwrap();
-    let plan = match std::env::var(LEAST).as_deref() {
-        Ok("gate and up") => without_gate_and_up(&model, tokens),
-        Ok(_) => least(&model, tokens).0,
+    let plan = match std::env::var(SHARE) {
+        Ok(share) => within(&model, tokens, share.parse().unwrap()),
         Err(_) => Plan::resolve(&model, n_lora(&model), &budget(tokens, None)).unwrap(),
     };
     let expected = plan.estimate_bytes(&model, n_lora(&model)) as f64 / MIB;
@@ -120,13 +117,13 @@ fn the_process_that_is_measured() {
 }
 
 /// What a process of its own takes for steps on one pair of so many tokens, and what was expected of it, MiB.
-fn measured(model: Option<&Path>, tokens: usize, plan: Option<&str>) -> (f64, f64) {
+fn measured(model: Option<&Path>, tokens: usize, share: Option<f64>) -> (f64, f64) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "the_process_that_is_measured", "--nocapture"])
         .env(TOKENS, tokens.to_string())
         .envs(model.map(|path| (MODEL, path)))
-        .envs(plan.map(|plan| (LEAST, plan)));
+        .envs(share.map(|share| (SHARE, share.to_string())));
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find(|line| line.starts_with("peak "));
@@ -135,7 +132,7 @@ fn measured(model: Option<&Path>, tokens: usize, plan: Option<&str>) -> (f64, f6
         .split(' ')
         .collect();
     let (peak, expected) = (words[1].parse().unwrap(), words[3].parse().unwrap());
-    println!("{tokens} tokens, {plan:?}: {peak:.0} MiB, {expected:.0} expected");
+    println!("{tokens} tokens, {share:?}: {peak:.0} MiB, {expected:.0} expected");
     (peak, expected)
 }
 
@@ -143,16 +140,18 @@ fn measured(model: Option<&Path>, tokens: usize, plan: Option<&str>) -> (f64, f6
 #[test]
 fn a_process_takes_what_its_plan_says_within_fifteen_percent() {
     let _alone = common::alone();
-    for (tokens, plan) in [
+    for (tokens, share) in [
         (512, None),
-        (512, Some("gate and up")),
-        (512, Some("least")),
-        (1536, Some("least")),
+        (512, Some(0.8)),
+        (512, Some(0.4)),
+        (512, Some(0.1)),
+        (512, Some(0.0)),
+        (1536, Some(0.0)),
     ] {
-        let (peak, expected) = measured(None, tokens, plan);
+        let (peak, expected) = measured(None, tokens, share);
         assert!(
             (expected / peak - 1.0).abs() < 0.15,
-            "{tokens} tokens, {plan:?}: {peak:.0} MiB, {expected:.0} expected"
+            "{tokens} tokens, {share:?}: {peak:.0} MiB, {expected:.0} expected"
         );
     }
 }
@@ -162,12 +161,18 @@ fn a_process_takes_what_its_plan_says_within_fifteen_percent() {
 #[ignore = "needs gemma-3-270m (make test-gemma)"]
 fn a_process_takes_what_its_plan_says_of_gemma_on_short_and_long_pairs() {
     let path = PathBuf::from(std::env::var_os("THUMBPRINT_GEMMA_MODEL").unwrap());
-    let least = Some("least");
-    for (tokens, plan) in [(512, None), (512, least), (2048, least), (4096, least)] {
-        let (peak, expected) = measured(Some(&path), tokens, plan);
+    let least = Some(0.0);
+    for (tokens, share) in [
+        (512, None),
+        (512, Some(0.5)),
+        (512, least),
+        (2048, least),
+        (4096, least),
+    ] {
+        let (peak, expected) = measured(Some(&path), tokens, share);
         assert!(
             (expected / peak - 1.0).abs() < 0.15,
-            "{tokens} tokens, {plan:?}: {peak:.0} MiB, {expected:.0} expected"
+            "{tokens} tokens, {share:?}: {peak:.0} MiB, {expected:.0} expected"
         );
     }
 }
@@ -276,7 +281,7 @@ fn a_process_takes_what_its_plan_says_of_seven_billion_parameters() {
         (GgmlType::Q2_K, GgmlType::Q3_K),
     ] {
         drop(seven_billion(&path, most, spared));
-        let (peak, expected) = measured(Some(&path), 512, Some("least"));
+        let (peak, expected) = measured(Some(&path), 512, Some(0.0));
         assert!(
             peak < 1.15 * expected,
             "{peak:.0} MiB, {expected:.0} expected"

@@ -356,7 +356,7 @@ fn trainer(
         n_threads: 1,
         max_tokens,
         head_rows: 32,
-        checkpoint: false,
+        recomputed_layers: 0,
         last_layers: None,
         recompute_gate_up: false,
         keep_weights: false,

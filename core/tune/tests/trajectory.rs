@@ -50,7 +50,7 @@ fn twenty_steps_of_dpo_follow_pytorchs_trajectory() {
         n_threads: 2,
         max_tokens: 640,
         head_rows: 256,
-        checkpoint: false,
+        recomputed_layers: 0,
         last_layers: None,
         recompute_gate_up: false,
         keep_weights: false,

@@ -65,8 +65,8 @@ pub fn run(options: &Options, model: &ModelOption, data: &Path, out: &Output) ->
         n_threads,
         max_tokens: pairs.rows.iter().map(n_rows).max().unwrap_or(0).max(UBATCH),
         kernels: kernels(options.kernels, n_threads)?,
-        // With it a network keeps one layer's activations instead of all: nothing is kept here.
-        checkpoint: true,
+        // Nothing is kept here: as few layers have room for it as there can be.
+        recomputed_layers: usize::MAX,
         head_rows: 64,
         recompute_gate_up: false,
         keep_weights: false,

@@ -309,7 +309,9 @@ fn plan(
     budget.last_layers = lora.config.last_layers;
     let n_lora = lora.values.len();
     let mut plan = Plan::resolve(model, n_lora, &budget)?;
-    plan.checkpoint |= options.gradient_checkpointing;
+    if options.gradient_checkpointing {
+        plan.recomputed_layers = model.spec.n_layer - 1;
+    }
     let Some(device) = device else {
         return Ok(plan);
     };

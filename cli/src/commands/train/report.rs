@@ -42,10 +42,11 @@ pub fn beginning(
             "on {}",
             device.name
         )),
-        match (plan.checkpoint, plan.recompute_gate_up) {
-            (true, _) => ", activations recomputed",
-            (false, true) => ", gate and up recomputed",
-            (false, false) => "",
+        match (plan.recomputed_layers, plan.recompute_gate_up) {
+            (0, false) => String::new(),
+            (0, true) => ", gate and up recomputed".into(),
+            (n, false) => format!(", {n} blocks recomputed"),
+            (n, true) => format!(", {n} blocks recomputed, and gate and up of the others"),
         }
     ))
 }

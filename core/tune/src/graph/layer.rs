@@ -49,8 +49,8 @@ pub struct Saved {
     pub lse: TensorId,
     /// The residual stream after attention: `[n_embd, n]`.
     pub middle: TensorId,
-    /// Gate and up: `[2 n_ff, n]`.
-    pub gate_up: TensorId,
+    /// Gate and up: `[2 n_ff, n]`; none where they are computed again.
+    pub gate_up: Option<TensorId>,
     /// What the norms of attention's and the feed-forward part's results are taken of, where there are such: `[n_embd, n]`.
     pub results: Option<[TensorId; 2]>,
     /// Thin side of each fused projection's adapter: `[rank, n]`, F32; none where the adapter has no part there.
@@ -73,8 +73,6 @@ pub struct LayerContext<'a> {
     /// Dropout of the adapter's inputs; none outside of training.
     pub dropout: Option<Dropout>,
     pub experts: Option<ExpertMemory>,
-    /// Whether gate and up are saved.
-    pub keeps_gate_up: bool,
     /// Packed copies of frozen matrices.
     pub kept: Option<&'a Kept>,
 }
@@ -157,8 +155,8 @@ impl<'a> LayerContext<'a> {
             for (tensor, target) in [raw, attn, middle].into_iter().zip(targets) {
                 self.save(graph, tensor, target)?;
             }
-            if self.keeps_gate_up {
-                self.save(graph, gate_up, saved.gate_up)?;
+            if let Some(target) = saved.gate_up {
+                self.save(graph, gate_up, target)?;
             }
             if let (Some(result), Some(targets)) = (result, saved.results) {
                 self.save(graph, result, targets[0])?;
@@ -282,9 +280,9 @@ impl<'a> LayerContext<'a> {
     {
         let (kind, weights) = (self.spec().activation, self.weights());
         let h = self.normed(b, weights.ffn_norm, middle)?;
-        let gate_up = match self.keeps_gate_up {
-            true => self.saved(b.graph(), self.saved.gate_up)?,
-            false => self.projection(b, 2, &weights.gate_up, h, None, None, false)?,
+        let gate_up = match self.saved.gate_up {
+            Some(gate_up) => self.saved(b.graph(), gate_up)?,
+            None => self.projection(b, 2, &weights.gate_up, h, None, None, false)?,
         };
         let act = b.activation(kind, gate_up)?;
         let added = self.add_backward(b, 1, weights.ffn_post_norm, dy)?;

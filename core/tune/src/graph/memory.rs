@@ -13,13 +13,14 @@ use crate::model::{BlockSpec, Model, Rope};
 /// Tensors that last from graph to graph.
 pub struct Memory {
     pub storage: Storage,
-    /// The residual stream, `[n_embd, max]`: inputs of the layers and the output of the last where layers are recomputed, else two that
-    /// take turns.
+    /// The residual stream, `[n_embd, max]`: inputs of the layers that are recomputed, then two that take turns.
     pub x: Vec<TensorId>,
-    /// One per layer from `first` on, or one for all when checkpointing.
+    /// One per layer that keeps what it computed; the first of them also serves those that are recomputed.
     pub saved: Vec<Saved>,
     /// The first layer that the adapter changes.
     pub first: usize,
+    /// How many layers from there on are recomputed.
+    pub recomputed: usize,
     /// Gradient of the current layer's output, `[n_embd, max]`.
     pub gradient: TensorId,
     /// What rotary embedding needs, in blocks without and with a window, which may be the same: cosines and sines, `[n_dims / 2, max]`
@@ -28,8 +29,6 @@ pub struct Memory {
     /// What portable fragments read.
     pub portable: Option<UbatchIds>,
     pub experts: Option<ExpertMemory>,
-    /// Whether gate and up are kept.
-    pub keeps_gate_up: bool,
 }
 
 impl Memory {
@@ -45,29 +44,26 @@ impl Memory {
         let changed = |layer: &[FusedLora; 4]| layer.iter().any(|fused| fused.rank > 0);
         let first = adapter.and_then(|a| a.layout.layers.iter().position(changed));
         let first = first.unwrap_or(0);
-        let n_x = match adapter {
-            Some(_) if options.checkpoint => spec.n_layer - first + 1,
-            _ => 2,
-        };
-        let x = (0..n_x)
+        let n_changed = adapter.map_or(0, |_| spec.n_layer - first);
+        let recomputed = options.recomputed_layers.min(n_changed.saturating_sub(1));
+        let x = (0..recomputed + 2)
             .map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n]))
             .collect();
-        let n_saved = match adapter {
-            None => 0,
-            Some(_) if options.checkpoint => 1,
-            Some(_) => spec.n_layer - first,
+        let n_saved = n_changed - recomputed;
+        // Layers that are recomputed have just computed gate and up. Experts are asked again on the way back, too.
+        let keeps_gate_up = |slot| {
+            let is_shared = slot == 0 && recomputed > 0;
+            spec.experts.is_none() && (is_shared || !options.recompute_gate_up)
         };
-        // Experts are asked again on the way back, too.
-        let keeps_gate_up = !options.recompute_gate_up && spec.experts.is_none();
         let mut saved: Vec<_> = (0..n_saved)
             .map(|slot| {
                 let rank = |which: usize| {
                     let layers = adapter
                         .map(|a| a.layout.layers.as_slice())
                         .unwrap_or_default();
-                    // A slot that serves all layers must fit the largest.
-                    let fits = |layer: usize| n_saved == 1 || layer == first + slot;
-                    let ranks = layers.iter().enumerate().filter(|(layer, _)| fits(*layer));
+                    // A slot that serves several layers must fit the largest.
+                    let uses = |layer: usize| layer.saturating_sub(first + recomputed) == slot;
+                    let ranks = layers.iter().enumerate().filter(|(layer, _)| uses(*layer));
                     ranks.map(|(_, fused)| fused[which].rank).max().unwrap_or(0)
                 };
                 Saved {
@@ -76,10 +72,8 @@ impl Memory {
                     attn: builder.add(saved_type, &[spec.n_attn(), n]),
                     lse: builder.add(GgmlType::F32, &[spec.n_head, n]),
                     middle: builder.add(saved_type, &[spec.n_embd, n]),
-                    gate_up: match keeps_gate_up {
-                        true => builder.add(saved_type, &[2 * spec.n_ff, n]),
-                        false => builder.add(saved_type, &[1]),
-                    },
+                    gate_up: keeps_gate_up(slot)
+                        .then(|| builder.add(saved_type, &[2 * spec.n_ff, n])),
                     results: spec
                         .layout
                         .post_norms
@@ -103,7 +97,7 @@ impl Memory {
                 attn: unused,
                 lse: unused,
                 middle: unused,
-                gate_up: unused,
+                gate_up: None,
                 results: None,
                 thin: [None; 4],
             });
@@ -139,11 +133,11 @@ impl Memory {
         }
         Ok(Self {
             experts,
-            keeps_gate_up,
             storage,
             x,
             saved,
             first,
+            recomputed,
             gradient,
             rope: [everywhere, windowed],
             portable,
@@ -168,17 +162,23 @@ impl Memory {
 
     /// What a layer saves in; anything for a layer that saves nothing.
     pub fn saved(&self, layer: usize) -> Saved {
-        self.saved[layer.saturating_sub(self.first) % self.saved.len()]
+        let slot = layer.saturating_sub(self.first + self.recomputed);
+        // A network without an adapter has one, which nothing is saved in.
+        self.saved[slot.min(self.saved.len() - 1)]
     }
 
-    /// Where a layer's input is, and the output of the last where `layer` is one more than it: the inputs of layers from `first` on
-    /// are kept where layers are recomputed.
+    /// Whether a layer's forward pass keeps what its backward pass needs, rather than its input alone or nothing.
+    pub fn keeps(&self, layer: usize) -> bool {
+        layer >= self.first + self.recomputed
+    }
+
+    /// Where a layer's input is, and the output of the last where `layer` is one more than it.
     pub fn x(&self, layer: usize) -> TensorId {
-        match self.x.len() {
-            2 => self.x[layer % 2],
-            // Below, two of them take turns, so that the input of `first` comes to lie in its place.
-            _ if layer < self.first => self.x[(self.first - layer) % 2],
-            _ => self.x[layer - self.first],
+        match layer.checked_sub(self.first + self.recomputed) {
+            Some(above) => self.x[self.recomputed + above % 2],
+            // Below `first` two take turns as well, so that its input comes to lie in its place.
+            None if layer < self.first => self.x[(self.first - layer) % 2],
+            None => self.x[layer - self.first],
         }
     }
 

@@ -35,10 +35,11 @@ pub struct NetworkOptions {
     pub max_tokens: usize,
     /// Number formats.
     pub kernels: Kernels,
-    /// Whether to keep only each layer's input and to recompute the rest during the backward pass.
-    pub checkpoint: bool,
-    /// Whether to compute gate and up again during the backward pass, where the rest of a block is kept: two thirds of the widths, for an
-    /// eighth of the products.
+    /// Blocks, from the lowest that is adapted on, of which only the input is kept, so that the rest is computed again during the backward
+    /// pass. The topmost block is never one of them: its backward pass comes first.
+    pub recomputed_layers: usize,
+    /// Whether to compute gate and up again during the backward pass of blocks that keep the rest: two thirds of the widths, for an eighth
+    /// of the products.
     pub recompute_gate_up: bool,
     /// Rows that the head scores at a time.
     pub head_rows: usize,
@@ -56,6 +57,13 @@ pub struct DeviceOptions {
     pub name: String,
     /// Whether to refuse what the device has no kernel for, rather than to compute that on the CPU.
     pub strict: bool,
+}
+
+/// What a pass leaves for the backward pass.
+#[derive(Debug, Clone, Copy)]
+enum Keep {
+    Nothing,
+    Activations,
 }
 
 /// Why a pass could not be computed.
@@ -309,7 +317,7 @@ impl Network {
         if with_adapter {
             self.require_adapter()?;
         }
-        let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
+        let last = self.run_layers(packed, with_adapter, Keep::Nothing, None)?;
         self.run_head(packed, last, Wanted::LogProb)
     }
 
@@ -319,7 +327,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn mean_embeddings(&mut self, packed: &Packed) -> Result<Vec<Arc<[f32]>>> {
-        let last = self.run_layers(packed, false, Extent::Output, None)?;
+        let last = self.run_layers(packed, false, Keep::Nothing, None)?;
         self.run_head(packed, last, Wanted::Mean)?;
         let n_embd = self.model.spec.n_embd;
         let means = self.targets.out(packed.targets.len())?;
@@ -356,14 +364,9 @@ impl Network {
     /// [`NetworkError`].
     pub fn forward_from(&mut self, packed: &Packed, below: Option<&[f32]>) -> Result<Scores> {
         self.require_adapter()?;
-        let extent = if self.options.checkpoint {
-            Extent::Output
-        } else {
-            Extent::OutputAndSave
-        };
         let last = match below {
-            None => self.run_layers(packed, true, extent, self.dropout)?,
-            Some(states) => self.run_changed_layers(packed, states, extent)?,
+            None => self.run_layers(packed, true, Keep::Activations, self.dropout)?,
+            Some(states) => self.run_changed_layers(packed, states)?,
         };
         let scores = self.run_head(packed, last, Wanted::Gradient)?;
         self.kept = Some(packed.clone());
@@ -437,7 +440,7 @@ impl Network {
         let pass = self.pass(packed, true, self.dropout);
         let first = self.memory.first;
         for layer in (first..self.model.spec.n_layer).rev() {
-            if self.options.checkpoint {
+            if !self.memory.keeps(layer) {
                 self.run_layer(layer, &pass, Extent::Save)?;
             }
             let graph = layer_graph(&self.model, &self.options, &pass)?;
@@ -462,7 +465,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn logits(&mut self, packed: &Packed, with_adapter: bool) -> Result<Vec<f32>> {
-        let last = self.run_layers(packed, with_adapter, Extent::Output, None)?;
+        let last = self.run_layers(packed, with_adapter, Keep::Nothing, None)?;
         let hidden = self.hidden(last, packed.tokens.len())?;
         let (n_embd, n_vocab) = (self.model.spec.n_embd, self.model.spec.n_vocab);
         let mut builder = StorageBuilder::new();
@@ -496,13 +499,8 @@ impl Network {
         Ok(logits)
     }
 
-    /// Runs the layers that the adapter changes.
-    fn run_changed_layers(
-        &mut self,
-        packed: &Packed,
-        states: &[f32],
-        extent: Extent,
-    ) -> Result<TensorId> {
+    /// Runs the layers that the adapter changes, keeping what the backward pass needs.
+    fn run_changed_layers(&mut self, packed: &Packed, states: &[f32]) -> Result<TensorId> {
         let started = Instant::now();
         let expected = packed.tokens.len() * self.model.spec.n_embd;
         if states.len() != expected {
@@ -515,6 +513,7 @@ impl Network {
         self.memory.storage.write_at(at, 0, states)?;
         let pass = self.pass(packed, true, self.dropout);
         for layer in first..self.model.spec.n_layer {
+            let extent = self.extent(layer, Keep::Activations);
             self.run_layer(layer, &pass, extent)?;
         }
         self.spent.forward += started.elapsed();
@@ -526,21 +525,25 @@ impl Network {
         &mut self,
         packed: &Packed,
         with_adapter: bool,
-        extent: Extent,
+        keep: Keep,
         dropout: Option<Dropout>,
     ) -> Result<TensorId> {
         let started = Instant::now();
         self.begin(packed)?;
         let pass = self.pass(packed, with_adapter, dropout);
         for layer in 0..self.model.spec.n_layer {
-            let extent = match layer < self.memory.first {
-                true => Extent::Output,
-                false => extent,
-            };
+            let extent = self.extent(layer, keep);
             self.run_layer(layer, &pass, extent)?;
         }
         self.spent.forward += started.elapsed();
         Ok(self.memory.x(self.model.spec.n_layer))
+    }
+
+    fn extent(&self, layer: usize, keep: Keep) -> Extent {
+        match keep {
+            Keep::Activations if self.memory.keeps(layer) => Extent::OutputAndSave,
+            _ => Extent::Output,
+        }
     }
 
     /// Checks a ubatch, and writes its embeddings and positions.
@@ -790,7 +793,6 @@ impl Pass {
             n_tokens: self.n_tokens,
             dropout: self.dropout,
             experts: memory.experts,
-            keeps_gate_up: memory.keeps_gate_up,
             kept,
         }
     }

@@ -154,7 +154,7 @@ pub fn exact(max_tokens: usize) -> NetworkOptions {
         n_threads: 1,
         max_tokens,
         kernels: Kernels::EXACT,
-        checkpoint: false,
+        recomputed_layers: 0,
         // Few enough that tests see several chunks.
         head_rows: 16,
         recompute_gate_up: false,
