@@ -403,6 +403,8 @@ impl<'a> LayerContext<'a> {
         'a: 'g,
     {
         let loaded = self.load(b.graph(), which, fused)?;
+        // Before the scratch matrix: ggml would make those of a whole block first, and hold them all.
+        b.graph().expand(x)?;
         let mut y = b.project(&loaded.weights, x)?;
         if let Some((lora, a_factors, b_factors, scale)) = self.lora(b.graph(), which)? {
             let t = b.thin(
@@ -464,6 +466,7 @@ impl<'a> LayerContext<'a> {
         if !input_gradient {
             return Ok(None);
         }
+        graph.expand(dy)?;
         let dx = b.project_backward(&self.load(graph, which, fused)?.weights, dy)?;
         Ok(Some(match thin_gradient {
             Some((dt, a, lora)) => b.add_expanded(dx, dt, a, &lora.a_spans, self.dropout(which))?,
