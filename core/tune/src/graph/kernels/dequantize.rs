@@ -119,8 +119,14 @@ pub fn packed_transposed(
 
 /// At most `n` rows of several weights one below the other, from row `first` on, each with its format.
 fn rows_from<'a>(weights: &[Weight<'a>], first: usize, n: usize) -> Vec<(GgmlType, &'a [u8])> {
-    let rows = weights.iter().flat_map(|weight| {
-        (0..weight.view.ne[1]).map(|row| (weight.ty, weight.row(row, 0, weight.view.ne[0])))
-    });
-    rows.skip(first).take(n).collect()
+    let wanted = first..first + n;
+    let mut rows = Vec::with_capacity(n);
+    let mut above = 0;
+    for weight in weights {
+        let [n_in, n_out, ..] = weight.view.ne;
+        let range = wanted.start.max(above)..wanted.end.min(above + n_out);
+        rows.extend(range.map(|row| (weight.ty, weight.row(row - above, 0, n_in))));
+        above += n_out;
+    }
+    rows
 }
