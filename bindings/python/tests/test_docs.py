@@ -58,7 +58,7 @@ def test_the_example_teaches_learns_and_tells_whether_it_got_better(
     out = capsys.readouterr().out
     assert "train" in out and "gate" in out
 
-    with Thumbprint(folder) as tp:
+    with Thumbprint(folder, model=model) as tp:
         # Three replies to each question got a thumb.
         assert tp.readiness().have.events == 36
         (adapter,) = tp.adapters()
