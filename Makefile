@@ -34,7 +34,7 @@ test-python: setup model
 	$(cargo) test --release $(locked) -p thumbprint-ffi
 	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python $(ARGS)
 
-## test-python-example: the wheel's example, which is a whole loop (minutes)
+## test-python-example: the wheel's example on fewer questions, a whole loop with the defaults (six minutes or more)
 test-python-example: setup model
 	. "$$THUMBPRINT_TOOLS/env.sh" && scripts/test-python -m example
 

@@ -4,6 +4,8 @@
 import hashlib
 import importlib.util
 import os
+import plistlib
+import re
 import shutil
 import struct
 import subprocess
@@ -563,6 +565,102 @@ class SwiftSnippets(InTemporaryFolder):
     def test_a_manual_without_blocks_is_no_success(self):
         with self.assertRaises(SystemExit):
             load("swift-snippets").program(self.manual("# A\n"))
+
+
+class FirstBlock(InTemporaryFolder):
+    def first_block(self, word):
+        manual = self.folder / "manual.md"
+        manual.write_text("# A\n```sh x\nno\n```\n```sh\na\n b\n```\n```sh\nno\n```\n")
+        return subprocess.run([str(SCRIPTS / "first-block"), word, str(manual)], capture_output=True, text=True)
+
+    def test_it_is_the_first_that_is_marked_with_these_words_alone(self):
+        self.assertEqual(self.first_block("sh").stdout, "a\n b\n")
+        self.assertEqual(self.first_block("sh x").stdout, "no\n")
+
+    def test_a_manual_without_one_is_no_success(self):
+        result = self.first_block("xml")
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertIn("no block marked ```xml", result.stderr)
+
+
+class Manuals(unittest.TestCase):
+    """docs/ and the packages' READMEs, as far as no language's own test reads them."""
+
+    ROOT = SCRIPTS.parent
+    PLATFORMS = ["python", "kotlin", "swift", "android", "ios"]
+    PARTS = ["Install", "First chat", "Feedback", "Background training", "Memory", "Model delivery", "Troubleshooting"]
+    # Blocks that are compiled or run, by the suite of that language or by the tests below.
+    TESTED = {
+        "docs/python.md": {"python", "sh"},
+        "docs/kotlin.md": {"kotlin", "sh", "xml"},
+        "docs/swift.md": {"swift", "swift manifest"},
+        "docs/android.md": {"kotlin"},
+        "docs/ios.md": {"swift", "swift swiftui", "xml"},
+        "bindings/python/README.md": {"python"},
+        "bindings/kotlin/README.md": {"kotlin"},
+        "bindings/swift/README.md": {"swift"},
+    }
+    # Blocks whose tools are not here, as their page says: Gradle, an NDK and AndroidX, Xcode and its debugger.
+    UNTESTED = {
+        "docs/kotlin.md": {"kts"},
+        "docs/swift.md": {"sh"},
+        "docs/android.md": {"sh", "kotlin androidx"},
+        "docs/ios.md": {"sh", ""},
+    }
+
+    def page(self, name):
+        return (self.ROOT / name).read_text(encoding="utf-8")
+
+    def blocks(self, name):
+        """Each block's mark and text."""
+        return re.findall(r"^```(.*)\n((?:.*\n)*?)```$", self.page(name), re.MULTILINE)
+
+    def test_each_platform_has_a_page_with_the_same_parts_in_the_same_order(self):
+        for platform in self.PLATFORMS:
+            parts = re.findall(r"^## (.*)$", self.page(f"docs/{platform}.md"), re.MULTILINE)
+            self.assertEqual([part for part in parts if part in self.PARTS], self.PARTS, platform)
+
+    def test_every_block_is_of_a_kind_that_something_compiles_or_runs_or_that_cannot_be_here(self):
+        for name, tested in self.TESTED.items():
+            marks = {mark for mark, _ in self.blocks(name)}
+            self.assertEqual(marks, tested | self.UNTESTED.get(name, set()), name)
+
+    def test_one_block_for_a_shell_is_run_and_there_is_no_other(self):
+        for name in ("docs/python.md", "docs/kotlin.md"):
+            self.assertEqual([mark for mark, _ in self.blocks(name)].count("sh"), 1, name)
+
+    def test_the_pages_name_the_packages_as_they_are_called(self):
+        version = re.search(r'^version = "(.*)"$', self.page("Cargo.toml"), re.MULTILINE)[1]
+        pom = self.page("bindings/kotlin/pom.xml")
+        group, artifact, of_pom = (re.search(f"<{tag}>(.*)</{tag}>", pom)[1] for tag in ("groupId", "artifactId", "version"))
+        self.assertEqual(of_pom, version)
+        self.assertIn(f'implementation("{group}:{artifact}:{version}")', self.page("docs/kotlin.md"))
+        gradle = self.page("android/thumbprint/build.gradle.kts")
+        android = re.search(r'artifactId = "(.*)"', gradle)[1]
+        self.assertIn(f"`{group}:{android}:{version}`", self.page("docs/android.md"))
+        self.assertIn(f'version = "{version}"', self.page("bindings/python/pyproject.toml"))
+
+    def test_what_ios_is_to_have_in_its_info_is_a_property_list_with_the_keys_of_the_sample(self):
+        (block,) = [text for mark, text in self.blocks("docs/ios.md") if mark == "xml"]
+        properties = plistlib.loads(f'<plist version="1.0"><dict>{block}</dict></plist>'.encode())
+        self.assertEqual(properties["UIBackgroundModes"], ["processing"])
+        nightly, now = properties["BGTaskSchedulerPermittedIdentifiers"]
+        self.assertIn(f'BackgroundScheduler(nightly: "{nightly}", now: "{now.removesuffix(".*")}"', self.page("docs/ios.md"))
+        sample = self.page("ios/Sample/project.yml")
+        for key in properties:
+            self.assertIn(f"{key}:", sample)
+
+    def anchors(self, page):
+        headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+    def test_links_between_pages_lead_somewhere(self):
+        pages = [*self.TESTED, "README.md", "ARCHITECTURE.md", *(f"docs/{page.name}" for page in (self.ROOT / "docs").glob("*.md"))]
+        for name in pages:
+            for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", self.page(name)):
+                target = (self.ROOT / name).parent / link if link else self.ROOT / name
+                self.assertTrue(target.exists(), f"{name}: {link}")
+                self.assertIn(anchor, {"", *(self.anchors(target) if anchor else ())}, f"{name}: {link}")
 
 
 class AgainstTrl(unittest.TestCase):

@@ -40,7 +40,8 @@ impl Thumbprint {
     }
 
     /// Ends what runs through this handle, whose calls fail from now on. The last handle to a folder also pauses its job, unloads the
-    /// model and releases every lock. May be called from any thread, in any order, and again.
+    /// model and releases every lock. May be called from any thread, in any order, and again: whoever calls it while another thread does
+    /// returns when that is done, too.
     pub fn shutdown(&self) {
         self.handle.shutdown();
     }

@@ -69,7 +69,7 @@ impl Handle {
     }
 
     /// Ends what runs through this handle. The last handle to a folder also pauses its job, unloads the model and releases every
-    /// lock.
+    /// lock. Whoever calls it meanwhile returns when that is done, too.
     pub fn shutdown(&self) {
         self.closed.store(true, Ordering::Relaxed);
         let generations: Vec<_> = lock(&self.generations)
@@ -77,10 +77,11 @@ impl Handle {
             .filter_map(|generation| generation.upgrade())
             .collect();
         generations.iter().for_each(|generation| generation.end());
+        // Before the facade is taken: a second caller waits here for the first.
+        let mut open = lock(&OPEN);
         let Some(core) = lock(&self.core).take() else {
             return;
         };
-        let mut open = lock(&OPEN);
         let handles = open.get_or_insert_default();
         let dir = core.store().dir();
         if let Some(others) = handles.get_mut(dir).filter(|count| **count > 1) {
@@ -100,6 +101,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shutdown();
+        if !self.is_closed() {
+            self.shutdown();
+        }
     }
 }

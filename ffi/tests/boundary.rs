@@ -177,6 +177,23 @@ fn shutting_down_ends_generations_that_other_threads_wait_for_and_fifty_are_queu
 }
 
 #[test]
+fn whoever_shuts_down_second_returns_when_the_folder_is_free_too() {
+    let folder = Folder::new();
+    for _ in 0..20 {
+        let tp = folder.open();
+        let _generation = tp.generate(ask(200)).unwrap();
+        let other = Arc::clone(&tp);
+        let first = thread::spawn(move || other.shutdown());
+        while !tp.is_shut_down() {
+            thread::yield_now();
+        }
+        tp.shutdown();
+        assert!(folder.is_free());
+        first.join().unwrap();
+    }
+}
+
+#[test]
 fn a_finished_generation_keeps_its_reply() {
     let folder = Folder::new();
     let generation = folder.open().generate(ask(3)).unwrap();

@@ -14,7 +14,6 @@ from thumbprint import (
     Down,
     EngineOptions,
     GenerateOptions,
-    Recipe,
     Rejected,
     Request,
     Retry,
@@ -39,7 +38,6 @@ def main(
     unseen: list[str] = UNSEEN,
     engine: EngineOptions | None = None,
     budget: Budget | None = None,
-    recipe: Recipe | None = None,
 ) -> None:
     with Thumbprint(folder, model=model, engine=engine) as tp:
         # Every question is asked, and retried twice; every reply gets a thumb.
@@ -53,7 +51,7 @@ def main(
         for reply in sum(rounds, []):
             tp.record(reply, Up() if words(reply.text) < usual else Down())
 
-        job = tp.personalize(budget, recipe)
+        job = tp.personalize(budget)
         for progress in job:
             print(f"{progress.phase} {progress.step}/{progress.total}   ", end="\r", flush=True)
         outcome = job.wait()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +31,21 @@ def elsewhere(folder: Path) -> list[str]:
     """What another process says about the folder."""
     command = [sys.executable, "-c", OPEN_IN_ANOTHER_PROCESS, str(folder)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_who_closes_second_returns_when_the_folder_is_free_too(tmp_path: Path, model: Path) -> None:
+    for _ in range(3):
+        tp = Thumbprint(tmp_path, model=model, engine=ENGINE)
+        next(tp.generate("Tell me a long story.", LONG))
+        first = threading.Thread(target=tp.close)
+        first.start()
+        while not tp.closed:
+            time.sleep(0)
+        tp.close()
+        # Another process would take too long to ask.
+        with open(tmp_path / "thumbprint.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first.join()
 
 
 def test_after_closing_every_call_says_so(tp: Thumbprint) -> None:

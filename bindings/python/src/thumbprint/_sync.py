@@ -90,16 +90,18 @@ class Thumbprint:
         )
         with public_errors():
             self._inner = _ffi.Thumbprint.open(options)
-        # Also at the end of the process, and only once.
+        # Also at the end of the process.
         self._finalizer = weakref.finalize(self, self._inner.shutdown)
 
     def close(self) -> None:
         """Ends what runs through this object, whose calls raise `ClosedError` from now on.
 
         The last one to close a folder also pauses its job, unloads the model and releases every lock. May be called
-        from any thread, and again.
+        from any thread, and again: it returns when that is done, whoever has begun it.
         """
-        self._finalizer()
+        # Not by calling the finalizer, which a second caller would not wait for.
+        self._inner.shutdown()
+        self._finalizer.detach()
 
     @property
     def closed(self) -> bool:

@@ -1,7 +1,7 @@
 import Foundation
 import XCTest
 
-/// docs/swift.md, whose snippets scripts/test-swift makes a program of.
+/// docs/swift.md and the package's README, whose snippets scripts/test-swift makes a program of.
 final class ManualTests: XCTestCase {
     #if os(Linux) || os(macOS)
         func testTheManualsSnippetsRunOneAfterTheOther() async throws {
@@ -9,8 +9,9 @@ final class ManualTests: XCTestCase {
                 throw XCTSkip("the program is built by scripts/test-swift")
             }
             let folder = try temporaryFolder()
-            let name = "SmolLM2-135M-Instruct.Q4_1.gguf"
-            try FileManager.default.createSymbolicLink(at: folder.appendingPathComponent(name), withDestinationURL: model)
+            for name in ["SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"] {
+                try FileManager.default.createSymbolicLink(at: folder.appendingPathComponent(name), withDestinationURL: model)
+            }
             let log = folder.appendingPathComponent("log")
             _ = FileManager.default.createFile(atPath: log.path, contents: nil)
             let process = Process()
@@ -22,6 +23,7 @@ final class ManualTests: XCTestCase {
             process.waitUntilExit()
             let printed = try String(contentsOf: log, encoding: .utf8)
             XCTAssertEqual(process.terminationStatus, 0, printed)
+            XCTAssertTrue(printed.contains("nothingToLearn("), printed)
             XCTAssertGreaterThan(printed.split(separator: "\n").count, 10, printed)
         }
     #endif
