@@ -20,10 +20,11 @@ pub fn exp(x: f32) -> f32 {
     // ln 2 in two parts, so that the reduction is exact to single precision (Cody and Waite).
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
+    // Adding 1.5 * 2^23 rounds to the nearest integer, which the last bits then hold; taking it away leaves the integer.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
-    let n = fma(clamped, LOG2_E, ROUND) - ROUND;
+    let rounded = fma(clamped, LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = fma(-n, LN2_LO, fma(-n, LN2_HI, clamped));
     // Coefficients of Cephes' expf.
     let mut p = 1.987_569_1e-4;
@@ -37,7 +38,8 @@ pub fn exp(x: f32) -> f32 {
         p = fma(p, r, c);
     }
     let y = fma(p, r * r, r) + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // From the bits: a conversion to an integer, which saturates, would be done one number at a time.
+    let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -87.0 { 0.0 } else { y * scale }
 }
 
