@@ -132,7 +132,7 @@ impl Plan {
         };
         let longest = budget.longest_example.max(1);
         let full = UBATCH.0.max(longest);
-        let most = base.n_adapted(model) - 1;
+        let most = base.most_recomputed(model);
         let small = |max_tokens, head_rows| Self {
             max_tokens,
             head_rows,
@@ -233,8 +233,8 @@ impl Plan {
             Some(experts) => (0, (2 * experts.n_used + 1) * spec.n_embd + experts.n),
         };
         // What blocks keep for the way back, and the residual stream.
-        let recomputed = self.recomputed_layers.min(self.n_adapted(model) - 1);
-        let slots = self.n_adapted(model) - recomputed;
+        let recomputed = self.recomputed_layers.min(self.most_recomputed(model));
+        let slots = self.most_recomputed(model) + 1 - recomputed;
         let (gate_up_slots, again) = match self.recompute_gate_up {
             true => (recomputed.min(1), gate_up),
             false => (slots, 0),
@@ -270,9 +270,10 @@ impl Plan {
         PROCESS_MIB * MIB + kept + slots + states + optimizer + layer.max(head)
     }
 
-    fn n_adapted(&self, model: &Model) -> usize {
+    /// The most blocks that can be recomputed: all that are adapted but the topmost.
+    pub fn most_recomputed(&self, model: &Model) -> usize {
         let n_layer = model.spec.n_layer;
-        self.last_layers.map_or(n_layer, |n| n.clamp(1, n_layer))
+        self.last_layers.map_or(n_layer, |n| n.clamp(1, n_layer)) - 1
     }
 
     /// Elements of frozen matrices that a step multiplies once more than it would if it kept everything.
@@ -283,7 +284,7 @@ impl Plan {
         let down = if spec.layout.post_norms { spec.n_ff } else { 0 };
         let block = spec.n_qkv() + spec.n_attn() + gate_up + down;
         let others = match self.recompute_gate_up {
-            true => (self.n_adapted(model) - self.recomputed_layers) * gate_up,
+            true => (self.most_recomputed(model) + 1 - self.recomputed_layers) * gate_up,
             false => 0,
         };
         (self.recomputed_layers * block + others) * spec.n_embd

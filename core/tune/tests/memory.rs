@@ -63,6 +63,57 @@ fn within(model: &Model, tokens: usize, share: f64) -> Plan {
     plan
 }
 
+/// Elements of blocks that a plan multiplies once more a step, in the demo model: by hand, from its shapes.
+fn multiplied_again(model: &Model, plan: &Plan) -> usize {
+    let (n_layer, n_embd, n_ff, n_qkv) = (30, 576, 1536, 576 + 2 * 192);
+    assert_eq!(
+        (n_layer, n_embd, n_ff),
+        (model.spec.n_layer, model.spec.n_embd, model.spec.n_ff)
+    );
+    let gate_up = n_embd * 2 * n_ff;
+    let block = n_embd * (n_qkv + n_embd) + gate_up;
+    let others = n_layer - plan.recomputed_layers;
+    plan.recomputed_layers * block + usize::from(plan.recompute_gate_up) * others * gate_up
+}
+
+#[test]
+fn of_the_plans_that_fit_the_one_that_multiplies_least_again_is_taken() {
+    let model = Model::open(&demo_model_path()).unwrap();
+    let all = Plan::resolve(&model, n_lora(&model), &budget(512, None)).unwrap();
+    let bytes = |plan: &Plan| plan.estimate_bytes(&model, n_lora(&model));
+    let every: Vec<Plan> = [false, true]
+        .into_iter()
+        .flat_map(|recompute_gate_up| {
+            let all = &all;
+            (0..30).map(move |recomputed_layers| Plan {
+                recomputed_layers,
+                recompute_gate_up,
+                ..all.clone()
+            })
+        })
+        .collect();
+    let (mut kinds, mut before) = (std::collections::BTreeSet::new(), usize::MAX);
+    for memory_mib in bytes(&every[29]).div_ceil(MIB as usize)..=bytes(&all).div_ceil(MIB as usize)
+    {
+        let plan = Plan::resolve(&model, n_lora(&model), &budget(512, Some(memory_mib))).unwrap();
+        let fits = |plan: &&Plan| bytes(plan).div_ceil(MIB as usize) <= memory_mib;
+        assert!(fits(&&plan), "{memory_mib} MiB: {plan:?}");
+        let again = multiplied_again(&model, &plan);
+        let least = every
+            .iter()
+            .filter(fits)
+            .map(|plan| multiplied_again(&model, plan))
+            .min();
+        assert_eq!(Some(again), least, "{memory_mib} MiB: {plan:?}");
+        assert!(again <= before, "{memory_mib} MiB: {plan:?}");
+        before = again;
+        kinds.insert((plan.recomputed_layers > 0, plan.recompute_gate_up));
+    }
+    assert_eq!(before, 0);
+    // Whole blocks give more memory for the same products than gate and up of all do, in this shape.
+    assert_eq!(kinds, [(false, false), (true, false)].into());
+}
+
 const MODEL: &str = "THUMBPRINT_TEST_MEMORY_MODEL";
 const TOKENS: &str = "THUMBPRINT_TEST_MEMORY_TOKENS";
 /// How much between the least and the most, such as 0.5; the most, if it is not set.

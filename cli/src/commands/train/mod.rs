@@ -310,7 +310,7 @@ fn plan(
     let n_lora = lora.values.len();
     let mut plan = Plan::resolve(model, n_lora, &budget)?;
     if options.gradient_checkpointing {
-        plan.recomputed_layers = model.spec.n_layer - 1;
+        plan.recomputed_layers = plan.most_recomputed(model);
     }
     let Some(device) = device else {
         return Ok(plan);

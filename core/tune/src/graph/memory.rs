@@ -19,8 +19,8 @@ pub struct Memory {
     pub saved: Vec<Saved>,
     /// The first layer that the adapter changes.
     pub first: usize,
-    /// How many layers from there on are recomputed.
-    pub recomputed: usize,
+    /// The first layer that keeps what it computed: those from `first` up to it are recomputed.
+    pub first_kept: usize,
     /// Gradient of the current layer's output, `[n_embd, max]`.
     pub gradient: TensorId,
     /// What rotary embedding needs, in blocks without and with a window, which may be the same: cosines and sines, `[n_dims / 2, max]`
@@ -49,7 +49,7 @@ impl Memory {
         let x = (0..recomputed + 2)
             .map(|_| builder.add(GgmlType::F32, &[spec.n_embd, n]))
             .collect();
-        let n_saved = n_changed - recomputed;
+        let (n_saved, first_kept) = (n_changed - recomputed, first + recomputed);
         // Layers that are recomputed have just computed gate and up. Experts are asked again on the way back, too.
         let keeps_gate_up = |slot| {
             let is_shared = slot == 0 && recomputed > 0;
@@ -62,7 +62,7 @@ impl Memory {
                         .map(|a| a.layout.layers.as_slice())
                         .unwrap_or_default();
                     // A slot that serves several layers must fit the largest.
-                    let uses = |layer: usize| layer.saturating_sub(first + recomputed) == slot;
+                    let uses = |layer: usize| layer.saturating_sub(first_kept) == slot;
                     let ranks = layers.iter().enumerate().filter(|(layer, _)| uses(*layer));
                     ranks.map(|(_, fused)| fused[which].rank).max().unwrap_or(0)
                 };
@@ -137,7 +137,7 @@ impl Memory {
             x,
             saved,
             first,
-            recomputed,
+            first_kept,
             gradient,
             rope: [everywhere, windowed],
             portable,
@@ -162,20 +162,20 @@ impl Memory {
 
     /// What a layer saves in; anything for a layer that saves nothing.
     pub fn saved(&self, layer: usize) -> Saved {
-        let slot = layer.saturating_sub(self.first + self.recomputed);
+        let slot = layer.saturating_sub(self.first_kept);
         // A network without an adapter has one, which nothing is saved in.
         self.saved[slot.min(self.saved.len() - 1)]
     }
 
     /// Whether a layer's forward pass keeps what its backward pass needs, rather than its input alone or nothing.
     pub fn keeps(&self, layer: usize) -> bool {
-        layer >= self.first + self.recomputed
+        layer >= self.first_kept
     }
 
     /// Where a layer's input is, and the output of the last where `layer` is one more than it.
     pub fn x(&self, layer: usize) -> TensorId {
-        match layer.checked_sub(self.first + self.recomputed) {
-            Some(above) => self.x[self.recomputed + above % 2],
+        match layer.checked_sub(self.first_kept) {
+            Some(above) => self.x[self.first_kept - self.first + above % 2],
             // Below `first` two take turns as well, so that its input comes to lie in its place.
             None if layer < self.first => self.x[(self.first - layer) % 2],
             None => self.x[layer - self.first],
