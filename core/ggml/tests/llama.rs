@@ -498,7 +498,7 @@ fn context(model: &Arc<Model>, n_seq_max: u32) -> Context {
         flash_attention: FlashAttention::Off,
         kv_type: KvType::F32,
         products: Products::Alike,
-        offload_kqv: true,
+        ..ContextParams::default()
     };
     Context::new(model, &params).unwrap()
 }

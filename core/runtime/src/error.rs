@@ -97,7 +97,9 @@ pub enum Error {
     )]
     NoHead,
     /// A head was fitted on the hidden states of another model.
-    #[error("the reward head was fitted for another model or template: fit it again")]
+    #[error(
+        "the reward head was fitted for another model or template, or by an earlier version: fit it again"
+    )]
     HeadOfAnotherModel,
     /// No head can be fitted on what there is.
     #[error("no reward head can be fitted: {0}")]

@@ -229,16 +229,20 @@ fn without_anything_to_judge_by_it_says_what_is_missing() {
 // ---- the head ----
 
 #[test]
-fn hidden_states_are_what_the_output_matrix_makes_probabilities_of() {
+fn what_a_reply_is_like_are_means_over_its_tokens_whatever_was_read_before() {
     let folder = Folder::new();
     let tp = folder.open();
     let engine = tp.engine().unwrap();
     let model = engine.chat().model();
-    let prompt = engine
-        .chat()
-        .prompt_tokens(&[Message::user("Tell me.")])
-        .unwrap();
-    let embed = |texts: Vec<Vec<i32>>| {
+    let n_embd = model.n_embd() as usize;
+    let text = |asked: &str, answered: &str| ScoreText {
+        prompt: engine
+            .chat()
+            .prompt_tokens(&[Message::user(asked)])
+            .unwrap(),
+        completion: engine.chat().completion_tokens(answered).unwrap(),
+    };
+    let embed = |texts: Vec<ScoreText>| {
         engine.embed(
             Priority::Background,
             texts,
@@ -246,12 +250,30 @@ fn hidden_states_are_what_the_output_matrix_makes_probabilities_of() {
             &Canceller::default(),
         )
     };
-    let states = embed(vec![prompt.clone(), prompt[..5].to_vec(), prompt.clone()]).unwrap();
-    assert_eq!(states[0].len(), model.n_embd() as usize);
-    assert_eq!(states[0], states[2], "what is in the cache changes nothing");
-    // The model is tied, and in F32.
+    let (one, other) = (
+        text("Tell me.", "It is so."),
+        text("Tell me all.", "It is not."),
+    );
+    let again = ScoreText {
+        prompt: one.prompt.clone(),
+        completion: other.completion.clone(),
+    };
+    let texts = vec![one.clone(), again, other, one.clone()];
+    let embedded = embed(texts).unwrap();
+    assert_eq!(embedded[0], embedded[3]);
+    assert_eq!(embedded[1].embeddings, embedded[2].embeddings);
+    assert_ne!(
+        embedded[1].middle, embedded[2].middle,
+        "the prompt was read"
+    );
+    assert_eq!(embedded[0].n_tokens, one.completion.len());
+    assert_eq!(embedded[0].middle.len(), n_embd);
+    let features = embedded[0].features();
+    assert_eq!(features.len(), 2 * n_embd + 1);
+    assert_eq!(features[2 * n_embd], (one.completion.len() as f32).ln());
+    // The model is in F32.
     let tensor = model.gguf().require_tensor("token_embd.weight").unwrap();
-    let matrix: Vec<f32> = model
+    let table: Vec<f32> = model
         .gguf()
         .data(tensor)
         .as_chunks()
@@ -259,30 +281,21 @@ fn hidden_states_are_what_the_output_matrix_makes_probabilities_of() {
         .iter()
         .map(|bytes| f32::from_le_bytes(*bytes))
         .collect();
-    for (state, prompt) in [(&states[0], &prompt[..]), (&states[1], &prompt[..5])] {
-        let logits: Vec<f64> = matrix
-            .chunks(state.len())
-            .map(|row| row.iter().zip(state).map(|(w, h)| f64::from(w * h)).sum())
-            .collect();
-        let log_z = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
-        for token in [7, 100, 200] {
-            let text = ScoreText {
-                prompt: prompt.to_vec(),
-                completion: vec![token],
-            };
-            let direct = engine
-                .score(vec![text], With::Base, &Canceller::default())
-                .unwrap()[0][0];
-            let difference = logits[token as usize] - log_z - direct;
-            assert!(difference.abs() < 0.02, "{difference}");
-        }
+    for (at, mean) in embedded[0].embeddings.iter().enumerate() {
+        let of = |token: &i32| table[*token as usize * n_embd + at];
+        let sum: f32 = one.completion.iter().map(of).sum();
+        assert!((sum / one.completion.len() as f32 - mean).abs() < 1e-6);
     }
+    let with = |completion: Vec<i32>| ScoreText {
+        prompt: vec![1],
+        completion,
+    };
     assert!(matches!(
-        embed(vec![vec![]]),
+        embed(vec![with(vec![])]),
         Err(EngineError::CannotScore { index: 0, .. })
     ));
     assert!(matches!(
-        embed(vec![vec![1], vec![1 << 20]]),
+        embed(vec![with(vec![1]), with(vec![1 << 20])]),
         Err(EngineError::CannotScore { index: 1, .. })
     ));
 }

@@ -392,6 +392,9 @@ impl<'a> Bench<'a> {
         }
         let thumbprint = self.open(&data)?;
         let (details, phases) = self.learn(&thumbprint, cell, &training.recipe)?;
+        // What the base says to neutral prompts is no cell's own, on a device either: its first run keeps it for all.
+        self.folder
+            .share("base-", &data, &format!("{TEACHING}-{}", &self.draws[..12]))?;
         let count = |wanted: fn(&Act) -> bool| events.iter().filter(|e| wanted(&e.act)).count();
         let numbers = details.as_ref().map_or_else(Measured::default, measured);
         let gate = details.as_ref().and_then(gate_numbers).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The folder of a benchmark: what is done already, kept so that a killed run goes on where it was.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -83,24 +84,45 @@ impl Folder {
     /// Something cannot be read or written.
     pub fn copy(&self, from: &str, to: &str) -> Result<()> {
         self.remove(to)?;
-        let (from, to) = (self.path(from), self.path(to));
+        let to = self.path(to);
         make(&to)?;
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| CliError::File {
-                doing,
-                path,
-                source,
-            }
-        };
-        for entry in fs::read_dir(&from).map_err(failed("read", &from))? {
-            let entry = entry.map_err(failed("read", &from))?;
-            let path = entry.path();
-            if path.is_file() {
-                fs::copy(&path, to.join(entry.file_name())).map_err(failed("copy", &path))?;
+        for (name, path) in files(&self.path(from))? {
+            fs::copy(&path, to.join(name)).map_err(failed("copy", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Copies the files whose names begin so from one folder into another that lacks them, each whole or not at all.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy).
+    pub fn share(&self, begins: &str, from: &str, to: &str) -> Result<()> {
+        for (name, path) in files(&self.path(from))? {
+            let name = name.to_string_lossy();
+            let shared = format!("{to}/{name}");
+            if name.starts_with(begins) && !self.path(&shared).exists() {
+                let bytes = fs::read(&path).map_err(failed("read", &path))?;
+                self.write_bytes(&shared, &bytes)?;
             }
         }
         Ok(())
+    }
+}
+
+/// The files of a folder, by name.
+fn files(folder: &Path) -> Result<Vec<(OsString, PathBuf)>> {
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.map_err(failed("read", folder))?;
+    let files = entries.into_iter().map(|e| (e.file_name(), e.path()));
+    Ok(files.filter(|(_, path)| path.is_file()).collect())
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CliError {
+    let path = path.to_owned();
+    move |source| CliError::File {
+        doing,
+        path,
+        source,
     }
 }
 

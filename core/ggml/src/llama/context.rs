@@ -1,3 +1,4 @@
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -5,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
-use super::products::{self, WORTH_PACKING};
-use super::{Adapter, Batch, LlamaError, Model, Result, Token, backend};
+use super::products::WORTH_PACKING;
+use super::states::{self, States, Watch};
+use super::{Adapter, Batch, LlamaError, Model, Result, backend};
 use crate::ggml::cpu::ThreadPool;
 use crate::ggml::packed::Packing;
 
@@ -68,6 +70,9 @@ pub struct ContextParams {
     pub products: Products,
     /// Keep the cache and its operations on the GPU where layers are offloaded.
     pub offload_kqv: bool,
+    /// Keep the hidden states of every decode's tokens: their embeddings, and the output of this block (0 is the first). See
+    /// [`Context::states`].
+    pub states_after: Option<u32>,
 }
 
 impl Default for ContextParams {
@@ -83,6 +88,7 @@ impl Default for ContextParams {
             kv_type: KvType::F16,
             products: Products::Fastest,
             offload_kqv: true,
+            states_after: None,
         }
     }
 }
@@ -96,6 +102,8 @@ pub struct Context {
     adapters: Vec<Arc<Adapter>>,
     _threads: Option<ThreadPool>,
     cancel: Arc<CancelCell>,
+    /// Where one was needed; llama.cpp writes to it while it decodes.
+    watch: Option<Box<UnsafeCell<Watch>>>,
     /// For each entry of the last batch: whether it has logits. Empty if there was none, or it
     /// failed.
     outputs: Vec<i8>,
@@ -116,23 +124,20 @@ impl Context {
     /// # Errors
     /// [`LlamaError::Context`] for sizes of zero or out of range, or when memory does not suffice.
     pub fn new(model: &Arc<Model>, params: &ContextParams) -> Result<Self> {
-        let from = match params.products {
-            Products::Fastest => WORTH_PACKING,
-            Products::Alike => 1,
-            Products::Stock => usize::MAX,
+        let from = match (params.products, Packing::fastest()) {
+            (Products::Stock, _) | (_, None) => usize::MAX,
+            (Products::Fastest, _) => WORTH_PACKING,
+            (Products::Alike, _) => 1,
         };
-        let on_eval: sys::ggml_backend_sched_eval_callback =
-            if Packing::fastest().is_some() && from < usize::MAX {
-                Some(products::on_eval)
-            } else {
-                None
-            };
-        Self::with_eval_callback(
-            model,
-            params,
-            on_eval,
-            std::ptr::without_provenance_mut(from),
-        )
+        let watch = Watch::new(from, params.states_after);
+        if !watch.is_needed() {
+            return Self::with_eval_callback(model, params, None, std::ptr::null_mut());
+        }
+        let watch = Box::new(UnsafeCell::new(watch));
+        let on_eval: sys::ggml_backend_sched_eval_callback = Some(states::on_eval);
+        let mut context = Self::with_eval_callback(model, params, on_eval, watch.get().cast())?;
+        context.watch = Some(watch);
+        Ok(context)
     }
 
     pub(super) fn with_eval_callback(
@@ -204,6 +209,7 @@ impl Context {
             adapters: Vec::new(),
             _threads: threads,
             cancel,
+            watch: None,
             outputs: Vec::new(),
             n_ctx,
             n_batch,
@@ -242,6 +248,9 @@ impl Context {
     /// the cache.
     pub fn decode(&mut self, batch: &Batch, cancel: Option<&AtomicBool>) -> Result<()> {
         self.outputs.clear();
+        if let Some(watch) = &mut self.watch {
+            watch.get_mut().states = States::default();
+        }
         self.check(batch)?;
         let mut n_seq_id = vec![1i32; batch.len()];
         let mut sequences = batch.sequences.clone();
@@ -303,37 +312,27 @@ impl Context {
         }
     }
 
-    /// Computes one more token of `sequence` and adds it to the cache, as [`Context::decode`]; returns its hidden state after the
-    /// last norm, `[n_embd]`: what the output matrix is multiplied with.
+    /// The hidden states of the last batch's tokens, which must have been of one sequence.
     ///
     /// # Errors
-    /// As [`Context::decode`].
-    pub fn decode_hidden(
-        &mut self,
-        token: Token,
-        position: i32,
-        sequence: i32,
-        cancel: Option<&AtomicBool>,
-    ) -> Result<Vec<f32>> {
-        let mut batch = Batch::new();
-        let index = batch.push(token, position, sequence, true);
-        // With states asked for, llama.cpp computes logits for every token of a batch: here there is one.
-        // SAFETY: sets a switch of a live context.
-        unsafe { sys::llama_set_embeddings(self.raw.as_ptr(), true) };
-        let decoded = self.decode(&batch, cancel);
-        // SAFETY: as above.
-        unsafe { sys::llama_set_embeddings(self.raw.as_ptr(), false) };
-        decoded?;
-        let row = self.output_row(index)?;
-        // SAFETY: the entry has an output of the last decode, which was made with states, so that the pointer is null or to
-        // `n_embd_out` floats of the context's output buffer; they are copied before anything else is called.
-        unsafe {
-            let n = sys::llama_model_n_embd_out(self.model.as_ptr()).max(0) as usize;
-            let state = sys::llama_get_embeddings_ith(self.raw.as_ptr(), row);
-            if state.is_null() {
-                return Err(LlamaError::NoLogits { index });
+    /// [`LlamaError::NoStates`] where none were asked for ([`ContextParams::states_after`]), the last decode failed, or the model's graph
+    /// has no such block.
+    pub fn states(&mut self) -> Result<&States> {
+        let n_embd = self.model.n_embd() as usize;
+        let wanted = self.outputs.len() * n_embd;
+        let watch = self.watch.as_mut().map(|watch| &*watch.get_mut());
+        let block = watch.and_then(Watch::block).unwrap_or("states");
+        match watch.map(|watch| &watch.states) {
+            Some(states)
+                if wanted > 0
+                    && states.block.len() == wanted
+                    && states.embeddings.len() == wanted =>
+            {
+                Ok(states)
             }
-            Ok(std::slice::from_raw_parts(state, n).to_vec())
+            _ => Err(LlamaError::NoStates {
+                of: block.to_owned(),
+            }),
         }
     }
 

@@ -93,6 +93,14 @@ pub enum LlamaError {
         /// Index into the last batch.
         index: usize,
     },
+    /// The last decode kept no hidden states.
+    #[error(
+        "the last decode kept no hidden states ({of}): they were not asked for, it failed, or the model's graph has none"
+    )]
+    NoStates {
+        /// What llama.cpp calls them.
+        of: String,
+    },
     /// A sampler left no token to choose from.
     #[error("no token could be chosen: the logits are not finite")]
     NothingToChoose,

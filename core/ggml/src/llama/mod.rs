@@ -27,6 +27,7 @@ mod error;
 mod model;
 mod products;
 mod sampler;
+mod states;
 mod vocab;
 
 pub use adapter::Adapter;
@@ -37,6 +38,7 @@ pub use context::{Context, ContextParams, FlashAttention, KvType, Products};
 pub use error::{LlamaError, Result};
 pub use model::{Model, ModelParams};
 pub use sampler::{Sampler, SamplingParams};
+pub use states::States;
 
 /// A token id: an index into the model's vocabulary.
 pub type Token = i32;

@@ -31,31 +31,29 @@ struct CustomOp {
     user_data: *mut c_void,
 }
 
-/// The scheduler's question about each node before it computes any; `from` is the number of tokens, as a pointer, from which on
-/// products are ours. Nobody wants to look at results.
-pub(super) unsafe extern "C" fn on_eval(
-    node: *mut sys::ggml_tensor,
-    _ask: bool,
-    from: *mut c_void,
-) -> bool {
-    // SAFETY: the scheduler passes a node of the graph that it is about to compute, on the thread that computes it.
-    unsafe {
-        let node = &mut *node;
-        if is_ours(node, from as usize) {
-            let op = CustomOp {
-                compute,
-                n_tasks: ALL_THREADS,
-                user_data: std::ptr::null_mut(),
-            };
-            const { assert!(size_of::<CustomOp>() <= size_of::<[i32; 16]>()) };
-            node.op = sys::GGML_OP_CUSTOM;
+/// Hands a node that the scheduler is about to compute to our kernel, where it is a product of at least `from` tokens that the kernel
+/// can do.
+///
+/// # Safety
+/// A node of an allocated graph that is about to be computed, on the thread that computes it.
+pub(super) unsafe fn take_over(node: &mut sys::ggml_tensor, from: usize) {
+    // SAFETY: as the caller says.
+    if unsafe { is_ours(node, from) } {
+        let op = CustomOp {
+            compute,
+            n_tasks: ALL_THREADS,
+            user_data: std::ptr::null_mut(),
+        };
+        const { assert!(size_of::<CustomOp>() <= size_of::<[i32; 16]>()) };
+        node.op = sys::GGML_OP_CUSTOM;
+        // SAFETY: the parameters have room for it, as was asserted.
+        unsafe {
             node.op_params
                 .as_mut_ptr()
                 .cast::<CustomOp>()
                 .write_unaligned(op);
         }
     }
-    false
 }
 
 /// Whether a node is a product of a matrix that our kernel decodes, in plain host memory, with at least `from` tokens.

@@ -24,10 +24,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use thumbprint_ggml::llama::{Adapter, Context, LlamaError, Token};
+use thumbprint_ggml::llama::{Adapter, Context, LlamaError};
 
 pub use adapter::{AdapterSource, LoadedAdapter};
 pub use chat::Chat;
+pub use embed::Embedded;
 pub use error::{EngineError, Result};
 pub use load::{EngineOptions, ModelSource};
 pub use queue::{Demand, Priority};
@@ -312,19 +313,19 @@ impl Engine {
         answer(&receiver)
     }
 
-    /// The hidden state after the last token of each text, `[n_embd]`: what the model's output matrix is multiplied with. Waits. Texts
-    /// in a row that begin alike share the work for that beginning.
+    /// What each completion is like after its prompt: means of its hidden states. Waits. Texts in a row whose prompts begin alike share
+    /// the work for that beginning.
     ///
     /// # Errors
-    /// [`EngineError::CannotScore`] names the text; [`EngineError::Cancelled`]; [`EngineError::Llama`]; [`EngineError::Stopped`].
+    /// As [`Engine::score`].
     pub fn embed(
         &self,
         priority: Priority,
-        texts: Vec<Vec<Token>>,
+        texts: Vec<ScoreText>,
         with: With,
         canceller: &Canceller,
-    ) -> Result<Vec<Vec<f32>>> {
-        embed::check(&texts, self.0.info.n_vocab, self.0.info.n_ctx_train)?;
+    ) -> Result<Vec<Embedded>> {
+        self.check_texts(&texts)?;
         let (done, receiver) = channel();
         let job = EmbedJob {
             texts,

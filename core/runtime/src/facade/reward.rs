@@ -7,7 +7,7 @@ use thumbprint_ggml::llama::Token;
 use super::{Loaded, Thumbprint};
 use crate::curation::{self, Completion, Curated, Kind, curate, fold_of};
 use crate::engine::{
-    Canceller, Chat, Engine, EngineError, LoadedAdapter, Priority, ScoreText, With,
+    Canceller, Chat, Embedded, Engine, EngineError, LoadedAdapter, Priority, ScoreText, With,
 };
 use crate::error::{Error, Result};
 use crate::reward::{
@@ -62,7 +62,8 @@ impl Thumbprint {
             Judge::Head => {
                 let head = self.0.store.head(&loaded.sha256)?.ok_or(Error::NoHead)?;
                 let template = &loaded.engine.info().template_hash;
-                let width = loaded.engine.chat().model().n_embd() as usize;
+                let n_embd = loaded.engine.chat().model().n_embd() as usize;
+                let width = 2 * n_embd + 2;
                 return match (&head.base_sha256, &head.template_hash, head.weights.len())
                     == (&loaded.sha256, template, width)
                 {
@@ -92,13 +93,14 @@ impl Thumbprint {
             return Err(Error::TooLittleFeedback(curated.readiness));
         }
         let material = HeadMaterial::new(&curated, &loaded)?;
-        let states =
+        let embedded =
             loaded
                 .engine
                 .embed(Priority::Background, material.texts, With::Base, canceller)?;
+        let features: Vec<Vec<f32>> = embedded.iter().map(Embedded::features).collect();
         let template = &loaded.engine.info().template_hash;
         let judged: Vec<Judged> = material.judged.iter().map(|(_, judged)| *judged).collect();
-        let head = reward::fit(&loaded.sha256, template, &states, &judged, options)?;
+        let head = reward::fit(&loaded.sha256, template, &features, &judged, options)?;
         self.0.store.put_head(&head, &curated.items())?;
         Ok(head)
     }
@@ -150,12 +152,13 @@ impl Scorer {
             }
             Self::Head(head) => {
                 let whole = texts.iter().map(|text| whole(text, engine.chat()));
-                let states = engine.embed(priority, whole.collect(), With::Base, canceller)?;
-                let score = |(tokens, state): (_, &Vec<f32>)| {
-                    let reward = head.score(state).ok_or(Error::HeadOfAnotherModel)?;
+                let embedded = engine.embed(priority, whole.collect(), With::Base, canceller)?;
+                let score = |(tokens, embedded): (_, &Embedded)| {
+                    let reward = head.score(&embedded.features());
+                    let reward = reward.ok_or(Error::HeadOfAnotherModel)?;
                     Ok(Score::of_head(tokens, reward))
                 };
-                tokens.into_iter().zip(&states).map(score).collect()
+                tokens.into_iter().zip(&embedded).map(score).collect()
             }
         }
     }
@@ -172,9 +175,9 @@ fn curated(log: &[LoggedFeedback], loaded: &Loaded) -> Curated {
     curate(log, &options)
 }
 
-/// What a head is fitted on: texts whose last states are wanted, and what was said about them, with the key of its prompt.
+/// What a head is fitted on: texts whose features are wanted, and what was said about them, with the key of its prompt.
 pub(crate) struct HeadMaterial {
-    pub texts: Vec<Vec<Token>>,
+    pub texts: Vec<ScoreText>,
     pub judged: Vec<([u8; 32], Judged)>,
 }
 
@@ -201,13 +204,15 @@ impl HeadMaterial {
         examples.sort_by_key(|example| example.items.iter().max().copied());
         for example in examples {
             let prompt = chat.prompt_tokens(&example.prompt)?;
-            let text = |completion: &Completion| -> Result<Option<Vec<Token>>> {
+            let text = |completion: &Completion| -> Result<Option<ScoreText>> {
                 let completion = chat.completion_tokens(&completion.text)?;
                 let text = ScoreText {
                     prompt: prompt.clone(),
                     completion,
                 };
-                Ok(Some(whole(&text, chat)).filter(|text| text.len() <= n_ctx))
+                let text = whole(&text, chat);
+                let fits = text.prompt.len() + text.completion.len() <= n_ctx;
+                Ok(fits.then_some(text))
             };
             let judgement = match &example.kind {
                 Kind::Pair {
@@ -275,16 +280,16 @@ impl HeadMaterial {
         self.judged.push((*prompt_key, Judged { judgement, fold }));
     }
 
-    fn single(&mut self, text: Vec<Token>, liked: bool, weight: f64) -> Judgement {
+    fn single(&mut self, text: ScoreText, liked: bool, weight: f64) -> Judgement {
         Judgement::Single {
-            state: self.place(text),
+            reply: self.place(text),
             liked,
             weight,
         }
     }
 
     /// The index of a text, which stands once however often it was judged.
-    fn place(&mut self, text: Vec<Token>) -> usize {
+    fn place(&mut self, text: ScoreText) -> usize {
         match self.texts.iter().position(|known| *known == text) {
             Some(known) => known,
             None => {
@@ -323,19 +328,17 @@ pub(super) fn in_tokens(loaded: &Loaded, reply: &StoredReply) -> Result<ScoreTex
     })
 }
 
-/// Prompt and reply up to an end token, also where the reply was cut off: what was said is judged, not where a limit fell.
-fn whole(text: &ScoreText, chat: &Chat) -> Vec<Token> {
+/// The reply up to an end token, also where it was cut off: what was said is judged, not where a limit fell.
+fn whole(text: &ScoreText, chat: &Chat) -> ScoreText {
     let ends = |token: &Token| chat.completion_end_tokens().contains(token);
     let end = match text.completion.last().is_some_and(ends) {
         true => None,
         false => chat.end_of_turn(),
     };
-    text.prompt
-        .iter()
-        .chain(&text.completion)
-        .copied()
-        .chain(end)
-        .collect()
+    ScoreText {
+        prompt: text.prompt.clone(),
+        completion: text.completion.iter().copied().chain(end).collect(),
+    }
 }
 
 /// The beta that an adapter was trained with.

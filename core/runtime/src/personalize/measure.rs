@@ -126,7 +126,7 @@ impl Bench<'_> {
         prompts.map(|(prompt, _)| prompt.clone()).collect()
     }
 
-    /// Replies from the model's own distribution; `first` is the place of the first prompt among all, which decides its draws.
+    /// Replies as people get them: drawn plainly, a small model repeats itself less. `first` is the place of the first prompt among all, which decides its draws.
     fn sample(&self, prompts: Vec<Vec<Message>>, first: usize, with: With) -> Result<Vec<Sample>> {
         let requests: Vec<_> = prompts
             .iter()
@@ -137,7 +137,7 @@ impl Bench<'_> {
                     max_tokens: SAMPLE_TOKENS,
                     sampling: Sampling {
                         seed: u64::from(SEED) + (first + i) as u64,
-                        ..Sampling::plain()
+                        ..Sampling::default()
                     },
                     overflow: Overflow::TruncateOldestTurns,
                     ..GenerateOptions::default()

@@ -52,7 +52,8 @@ pub struct Recipe {
     /// The distance from the base that every candidate is brought to (ADR 12): KL(base || adapter) on the prompts of the feedback, nats
     /// per token. `None` leaves it where training brought it.
     pub distance: Option<f64>,
-    /// Folds of the held-out ranking, each of which is one more training; 0 for no such check.
+    /// Folds of the held-out ranking, each of which is one more training; 0 for no such check. There is none either where feedback is so
+    /// little that the check could tell next to nothing ([`gate::is_worth_asking`](crate::gate::is_worth_asking)): up to 60 comparisons.
     pub folds: u32,
     /// Limits of the gate ([`gate::Limits`](crate::gate::Limits)) that replace the product's: a merge patch too.
     pub limits: Value,
@@ -79,9 +80,11 @@ pub struct WestOfN {
     pub l2: f64,
     /// Share of the prompts whose pair is learned from, those of the largest margins, in (0, 1].
     pub keep: f64,
+    /// Share of the prompts that give another pair, the best reply over one that repeats itself, where there is such a reply, in [0, 1].
+    pub over_repeating: f64,
     /// Weight of a pair, at least 0.
     pub weight: f64,
-    /// Weight of the likelihood of its better side, at least 0.
+    /// Weight of the likelihood of its better side, at least 0. Imitating its own replies makes a model repeat itself (docs/adr/021).
     pub nll: f64,
     /// The probability that its order is wrong, in [0, 0.5).
     pub label_smoothing: f64,
@@ -96,8 +99,9 @@ impl Default for WestOfN {
             temperature: 0.7,
             l2: 1.0,
             keep: 0.75,
+            over_repeating: 0.25,
             weight: 1.0,
-            nll: 1.0,
+            nll: 0.0,
             label_smoothing: 0.1,
         }
     }
@@ -117,6 +121,10 @@ impl WestOfN {
             (
                 self.keep > 0.0 && self.keep <= 1.0,
                 "keep must be in (0, 1]",
+            ),
+            (
+                (0.0..=1.0).contains(&self.over_repeating),
+                "over_repeating must be in [0, 1]",
             ),
             (
                 self.weight >= 0.0 && self.weight.is_finite(),

@@ -32,6 +32,7 @@ use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
 use online::Round;
+use ranking::comparisons;
 use sampled::{Sampled, Samples};
 use training::{Course, Shifts, Training, fallbacks};
 
@@ -42,7 +43,7 @@ use crate::curation::{Curated, curate};
 use crate::engine::{EngineError, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
-use crate::gate::{AdapterState, replay};
+use crate::gate::{self, AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
 use crate::types::{AdapterId, FeedbackId, LoggedFeedback, Message, RunId};
 
@@ -345,12 +346,18 @@ impl Context<'_> {
                 )
                 .map_err(|e| Error::Train(TrainError::Network(e.into())))?;
         }
+        // Online rounds follow what the held-out ranking says.
+        let folds =
+            match gate::is_worth_asking(comparisons(examples)) || self.budget.online.is_some() {
+                true => self.recipe.folds,
+                false => 0,
+            };
         Ok(Resolved {
             train,
             plan,
             replay,
             anchors,
-            folds: self.recipe.folds,
+            folds,
             recipe: self.recipe.clone(),
             online: self.budget.online,
             until: material.curated.items().last().copied(),

@@ -1,4 +1,8 @@
-//! The head: a linear function of the base's hidden state after a reply.
+//! The head: a linear function of what a reply is like to the base, and of how long it is.
+//!
+//! Features of a reply, `[2 n_embd + 1]`, are means of hidden states over its tokens, first of their embeddings and then of the middle
+//! block's output, and the natural logarithm of their number. Taste in length has a best one more often than none, so the head also
+//! reads the square of the last, standardised.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,23 +21,23 @@ const MOST_JUDGEMENTS: usize = 2000;
 pub const FOLDS: u32 = 5;
 /// Ridge on the bias: only so that a person who likes everything has a finite one.
 const BIAS_L2: f64 = 1e-3;
-/// A state's feature that varies less than this is constant.
+/// A feature that varies less than this is constant.
 const CONSTANT: f64 = 1e-9;
 
 /// How a head is fitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct HeadOptions {
-    /// The ridge, above 0, on weights of features that have mean 0 and variance `1 / n_embd`; none: one of [`L2_GRID`], by
-    /// cross-validation.
+    /// The ridge, above 0, on weights of features that have mean 0 and, all states of one kind together, or both of length, variance 1;
+    /// none: one of [`L2_GRID`], by cross-validation.
     pub l2: Option<f64>,
 }
 
-/// What the person said about replies, of which the hidden states are known.
+/// What the person said about replies, of which the features are known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Judgement {
     /// One is better than another.
     Pair {
-        /// Index of the better one's state.
+        /// Index of the better one's features.
         better: usize,
         /// Index of the other one's.
         worse: usize,
@@ -44,8 +48,8 @@ pub enum Judgement {
     },
     /// One is good, or is bad.
     Single {
-        /// Index of its state.
-        state: usize,
+        /// Index of its features.
+        reply: usize,
         /// Which of the two.
         liked: bool,
         /// Factor on its loss.
@@ -87,23 +91,24 @@ pub enum Unfit {
         "a head needs replies that were liked and replies that were not: there is only one kind so far"
     )]
     OneKind,
-    /// A hidden state is not a number.
+    /// A feature is not a number.
     #[error("the model gives no finite hidden states")]
     NotFinite,
 }
 
-/// A fitted head. Its score is `bias + sum weights * (state - mean) / deviation`.
+/// A fitted head. Its score is `bias + sum weights * (feature - mean) / deviation`, over the features and the square of the last one,
+/// standardised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// SHA-256 of the base whose states it reads.
     pub base_sha256: String,
     /// Hash of the chat template that prompts were rendered with.
     pub template_hash: String,
-    /// Mean of each feature, `[n_embd]`.
+    /// Mean of each feature, `[2 n_embd + 2]`.
     pub mean: Vec<f64>,
-    /// Standard deviation of each feature, `[n_embd]`; 1 where it is constant.
+    /// Standard deviation of each feature, `[2 n_embd + 2]`; 1 where it is constant.
     pub deviation: Vec<f64>,
-    /// Weight of each standardised feature, `[n_embd]`.
+    /// Weight of each standardised feature, `[2 n_embd + 2]`.
     pub weights: Vec<f64>,
     /// Log-odds of a 👍 at the mean.
     pub bias: f64,
@@ -118,16 +123,13 @@ pub struct Head {
 }
 
 impl Head {
-    /// Log-odds of a 👍 for a reply whose last hidden state, `[n_embd]`, this is. `None` if it has another width.
-    pub fn score(&self, state: &[f32]) -> Option<f64> {
-        if state.len() != self.weights.len() {
+    /// Log-odds of a 👍 for a reply with these features, `[2 n_embd + 1]`. `None` if there are more or fewer.
+    pub fn score(&self, features: &[f32]) -> Option<f64> {
+        if features.len() + 1 != self.weights.len() {
             return None;
         }
-        let terms = state.iter().zip(&self.mean).zip(&self.deviation);
-        let features: Vec<f64> = terms
-            .map(|((state, mean), deviation)| (f64::from(*state) - mean) / deviation)
-            .collect();
-        Some(self.bias + dot(&features, &self.weights))
+        let standardised = standardised(features, &self.mean, &self.deviation);
+        Some(self.bias + dot(&standardised, &self.weights))
     }
 }
 
@@ -135,7 +137,7 @@ impl Head {
 pub(crate) fn fit(
     base_sha256: &str,
     template_hash: &str,
-    states: &[Vec<f32>],
+    features: &[Vec<f32>],
     judged: &[Judged],
     options: &HeadOptions,
 ) -> Result<Head, Unfit> {
@@ -146,10 +148,10 @@ pub(crate) fn fit(
     if !both_kinds(judged) {
         return Err(Unfit::OneKind);
     }
-    if states.iter().flatten().any(|value| !value.is_finite()) {
+    if features.iter().flatten().any(|value| !value.is_finite()) {
         return Err(Unfit::NotFinite);
     }
-    let features = Standardised::new(states);
+    let features = Standardised::new(features);
     let tried = match options.l2 {
         Some(l2) => vec![l2],
         None if judged.len() <= TRIED_UP_TO => L2_GRID.to_vec(),
@@ -173,14 +175,17 @@ pub(crate) fn fit(
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut weights = logistic(&rows, &Gram::new(&rows), &all, l2);
     let bias = weights.pop().unwrap_or_default() * bias_column(l2);
-    let n_embd = weights.len() as f64;
     let pairs = judged.iter().filter(|judged| judged.is_pair()).count();
     Ok(Head {
         base_sha256: base_sha256.to_owned(),
         template_hash: template_hash.to_owned(),
+        weights: weights
+            .iter()
+            .zip(&features.scale)
+            .map(|(w, scale)| w * scale)
+            .collect(),
         mean: features.mean,
         deviation: features.deviation,
-        weights: weights.iter().map(|w| w / n_embd.sqrt()).collect(),
         bias,
         l2,
         pairs,
@@ -210,46 +215,74 @@ fn both_kinds(judged: &[Judged]) -> bool {
     says(true) && says(false)
 }
 
-/// States with mean 0 and variance `1 / n_embd` in each feature, so that a ridge means the same for every width.
+/// `(feature - mean) / deviation` of each, and of the square of the last one that comes out.
+fn standardised(features: &[f32], mean: &[f64], deviation: &[f64]) -> Vec<f64> {
+    let of = mean.iter().zip(deviation);
+    let terms = features.iter().zip(of.clone());
+    let mut all: Vec<f64> = terms
+        .map(|(value, (mean, deviation))| (f64::from(*value) - mean) / deviation)
+        .collect();
+    let square = all.last().map(|length| length * length);
+    let rest = of.skip(features.len());
+    all.extend(
+        square
+            .into_iter()
+            .zip(rest)
+            .map(|(square, (mean, deviation))| (square - mean) / deviation),
+    );
+    all
+}
+
+/// Features with mean 0, and variance 1 for all of a kind together, so that a ridge means the same for every width.
 struct Standardised {
     mean: Vec<f64>,
     deviation: Vec<f64>,
-    states: Vec<Vec<f64>>,
+    /// What standardised features are multiplied with: one over the square root of how many there are of the kind.
+    scale: Vec<f64>,
+    rows: Vec<Vec<f64>>,
 }
 
 impl Standardised {
-    fn new(states: &[Vec<f32>]) -> Self {
-        let n = states.len() as f64;
-        let n_embd = states.first().map_or(0, Vec::len);
-        let feature = |at: usize| states.iter().map(move |state| f64::from(state[at]));
-        let mean: Vec<f64> = (0..n_embd).map(|at| feature(at).sum::<f64>() / n).collect();
-        let deviation: Vec<f64> = (0..n_embd)
-            .map(|at| {
-                let squares = feature(at).map(|value| (value - mean[at]).powi(2));
-                let deviation = (squares.sum::<f64>() / n).sqrt();
-                if deviation > CONSTANT { deviation } else { 1.0 }
-            })
+    fn new(features: &[Vec<f32>]) -> Self {
+        let n = features.len() as f64;
+        let n_raw = features.first().map_or(0, Vec::len);
+        let usual = |values: &mut dyn Iterator<Item = f64>| {
+            let values: Vec<f64> = values.collect();
+            let mean = values.iter().sum::<f64>() / n;
+            let squares = values.iter().map(|value| (value - mean).powi(2));
+            let deviation = (squares.sum::<f64>() / n).sqrt();
+            (mean, if deviation > CONSTANT { deviation } else { 1.0 })
+        };
+        let (mut mean, mut deviation): (Vec<f64>, Vec<f64>) = (0..n_raw)
+            .map(|at| usual(&mut features.iter().map(|features| f64::from(features[at]))))
+            .unzip();
+        let mut rows: Vec<Vec<f64>> = (features.iter())
+            .map(|features| standardised(features, &mean, &deviation))
             .collect();
-        let width = (n_embd as f64).sqrt();
-        let states = states
+        let squares = rows
             .iter()
-            .map(|state| {
-                let terms = state.iter().zip(&mean).zip(&deviation);
-                terms
-                    .map(|((value, mean), deviation)| {
-                        (f64::from(*value) - mean) / deviation / width
-                    })
-                    .collect()
-            })
-            .collect();
+            .filter_map(|row| row.last().map(|length| length * length));
+        let of_square = usual(&mut squares.collect::<Vec<f64>>().into_iter());
+        mean.push(of_square.0);
+        deviation.push(of_square.1);
+        let of_states = (n_raw.saturating_sub(1) as f64 / 2.0).sqrt().recip();
+        let mut scale = vec![of_states; n_raw.saturating_sub(1)];
+        scale.extend([0.5_f64.sqrt(); 2]);
+        for (row, features) in rows.iter_mut().zip(features) {
+            *row = standardised(features, &mean, &deviation);
+            row.iter_mut()
+                .zip(&scale)
+                .for_each(|(value, scale)| *value *= scale);
+        }
         Self {
             mean,
             deviation,
-            states,
+            scale,
+            rows,
         }
     }
 
-    /// Differences for pairs, states for single judgements; last, the column of the bias.
+    /// Differences for pairs, features for single judgements; last, the column of the bias.
     fn rows(&self, judged: &[Judged], l2: f64) -> Vec<Row> {
         judged
             .iter()
@@ -260,7 +293,7 @@ impl Standardised {
                     weight,
                     label_smoothing,
                 } => {
-                    let sides = self.states[better].iter().zip(&self.states[worse]);
+                    let sides = self.rows[better].iter().zip(&self.rows[worse]);
                     Row {
                         features: sides.map(|(b, w)| b - w).chain([0.0]).collect(),
                         target: 1.0 - label_smoothing,
@@ -268,11 +301,11 @@ impl Standardised {
                     }
                 }
                 Judgement::Single {
-                    state,
+                    reply,
                     liked,
                     weight,
                 } => Row {
-                    features: self.states[state]
+                    features: self.rows[reply]
                         .iter()
                         .copied()
                         .chain([bias_column(l2)])
@@ -329,17 +362,17 @@ mod tests {
 
     use super::*;
 
-    /// States of which the first feature says what is liked.
-    fn states(n: usize, n_embd: usize) -> Vec<Vec<f32>> {
+    /// Replies of which the first feature says whether they are liked.
+    fn replies(n: usize, n_features: usize) -> Vec<Vec<f32>> {
         let mut rng = Rng::new(5);
         (0..n)
             .map(|i| {
-                let mut state: Vec<f32> = (0..n_embd)
+                let mut features: Vec<f32> = (0..n_features)
                     .map(|_| 10.0 + 3.0 * rng.normal() as f32)
                     .collect();
-                state[0] = if i % 2 == 0 { 12.0 } else { 8.0 } + rng.normal() as f32;
-                state[1] = 7.0;
-                state
+                features[0] = if i % 2 == 0 { 12.0 } else { 8.0 } + rng.normal() as f32;
+                features[1] = 7.0;
+                features
             })
             .collect()
     }
@@ -356,10 +389,10 @@ mod tests {
         }
     }
 
-    fn single(state: usize, liked: bool, fold: u32) -> Judged {
+    fn single(reply: usize, liked: bool, fold: u32) -> Judged {
         Judged {
             judgement: Judgement::Single {
-                state,
+                reply,
                 liked,
                 weight: 1.0,
             },
@@ -367,13 +400,13 @@ mod tests {
         }
     }
 
-    fn fitted(states: &[Vec<f32>], judged: &[Judged]) -> Head {
-        fit("base", "template", states, judged, &HeadOptions::default()).unwrap()
+    fn fitted(replies: &[Vec<f32>], judged: &[Judged]) -> Head {
+        fit("base", "template", replies, judged, &HeadOptions::default()).unwrap()
     }
 
     #[test]
     fn what_decides_is_found_by_pairs_by_thumbs_and_by_both() {
-        let states = states(80, 24);
+        let replies = replies(80, 25);
         let pairs: Vec<Judged> = (0..30)
             .map(|i| pair(2 * i, 2 * i + 1, i as u32 % 5))
             .collect();
@@ -382,20 +415,20 @@ mod tests {
             .collect();
         let both = [&pairs[..15], &thumbs[30..]].concat();
         for (judged, n_pairs) in [(&pairs, 30), (&thumbs, 0), (&both, 15)] {
-            let head = fitted(&states, judged);
+            let head = fitted(&replies, judged);
             assert_eq!(
                 (head.pairs, head.pairs + head.singles),
                 (n_pairs, judged.len())
             );
-            let unseen = (60..80)
-                .step_by(2)
-                .filter(|i| head.score(&states[*i]).unwrap() > head.score(&states[i + 1]).unwrap());
+            let unseen = (60..80).step_by(2).filter(|i| {
+                head.score(&replies[*i]).unwrap() > head.score(&replies[i + 1]).unwrap()
+            });
             assert!(unseen.count() >= 9, "{n_pairs}");
             let validated = head.cross_validated.unwrap();
             assert_eq!(validated.of, judged.len());
             assert!(validated.accuracy > 0.8, "{validated:?}");
             assert_eq!(
-                fitted(&states, judged),
+                fitted(&replies, judged),
                 head,
                 "it is a function of its input"
             );
@@ -404,29 +437,32 @@ mod tests {
 
     #[test]
     fn a_score_is_the_log_odds_that_the_ridge_regression_gives() {
-        let states = states(12, 3);
+        let replies = replies(12, 5);
         let judged: Vec<Judged> = (0..12).map(|i| single(i, i % 3 == 0, 0)).collect();
         let options = HeadOptions { l2: Some(0.7) };
-        let head = fit("b", "t", &states, &judged, &options).unwrap();
+        let head = fit("b", "t", &replies, &judged, &options).unwrap();
         assert_eq!((head.l2, head.cross_validated), (0.7, None));
         // First-order conditions in the features as they are defined; the second one is constant.
         assert_eq!((head.deviation[1], head.weights[1]), (1.0, 0.0));
-        let n_embd = 3.0_f64;
         let residual = |i: usize| {
-            let p = 1.0 / (1.0 + (-head.score(&states[i]).unwrap()).exp());
+            let p = 1.0 / (1.0 + (-head.score(&replies[i]).unwrap()).exp());
             f64::from(i.is_multiple_of(3)) - p
         };
-        for at in [0, 2] {
-            let data: f64 = (0..12)
-                .map(|i| {
-                    residual(i) * (f64::from(states[i][at]) - head.mean[at]) / head.deviation[at]
-                })
-                .sum();
-            // The ridge is on weights of features over sqrt(n_embd), which are sqrt(n_embd) times these.
-            assert!(
-                (data - 0.7 * n_embd * head.weights[at]).abs() < 1e-7,
-                "{at}"
-            );
+        let length = |i: usize| (f64::from(replies[i][4]) - head.mean[4]) / head.deviation[4];
+        assert!((0..12).map(length).sum::<f64>().abs() < 1e-9);
+        assert!(
+            (head.mean[5] - 1.0).abs() < 1e-9,
+            "a square of what has variance 1"
+        );
+        // Two states of each kind and two features of length: each over the square root of two.
+        for at in [0, 2, 3, 4, 5] {
+            let feature = |i: usize| match at {
+                5 => length(i).powi(2),
+                at => f64::from(replies[i][at]),
+            };
+            let standardised = |i: usize| (feature(i) - head.mean[at]) / head.deviation[at];
+            let data: f64 = (0..12).map(|i| residual(i) * standardised(i)).sum();
+            assert!((data - 0.7 * 2.0 * head.weights[at]).abs() < 1e-7, "{at}");
         }
         let of_bias: f64 = (0..12).map(residual).sum();
         assert!((of_bias - BIAS_L2 * head.bias).abs() < 1e-7);
@@ -434,7 +470,7 @@ mod tests {
 
     #[test]
     fn pairs_alone_have_no_bias_and_smoothing_makes_them_less_sure() {
-        let states = states(20, 8);
+        let replies = replies(20, 9);
         let pairs = |label_smoothing: f64| -> Vec<Judged> {
             (0..10)
                 .map(|i| Judged {
@@ -450,17 +486,17 @@ mod tests {
         };
         let options = HeadOptions { l2: Some(0.01) };
         let margin = |label_smoothing| {
-            let head = fit("b", "t", &states, &pairs(label_smoothing), &options).unwrap();
+            let head = fit("b", "t", &replies, &pairs(label_smoothing), &options).unwrap();
             assert_eq!(head.bias, 0.0);
-            head.score(&states[0]).unwrap() - head.score(&states[1]).unwrap()
+            head.score(&replies[0]).unwrap() - head.score(&replies[1]).unwrap()
         };
         assert!(margin(0.0) > margin(0.25) && margin(0.25) > 0.0);
     }
 
     #[test]
     fn what_cannot_be_fitted_is_said() {
-        let states = states(6, 4);
-        let fit = |judged: &[Judged], l2| fit("b", "t", &states, judged, &HeadOptions { l2 });
+        let replies = replies(6, 5);
+        let fit = |judged: &[Judged], l2| fit("b", "t", &replies, judged, &HeadOptions { l2 });
         let liked: Vec<Judged> = (0..6).map(|i| single(i, true, i as u32 % 5)).collect();
         assert_eq!(fit(&liked, None), Err(Unfit::OneKind));
         assert_eq!(fit(&[], None), Err(Unfit::OneKind));
@@ -468,8 +504,8 @@ mod tests {
         assert_eq!(fit(&[pair(0, 1, 0)], Some(f64::NAN)), Err(Unfit::Ridge));
         assert!(fit(&[pair(0, 1, 0)], None).is_ok());
         let head = fit(&[pair(0, 1, 0)], None).unwrap();
-        assert_eq!(head.score(&[0.0; 5]), None);
-        let mut broken = states.clone();
+        assert_eq!(head.score(&[0.0; 6]), None);
+        let mut broken = replies.clone();
         broken[2][0] = f32::NAN;
         let error = super::fit("b", "t", &broken, &[pair(0, 1, 0)], &HeadOptions::default());
         assert_eq!(error, Err(Unfit::NotFinite));
@@ -487,11 +523,11 @@ mod tests {
 
     #[test]
     fn a_head_survives_json() {
-        let states = states(10, 4);
+        let replies = replies(10, 5);
         let judged: Vec<Judged> = (0..10)
             .map(|i| single(i, i % 2 == 0, i as u32 % 5))
             .collect();
-        let head = fitted(&states, &judged);
+        let head = fitted(&replies, &judged);
         let json = serde_json::to_string(&head).unwrap();
         assert_eq!(serde_json::from_str::<Head>(&json).unwrap(), head);
     }

@@ -19,7 +19,7 @@ use crate::evaluate::{choices, refusals};
 use crate::facade::{answer_all, hash_file, reply_all};
 use crate::gate::{self, AdapterState, AppFile, Event, Measurements, Offline};
 use crate::store::{AdapterRow, NewDecision};
-use crate::types::{AdapterId, Message};
+use crate::types::{AdapterId, Message, Sampling};
 
 impl Context<'_> {
     /// Measures the candidate, decides, and puts it on trial or rejects it.
@@ -43,8 +43,8 @@ impl Context<'_> {
         let mut measured = Measurements {
             thumbs: material.curated.readiness.have.events,
             base: self.kept(dir, "gate-base.json", |this| {
-                let prompts = measure::neutral_prompts();
-                let neutral = this.of_base("gate", &prompts, |this| {
+                let asked = (measure::neutral_prompts(), Sampling::default());
+                let neutral = this.of_base("gate", &asked, |this| {
                     this.engine_work(|| measure::neutral(&bench))
                 })?;
                 this.engine_work(|| measure::base(&bench, neutral))

@@ -368,6 +368,7 @@ mod tests {
         Reply {
             tokens: (0..length as i32).collect(),
             finished,
+            repeats: false,
         }
     }
 

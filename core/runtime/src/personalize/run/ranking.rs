@@ -93,6 +93,16 @@ pub fn fold_results(rankings: &[Ranking]) -> Option<FoldResults> {
     FoldResults::new(&groups)
 }
 
+/// How many independent comparisons a held-out ranking of all of them would make.
+pub fn comparisons(examples: &[Example]) -> usize {
+    let mut ranking = Ranking::default();
+    for (at, example) in examples.iter().enumerate() {
+        let any = vec![at as f64; example.completions().len()];
+        ranking.push(example, &any);
+    }
+    fold_results(&[ranking]).map_or(0, |results| results.comparisons)
+}
+
 /// Whether liked replies are shorter or longer than disliked ones, and how sure that is.
 pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
     let mut pairs: BTreeMap<&[i32], Vec<(usize, usize)>> = BTreeMap::new();

@@ -10,6 +10,7 @@ use thumbprint_tune::trainer::Reference;
 use super::super::Phase;
 use super::{Context, Material, Step};
 use crate::engine::{GenerateOptions, Prompt, Request, With};
+use crate::gate::text::repeats;
 use crate::types::{Message, Sampling};
 
 /// A prompt with answers to it, in tokens.
@@ -23,6 +24,8 @@ pub struct Sampled {
 pub struct Reply {
     pub tokens: Vec<i32>,
     pub finished: bool,
+    /// Whether it goes in circles ([`repeats`]).
+    pub repeats: bool,
 }
 
 /// What is sampled.
@@ -107,14 +110,26 @@ pub fn own_prompts(
 }
 
 impl Sampled {
-    /// The best of the finished replies and the worst of all by their rewards, the first of equal ones, with the difference.
+    /// The best of the finished replies and the worst of all by their rewards, the first of equal ones, with the difference. One that
+    /// repeats itself is neither.
     pub fn extremes(&self, reward: impl Fn(usize) -> f64) -> Option<(usize, usize, f64)> {
-        let all = 0..self.replies.len();
-        let finished = all.clone().filter(|at| self.replies[*at].finished);
-        let best = finished.max_by(|a, b| reward(*a).total_cmp(&reward(*b)).then(b.cmp(a)))?;
-        let worst = all.min_by(|a, b| reward(*a).total_cmp(&reward(*b)))?;
+        let best = self.best(&reward)?;
+        let sound = (0..self.replies.len()).filter(|at| !self.replies[*at].repeats);
+        let worst = sound.min_by(|a, b| reward(*a).total_cmp(&reward(*b)))?;
         let differ = self.replies[best].tokens != self.replies[worst].tokens;
         differ.then(|| (best, worst, reward(best) - reward(worst)))
+    }
+
+    /// The best reply that is finished and does not repeat itself, and the first that does.
+    pub fn best_and_repeating(&self, reward: impl Fn(usize) -> f64) -> Option<(usize, usize)> {
+        let repeating = self.replies.iter().position(|reply| reply.repeats);
+        self.best(&reward).zip(repeating)
+    }
+
+    fn best(&self, reward: &impl Fn(usize) -> f64) -> Option<usize> {
+        let wins = |at: &usize| self.replies[*at].finished && !self.replies[*at].repeats;
+        let winners = (0..self.replies.len()).filter(wins);
+        winners.max_by(|a, b| reward(*a).total_cmp(&reward(*b)).then(b.cmp(a)))
     }
 
     /// A reply by itself, to be scored.
@@ -160,8 +175,12 @@ impl Context<'_> {
             done += 1;
             self.progress(samples.phase, done, n as u64);
             let finished = reply.stop_reason.is_finished();
-            let tokens = reply.tokens;
-            replies[index] = Some((reply.prompt_tokens, Reply { tokens, finished }));
+            let made = Reply {
+                tokens: reply.tokens,
+                finished,
+                repeats: repeats(&reply.text),
+            };
+            replies[index] = Some((reply.prompt_tokens, made));
         }
         let of_prompt = replies.chunks(samples.n.max(1)).map(|replies| {
             let mut prompts = replies.iter().flatten().map(|(prompt, _)| prompt.clone());
@@ -186,6 +205,7 @@ mod tests {
         let reply = |length: i32, finished| Reply {
             tokens: (0..length).collect(),
             finished,
+            repeats: false,
         };
         let of = |replies: Vec<Reply>, rewards: &[f64]| {
             let sampled = Sampled {
@@ -202,6 +222,15 @@ mod tests {
             of(vec![reply(5, false), reply(6, false)], &[1.0, 0.0]),
             None
         );
+        let mut circling = all();
+        circling[1].repeats = true;
+        assert_eq!(of(circling.clone(), &[1.0, -2.0, 2.0]), Some((2, 0, 1.0)));
+        let sampled = Sampled {
+            prompt: vec![1],
+            replies: circling,
+        };
+        let pair = sampled.best_and_repeating(|at| [1.0, 9.0, 2.0][at]);
+        assert_eq!(pair, Some((2, 1)));
         // Nothing is better than itself.
         assert_eq!(of(vec![reply(5, true), reply(5, true)], &[1.0, 0.0]), None);
     }

@@ -13,13 +13,13 @@ use super::super::recipe::WestOfN;
 use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompts};
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
-use crate::engine::{Canceller, Chat, EngineError, Priority, With};
+use crate::engine::{Canceller, Chat, Embedded, EngineError, Priority, ScoreText, With};
 use crate::facade::HeadMaterial;
 use crate::gate::replay;
 use crate::reward::{self, HeadOptions, Judged};
 use crate::types::Message;
 
-/// Texts whose states are computed between two looks at whether to go on.
+/// Texts whose features are computed between two looks at whether to go on.
 const CHUNK: usize = 8;
 /// Tells these samples from a run's others.
 const STREAM: u64 = 1 << 20;
@@ -35,11 +35,11 @@ struct Draws {
     temperature: f32,
 }
 
-/// The base's answers to a prompt, each with its hidden state.
+/// The base's answers to a prompt, each with its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Answers {
     sampled: Sampled,
-    states: Vec<Vec<f32>>,
+    features: Vec<Vec<f32>>,
 }
 
 impl Answers {
@@ -47,13 +47,13 @@ impl Answers {
     fn of_rows(self, rows: usize) -> Self {
         let Sampled { prompt, replies } = self.sampled;
         let room = rows.saturating_sub(prompt.len());
-        let answers = replies.into_iter().zip(self.states);
-        let (replies, states) = answers
+        let answers = replies.into_iter().zip(self.features);
+        let (replies, features) = answers
             .filter(|(reply, _)| reply.tokens.len() <= room)
             .unzip();
         Self {
             sampled: Sampled { prompt, replies },
-            states,
+            features,
         }
     }
 }
@@ -128,9 +128,13 @@ fn neutral() -> impl Iterator<Item = Vec<Message>> {
     prompts.map(|prompt| vec![Message::user(*prompt)])
 }
 
-/// Pairs that are learned from, of so many prompts.
+/// Pairs that are learned from, at most, of so many prompts.
 pub fn n_pairs(n_prompts: usize, west: &WestOfN) -> usize {
-    (west.keep * n_prompts as f64).ceil() as usize
+    share(west.keep, n_prompts) + share(west.over_repeating, n_prompts)
+}
+
+fn share(of: f64, n_prompts: usize) -> usize {
+    (of * n_prompts as f64).ceil() as usize
 }
 
 impl Context<'_> {
@@ -153,18 +157,18 @@ impl Context<'_> {
             max_tokens: again.max_tokens,
             temperature: west.temperature,
         };
-        let mut answers: Vec<Answers> = self.kept(dir, "west-answers.json", |this| {
+        let mut answers: Vec<Answers> = self.kept(dir, "west-replies.json", |this| {
             this.answered(again.own, draws, this.budget.seed)
         })?;
-        let neutral = self.of_base("answers", &(draws, replay::PROMPTS), |this| {
+        let neutral = self.of_base("replies", &(draws, replay::PROMPTS), |this| {
             this.answered(neutral().collect(), draws, NEUTRAL_SEED)
         })?;
         answers.extend(neutral.into_iter().take(again.n_neutral));
         // Under a tight budget memory was planned for less.
         let answers: Vec<Answers> = answers.into_iter().map(|a| a.of_rows(longest)).collect();
         let judged = HeadMaterial::of_log(&material.log, &self.loaded)?;
-        let states = self.kept(dir, "west-judged.json", |this| {
-            this.states(judged.texts.clone())
+        let features = self.kept(dir, "west-feedback.json", |this| {
+            this.features(judged.texts.clone())
         })?;
         let everything = judged.judged.iter().map(|(_, judged)| *judged).collect();
         let without = |fold| {
@@ -175,7 +179,7 @@ impl Context<'_> {
         let sets: Vec<Vec<Place>> = (0..resolved.folds)
             .map(without)
             .chain([everything])
-            .map(|judged: Vec<Judged>| self.ordered(west, &judged, &states, &answers))
+            .map(|judged: Vec<Judged>| self.ordered(west, &judged, &features, &answers))
             .collect();
         let weights = PairWeights {
             pair: west.weight,
@@ -208,35 +212,39 @@ impl Context<'_> {
             seed,
             stream: STREAM,
         })?;
+        // The end of a turn is added to what was cut off: what was said is judged.
         let chat = self.loaded.engine.chat();
-        let whole = |prompt: &[i32], reply: &Reply| {
-            let ends = (!reply.finished).then(|| chat.end_of_turn()).flatten();
-            let tokens = prompt.iter().chain(&reply.tokens).copied();
-            tokens.chain(ends).collect::<Vec<i32>>()
+        let text = |prompt: &[i32], reply: &Reply| {
+            let end = (!reply.finished).then(|| chat.end_of_turn()).flatten();
+            ScoreText {
+                prompt: prompt.to_vec(),
+                completion: reply.tokens.iter().copied().chain(end).collect(),
+            }
         };
         let texts = sampled.iter().flat_map(|Sampled { prompt, replies }| {
-            replies.iter().map(move |reply| whole(prompt, reply))
+            replies.iter().map(move |reply| text(prompt, reply))
         });
-        let mut states = self.states(texts.collect())?.into_iter();
+        let mut features = self.features(texts.collect())?.into_iter();
         let answers = sampled.into_iter().map(|sampled| Answers {
-            states: states.by_ref().take(sampled.replies.len()).collect(),
+            features: features.by_ref().take(sampled.replies.len()).collect(),
             sampled,
         });
         Ok(answers.collect())
     }
 
-    /// The base's last hidden state of each text.
-    fn states(&self, texts: Vec<Vec<i32>>) -> Step<Vec<Vec<f32>>> {
+    /// What a head reads of each text.
+    fn features(&self, texts: Vec<ScoreText>) -> Step<Vec<Vec<f32>>> {
         let canceller: Canceller = self.shared.canceller();
-        let mut states = Vec::with_capacity(texts.len());
+        let mut features = Vec::with_capacity(texts.len());
         for chunk in texts.chunks(CHUNK) {
             self.check()?;
-            self.progress(Phase::Replay, states.len() as u64, texts.len() as u64);
+            self.progress(Phase::Replay, features.len() as u64, texts.len() as u64);
             let (engine, of_base) = (&self.loaded.engine, With::Base);
             let chunk = chunk.to_vec();
-            states.extend(engine.embed(Priority::Background, chunk, of_base, &canceller)?);
+            let embedded = engine.embed(Priority::Background, chunk, of_base, &canceller)?;
+            features.extend(embedded.iter().map(Embedded::features));
         }
-        Ok(states)
+        Ok(features)
     }
 
     /// The pairs of the largest margins, in the order of their prompts; none where no head can be fitted.
@@ -244,12 +252,12 @@ impl Context<'_> {
         &self,
         west: &WestOfN,
         judged: &[Judged],
-        states: &[Vec<f32>],
+        features: &[Vec<f32>],
         answers: &[Answers],
     ) -> Vec<Place> {
         // What is usual of a feature is told by all replies, judged or not.
-        let of_answers = answers.iter().flat_map(|answers| &answers.states);
-        let all: Vec<Vec<f32>> = states.iter().chain(of_answers).cloned().collect();
+        let of_answers = answers.iter().flat_map(|answers| &answers.features);
+        let all: Vec<Vec<f32>> = features.iter().chain(of_answers).cloned().collect();
         let template = &self.loaded.engine.info().template_hash;
         let options = HeadOptions { l2: Some(west.l2) };
         let Ok(head) = reward::fit(&self.loaded.sha256, template, &all, judged, &options) else {
@@ -258,8 +266,8 @@ impl Context<'_> {
         let rewards: Vec<Vec<f64>> = answers
             .iter()
             .map(|answers| {
-                let reward = |state: &Vec<f32>| head.score(state).unwrap_or_default();
-                answers.states.iter().map(reward).collect()
+                let reward = |features: &Vec<f32>| head.score(features).unwrap_or_default();
+                answers.features.iter().map(reward).collect()
             })
             .collect();
         let sampled: Vec<&Sampled> = answers.iter().map(|answers| &answers.sampled).collect();
@@ -324,10 +332,11 @@ impl Context<'_> {
     }
 }
 
-/// Of each prompt the best reply over the worst one; of these, the share with the largest margins.
+/// Of each prompt the best reply over the worst one; of these, the share with the largest margins. Beside them, of the first prompts with a
+/// reply that repeats itself, the best one over that: nobody wants it, and thumbs are too few to say so.
 fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Place> {
-    let places = sampled.iter().zip(rewards).enumerate();
-    let mut places: Vec<Place> = places
+    let of_prompts = || sampled.iter().zip(rewards).enumerate();
+    let mut places: Vec<Place> = of_prompts()
         .filter_map(|(prompt, (sampled, rewards))| {
             let (best, worst, margin) = sampled.extremes(|at| rewards[at])?;
             Some(Place {
@@ -340,7 +349,17 @@ fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Pla
         .filter(|place| place.margin > 0.0)
         .collect();
     places.sort_by(|a, b| b.margin.total_cmp(&a.margin).then(a.prompt.cmp(&b.prompt)));
-    places.truncate(n_pairs(sampled.len(), west));
+    places.truncate(share(west.keep, sampled.len()));
+    let over_repeating = of_prompts().filter_map(|(prompt, (sampled, rewards))| {
+        let (best, worst) = sampled.best_and_repeating(|at| rewards[at])?;
+        Some(Place {
+            prompt,
+            best,
+            worst,
+            margin: rewards[best] - rewards[worst],
+        })
+    });
+    places.extend(over_repeating.take(share(west.over_repeating, sampled.len())));
     places.sort_by_key(|place| place.prompt);
     places
 }
@@ -358,6 +377,7 @@ mod tests {
                     .map(|reply| Reply {
                         tokens: vec![reply; 3],
                         finished: true,
+                        repeats: prompt == 2 && reply == 1,
                     })
                     .collect(),
             })
@@ -370,6 +390,7 @@ mod tests {
         ];
         let west = WestOfN {
             keep: 0.5,
+            over_repeating: 0.0,
             ..WestOfN::default()
         };
         let sampled: Vec<&Sampled> = sampled.iter().collect();
@@ -379,22 +400,41 @@ mod tests {
             .map(|place| (place.prompt, place.best, place.worst))
             .collect();
         assert_eq!(found, [(1, 0, 2), (3, 1, 0)]);
-        let all = widest(&sampled, &rewards, &WestOfN { keep: 1.0, ..west });
+        let all = widest(
+            &sampled,
+            &rewards,
+            &WestOfN {
+                keep: 1.0,
+                ..west.clone()
+            },
+        );
         assert_eq!(all.len(), 3, "where nothing differs, nothing is better");
+        let over_repeating = WestOfN {
+            keep: 0.25,
+            over_repeating: 0.5,
+            ..west
+        };
+        let places = widest(&sampled, &rewards, &over_repeating);
+        let found: Vec<_> = places
+            .iter()
+            .map(|place| (place.prompt, place.best, place.worst))
+            .collect();
+        assert_eq!(found, [(1, 0, 2), (2, 0, 1)]);
     }
 
     #[test]
-    fn a_reply_that_memory_was_not_planned_for_is_left_out_with_its_state() {
+    fn a_reply_that_memory_was_not_planned_for_is_left_out_with_its_features() {
         let reply = |length| Reply {
             tokens: vec![7; length],
             finished: true,
+            repeats: false,
         };
         let answers = Answers {
             sampled: Sampled {
                 prompt: vec![1; 4],
                 replies: vec![reply(6), reply(7), reply(1)],
             },
-            states: vec![vec![0.0], vec![1.0], vec![2.0]],
+            features: vec![vec![0.0], vec![1.0], vec![2.0]],
         };
         let kept = answers.clone().of_rows(10);
         let lengths: Vec<usize> = kept
@@ -404,9 +444,9 @@ mod tests {
             .map(|r| r.tokens.len())
             .collect();
         assert_eq!(
-            (lengths, kept.states),
+            (lengths, kept.features),
             (vec![6, 1], vec![vec![0.0], vec![2.0]])
         );
-        assert_eq!(answers.of_rows(3).states, Vec::<Vec<f32>>::new());
+        assert_eq!(answers.of_rows(3).features, Vec::<Vec<f32>>::new());
     }
 }
