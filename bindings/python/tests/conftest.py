@@ -17,7 +17,7 @@ MEDIUM = GenerateOptions(max_tokens=96, temperature=0, seed=1)
 LONG = GenerateOptions(max_tokens=400, temperature=0, seed=1)
 
 # Without the base's own replies beside the feedback, which take minutes to be written.
-BRIEF = Recipe(settings_json='{"west_of_n": null}')
+BRIEF = Recipe(settings_json='{"west_of_n": null, "folds_from": 0}')
 THINGS = ["tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains"]
 LONG_ANSWER = (
     "Well, that is a very interesting question, and there are many things that one could say about it. First of all, it is "

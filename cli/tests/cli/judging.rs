@@ -49,8 +49,8 @@ fn a_head_is_fitted_scores_and_chooses() {
         .ok()
         .object();
     assert_eq!(
-        (&fitted["singles"], &fitted["n_embd"]),
-        (&12.into(), &64.into())
+        (&fitted["singles"], &fitted["features"]),
+        (&12.into(), &130.into())
     );
     run(&folder, &model, &["score", "--fit-head", "--l2", "-1"]).failed(2, &["-1"]);
     let score = |reply: &str| {

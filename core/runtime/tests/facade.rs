@@ -64,6 +64,14 @@ fn budget() -> Budget {
     }
 }
 
+/// The product's way, but for folds where there is little feedback, too.
+fn with_folds() -> Recipe {
+    Recipe {
+        folds_from: 0,
+        ..Recipe::default()
+    }
+}
+
 fn adapter_of(outcome: Outcome) -> AdapterId {
     match outcome {
         Outcome::Trial(id, _) | Outcome::Rejected(id, _) => id,
@@ -76,7 +84,12 @@ fn bytes(tp: &Thumbprint, id: AdapterId) -> Vec<u8> {
 }
 
 fn learn(tp: &Thumbprint) -> Vec<u8> {
-    let id = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    let id = adapter_of(
+        tp.personalize_with(budget(), with_folds())
+            .unwrap()
+            .wait()
+            .unwrap(),
+    );
     bytes(tp, id)
 }
 
@@ -159,7 +172,11 @@ fn the_same_folder_opened_twice_is_one_instance() {
 fn too_little_feedback_says_how_much_there_is_and_how_much_is_needed() {
     let folder = Folder::new();
     let tp = folder.open();
-    let Outcome::NothingToLearn(readiness) = tp.personalize(budget()).unwrap().wait().unwrap()
+    let Outcome::NothingToLearn(readiness) = tp
+        .personalize_with(budget(), with_folds())
+        .unwrap()
+        .wait()
+        .unwrap()
     else {
         panic!()
     };
@@ -191,7 +208,12 @@ fn training_on_a_gpu_that_is_not_there_says_so_and_leaves_the_feedback() {
 fn what_was_judged_is_recorded_with_its_report_and_the_run_leaves_no_folder() {
     let folder = Folder::new();
     let tp = folder.taught();
-    let id = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    let id = adapter_of(
+        tp.personalize_with(budget(), with_folds())
+            .unwrap()
+            .wait()
+            .unwrap(),
+    );
     let details = tp.adapter(id).unwrap();
     assert!(details.row.gate.is_some());
     assert_eq!(details.active, details.row.state == AdapterState::Trial);
@@ -212,7 +234,7 @@ fn paused_again_and_again_talked_to_and_suspended_it_learns_the_same_bytes() {
     let folder = Folder::new();
     let tp = folder.taught();
     for phase in [Phase::Fold, Phase::Train] {
-        let job = tp.personalize(budget()).unwrap();
+        let job = tp.personalize_with(budget(), with_folds()).unwrap();
         let stop = job.clone();
         let rested = job.wait_with(&mut |progress| {
             if progress.phase == phase && progress.step >= 2 {
@@ -222,7 +244,7 @@ fn paused_again_and_again_talked_to_and_suspended_it_learns_the_same_bytes() {
         assert_eq!(rested.unwrap(), Outcome::Paused);
         tp.suspend().unwrap();
     }
-    let job = tp.personalize(budget()).unwrap();
+    let job = tp.personalize_with(budget(), with_folds()).unwrap();
     let mut request = Request::new(vec![Message::user("Hello")]);
     request.options.max_tokens = 8;
     assert!(
@@ -243,7 +265,7 @@ fn a_thumb_given_while_a_run_rests_is_left_to_the_next_run() {
     let whole = learn(&Folder::new().taught());
     let folder = Folder::new();
     let tp = folder.taught();
-    let job = tp.personalize(budget()).unwrap();
+    let job = tp.personalize_with(budget(), with_folds()).unwrap();
     let stop = job.clone();
     let rested = job.wait_with(&mut |progress| {
         if progress.phase == Phase::Train && progress.step >= 2 {
@@ -255,7 +277,12 @@ fn a_thumb_given_while_a_run_rests_is_left_to_the_next_run() {
     tp.record_external(&prompt, "Nothing at all.", &Feedback::Up)
         .unwrap();
 
-    let id = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    let id = adapter_of(
+        tp.personalize_with(budget(), with_folds())
+            .unwrap()
+            .wait()
+            .unwrap(),
+    );
     assert_eq!(bytes(&tp, id), whole);
     let again = Budget {
         replace_trial: true,
@@ -302,7 +329,7 @@ fn cancelling_a_run_that_works_or_rests_cleans_up() {
     let folder = Folder::new();
     let tp = folder.taught();
     for rest_first in [false, true] {
-        let job = tp.personalize(budget()).unwrap();
+        let job = tp.personalize_with(budget(), with_folds()).unwrap();
         let stop = job.clone();
         let ended = job.wait_with(&mut |progress| {
             if progress.phase == Phase::Fold {
@@ -436,7 +463,12 @@ fn a_damaged_adapter_is_reported_the_base_answers_and_it_can_be_replaced() {
         Err(Error::AdapterChanged { .. })
     ));
     tp.unload();
-    adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    adapter_of(
+        tp.personalize_with(budget(), with_folds())
+            .unwrap()
+            .wait()
+            .unwrap(),
+    );
 }
 
 #[test]
@@ -482,7 +514,7 @@ fn child_folder() -> Option<Thumbprint> {
 fn a_killed_run_goes_on_and_learns_the_same_bytes() {
     use std::io::{BufRead, BufReader};
     if let Some(tp) = child_folder() {
-        let job = tp.personalize(budget()).unwrap();
+        let job = tp.personalize_with(budget(), with_folds()).unwrap();
         let _ = job.wait_with(&mut |progress| println!("phase {:?}", progress.phase));
         return;
     }
@@ -513,7 +545,13 @@ fn a_killed_run_goes_on_and_learns_the_same_bytes() {
 #[test]
 fn a_full_disk_under_an_adapter_is_an_error_that_loses_nothing() {
     if let Some(tp) = child_folder() {
-        let error = tp.personalize(budget()).unwrap().wait().unwrap_err();
+        // The first file that is too large is the adapter's.
+        let recipe = Recipe {
+            west_of_n: None,
+            ..Recipe::default()
+        };
+        let job = tp.personalize_with(budget(), recipe).unwrap();
+        let error = job.wait().unwrap_err();
         println!("refused: {error}");
         return;
     }
@@ -582,7 +620,12 @@ fn feedback_outlives_a_change_of_model_and_an_adapter_does_not_serve_another_bas
         ask(thumbprint::By::Adapter(id)),
         Err(Error::Adapter(_))
     ));
-    let learned = adapter_of(tp.personalize(budget()).unwrap().wait().unwrap());
+    let learned = adapter_of(
+        tp.personalize_with(budget(), with_folds())
+            .unwrap()
+            .wait()
+            .unwrap(),
+    );
     let (old, new) = (
         tp.adapter(id).unwrap().row,
         tp.adapter(learned).unwrap().row,

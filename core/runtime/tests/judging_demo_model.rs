@@ -30,7 +30,7 @@ fn a_head_fitted_on_a_dozen_pairs_knows_the_better_reply_to_prompts_it_has_not_s
         .fit_head(&HeadOptions::default(), &Canceller::default())
         .unwrap();
     println!("l2 {}, {:?}", head.l2, head.cross_validated);
-    assert_eq!((head.pairs, head.weights.len()), (FITTED, 576));
+    assert_eq!((head.pairs, head.weights.len()), (FITTED, 2 * 576 + 2));
     let unseen = &comparisons::read(&golden_data("heldout.jsonl")).unwrap()[..ASKED];
     let report = tp
         .evaluate_reward(unseen, Judge::Head, &mut |_| ControlFlow::Continue(()))

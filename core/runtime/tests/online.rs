@@ -10,7 +10,7 @@ use thumbprint::exchange::{Filters, Format, Reader};
 use thumbprint::store::RunStep;
 use thumbprint::{
     Budget, Error, ErrorKind, Feedback, FeedbackId, Message, Online, Options, Outcome, Phase,
-    Target, Thumbprint,
+    Recipe, Target, Thumbprint,
 };
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::data::JsonLines;
@@ -92,6 +92,14 @@ fn budget() -> Budget {
     }
 }
 
+/// The product's way, but for folds where there is little feedback, too.
+fn with_folds() -> Recipe {
+    Recipe {
+        folds_from: 0,
+        ..Recipe::default()
+    }
+}
+
 /// Brakes for a model that hardly learns: its words are random.
 fn loose(rounds: u32) -> Online {
     Online {
@@ -139,14 +147,14 @@ fn finished(tp: &Thumbprint, outcome: Outcome) -> Learned {
 }
 
 fn learn(tp: &Thumbprint, budget: Budget) -> Learned {
-    let outcome = tp.personalize(budget).unwrap().wait();
+    let outcome = tp.personalize_with(budget, with_folds()).unwrap().wait();
     finished(tp, outcome.unwrap())
 }
 
 /// Learns with a pause in each of these phases, at their second report.
 fn learn_with_pauses(tp: &Thumbprint, budget: Budget, phases: &[Phase]) -> Learned {
     for phase in phases {
-        let job = tp.personalize(budget).unwrap();
+        let job = tp.personalize_with(budget, with_folds()).unwrap();
         let stop = job.clone();
         let rested = job.wait_with(&mut |progress| {
             if progress.phase == *phase && progress.step >= 2 {

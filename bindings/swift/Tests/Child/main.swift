@@ -30,7 +30,7 @@ do {
         let model = URL(fileURLWithPath: arguments[3])
         let tp = try await Thumbprint(dataDirectory: folder, model: model, engine: EngineOptions(nCtx: 1024, nThreads: 1))
         // As the tests' own jobs, see Support.swift.
-        let brief = Recipe(settingsJSON: #"{"west_of_n": null}"#)
+        let brief = Recipe(settingsJSON: #"{"west_of_n": null, "folds_from": 0}"#)
         for await progress in try await tp.personalize(recipe: brief) {
             say(progress.phase, progress.step, progress.total)
         }

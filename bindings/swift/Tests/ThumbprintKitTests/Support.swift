@@ -14,7 +14,7 @@ let medium = GenerationOptions(temperature: 0, maximumResponseTokens: 96, seed: 
 let long = GenerationOptions(temperature: 0, maximumResponseTokens: 400, seed: 1)
 
 // Without the base's own replies beside the feedback, which take minutes to be written.
-let brief = Recipe(settingsJSON: #"{"west_of_n": null}"#)
+let brief = Recipe(settingsJSON: #"{"west_of_n": null, "folds_from": 0}"#)
 
 extension XCTestCase {
     /// A folder that is gone after the test.

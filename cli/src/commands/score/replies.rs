@@ -62,7 +62,7 @@ pub fn fit(options: &Options, out: &Output) -> Result<()> {
     if out.is_json() {
         return out.object(&json!({
             "base_sha256": head.base_sha256,
-            "n_embd": head.weights.len(),
+            "features": head.weights.len(),
             "pairs": head.pairs,
             "singles": head.singles,
             "l2": head.l2,

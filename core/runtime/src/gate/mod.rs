@@ -31,7 +31,7 @@ pub use eprocess::{
     TRIAL_DAYS, TRIAL_VOTES, Verdict, Vote, decide, fate, promotion_threshold,
     trial_may_be_replaced,
 };
-pub use folds::{FoldResults, Judged, TELLING_ITEMS, held_out, is_worth_asking, level};
+pub use folds::{FoldResults, Judged, TELLING_ITEMS, held_out, level};
 pub use guards::{Bounds, Guard, GuardResult, Limits, guards, length_bounds};
 pub use measurements::{
     AppFile, BaseMeasurements, LengthTaste, Measurements, Rate, ScaleMeasurements,

@@ -25,6 +25,9 @@ pub const ANCHOR_WEIGHT: f64 = 20.0;
 
 /// Folds of the held-out ranking.
 pub const FOLDS: u32 = 2;
+/// Comparisons of a held-out ranking that is worth two trainings: chance may pass 94 % of these, and 5 % of a thousand
+/// ([`level`](crate::gate::level)).
+pub const FOLDS_FROM: usize = 60;
 /// The most folds that a recipe may ask for.
 const MOST_FOLDS: u32 = 10;
 
@@ -52,9 +55,11 @@ pub struct Recipe {
     /// The distance from the base that every candidate is brought to (ADR 12): KL(base || adapter) on the prompts of the feedback, nats
     /// per token. `None` leaves it where training brought it.
     pub distance: Option<f64>,
-    /// Folds of the held-out ranking, each of which is one more training; 0 for no such check. There is none either where feedback is so
-    /// little that the check could tell next to nothing ([`gate::is_worth_asking`](crate::gate::is_worth_asking)): up to 60 comparisons.
+    /// Folds of the held-out ranking, each of which is one more training; 0 for no such check.
     pub folds: u32,
+    /// Held-out comparisons from which on they are trained. Of fewer the ranking could tell little more than that a candidate is the
+    /// opposite of what was wanted (docs/adr/021). Online rounds always have them.
+    pub folds_from: usize,
     /// Limits of the gate ([`gate::Limits`](crate::gate::Limits)) that replace the product's: a merge patch too.
     pub limits: Value,
     /// Multiple-choice questions ([`evaluate::choices`](crate::evaluate::choices)) of which a candidate must not get many fewer right than
@@ -84,7 +89,7 @@ pub struct WestOfN {
     pub over_repeating: f64,
     /// Weight of a pair, at least 0.
     pub weight: f64,
-    /// Weight of the likelihood of its better side, at least 0. Imitating its own replies makes a model repeat itself (docs/adr/021).
+    /// Weight of the likelihood of its better side, at least 0.
     pub nll: f64,
     /// The probability that its order is wrong, in [0, 0.5).
     pub label_smoothing: f64,
@@ -101,7 +106,7 @@ impl Default for WestOfN {
             keep: 0.75,
             over_repeating: 0.25,
             weight: 1.0,
-            nll: 0.0,
+            nll: 1.0,
             label_smoothing: 0.1,
         }
     }
@@ -169,6 +174,7 @@ impl Default for Recipe {
             anchors: true,
             distance: Some(TARGET_KL),
             folds: FOLDS,
+            folds_from: FOLDS_FROM,
             limits: Value::Object(serde_json::Map::new()),
             choices: None,
             refusals: None,

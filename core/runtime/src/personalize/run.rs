@@ -43,7 +43,7 @@ use crate::curation::{Curated, curate};
 use crate::engine::{EngineError, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
-use crate::gate::{self, AdapterState, replay};
+use crate::gate::{AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
 use crate::types::{AdapterId, FeedbackId, LoggedFeedback, Message, RunId};
 
@@ -348,7 +348,7 @@ impl Context<'_> {
         }
         // Online rounds follow what the held-out ranking says.
         let folds =
-            match gate::is_worth_asking(comparisons(examples)) || self.budget.online.is_some() {
+            match comparisons(examples) >= self.recipe.folds_from || self.budget.online.is_some() {
                 true => self.recipe.folds,
                 false => 0,
             };

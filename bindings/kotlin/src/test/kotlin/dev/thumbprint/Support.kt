@@ -19,7 +19,7 @@ val MEDIUM = GenerateOptions(maxTokens = 96, temperature = 0f, seed = 1)
 val LONG = GenerateOptions(maxTokens = 400, temperature = 0f, seed = 1)
 
 // Without the base's own replies beside the feedback, which take minutes to be written.
-val BRIEF = Recipe(settingsJson = """{"west_of_n": null}""")
+val BRIEF = Recipe(settingsJson = """{"west_of_n": null, "folds_from": 0}""")
 
 val THINGS =
     listOf("tea", "rain", "chess", "bread", "the moon", "running", "cats", "paper", "glass", "salt", "wool", "trains")
