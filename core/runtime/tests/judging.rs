@@ -298,6 +298,13 @@ fn what_a_reply_is_like_are_means_over_its_tokens_whatever_was_read_before() {
         embed(vec![with(vec![1]), with(vec![1 << 20])]),
         Err(EngineError::CannotScore { index: 1, .. })
     ));
+    // All of it is read, where scoring leaves out the last token, which predicts nothing.
+    let longest = model.n_ctx_train() as usize;
+    assert!(embed(vec![with(vec![1; longest - 1])]).is_ok());
+    assert!(matches!(
+        embed(vec![with(vec![1; longest])]),
+        Err(EngineError::CannotScore { index: 0, .. })
+    ));
 }
 
 #[test]

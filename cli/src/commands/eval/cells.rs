@@ -182,7 +182,7 @@ impl<'a> Bench<'a> {
             drawn::teaching(self.size, self.population),
         )?;
         // Cells are copies: all of them train with the same number formats.
-        let thumbprint = self.open(&format!("{TEACHING}-{}", &self.draws[..12]))?;
+        let thumbprint = self.open(&self.drawn_folder(TEACHING))?;
         let formats = kernels(Precision::Fast, self.n_threads)?;
         thumbprint.store().set_setting("kernels", &formats)?;
         drop(thumbprint);
@@ -207,6 +207,11 @@ impl<'a> Bench<'a> {
         self.drawn(ANSWERS, what, wanted)
     }
 
+    /// Where draws lie, those of this model and these questions.
+    fn drawn_folder(&self, of: &str) -> String {
+        format!("{of}-{}", &self.draws[..12])
+    }
+
     /// Draws by the base model in a folder, unless it was done.
     fn drawn(
         &self,
@@ -214,7 +219,7 @@ impl<'a> Bench<'a> {
         what: &'static str,
         wanted: Vec<(String, thumbprint::Request)>,
     ) -> Result<Vec<Drawn>> {
-        let name = format!("{name}-{}", &self.draws[..12]);
+        let name = self.drawn_folder(name);
         let _in_use = self.in_use();
         let thumbprint = self.open(&name)?;
         let file = format!("{name}.json");
@@ -349,7 +354,7 @@ impl<'a> Bench<'a> {
     fn stop_early(&self, cell: &Cell, shared: &Shared) -> Result<Record> {
         let events = self.lesson(cell, false, shared)?;
         let _in_use = self.in_use();
-        let thumbprint = self.open(&format!("{ANSWERS}-{}", &self.draws[..12]))?;
+        let thumbprint = self.open(&self.drawn_folder(ANSWERS))?;
         let chat = thumbprint.engine()?.chat().clone();
         let mut liked = Vec::new();
         for event in &events {
@@ -378,8 +383,7 @@ impl<'a> Bench<'a> {
         let taught: Option<Taught> = self.folder.read(&marker);
         if taught.is_none_or(|taught| taught.key != key || taught.events != events.len()) {
             self.folder.remove(&work)?;
-            self.folder
-                .copy(&format!("{TEACHING}-{}", &self.draws[..12]), &data)?;
+            self.folder.copy(&self.drawn_folder(TEACHING), &data)?;
             self.teach(&self.open(&data)?, &events, shared)?;
             let taught = Taught {
                 key: key.clone(),
@@ -394,7 +398,7 @@ impl<'a> Bench<'a> {
         let (details, phases) = self.learn(&thumbprint, cell, &training.recipe)?;
         // What the base says to neutral prompts is no cell's own, on a device either: its first run keeps it for all.
         self.folder
-            .share("base-", &data, &format!("{TEACHING}-{}", &self.draws[..12]))?;
+            .share("base-", &data, &self.drawn_folder(TEACHING))?;
         let count = |wanted: fn(&Act) -> bool| events.iter().filter(|e| wanted(&e.act)).count();
         let numbers = details.as_ref().map_or_else(Measured::default, measured);
         let gate = details.as_ref().and_then(gate_numbers).unwrap_or_default();
@@ -594,7 +598,7 @@ impl<'a> Bench<'a> {
     /// Drawn answers in tokens, as they were generated.
     fn score_texts<'d>(&self, drawn: impl Iterator<Item = &'d Drawn>) -> Result<Vec<ScoreText>> {
         let _in_use = self.in_use();
-        let thumbprint = self.open(&format!("{ANSWERS}-{}", &self.draws[..12]))?;
+        let thumbprint = self.open(&self.drawn_folder(ANSWERS))?;
         let store = thumbprint.store();
         drawn
             .map(|drawn| {

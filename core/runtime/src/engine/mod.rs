@@ -325,7 +325,7 @@ impl Engine {
         with: With,
         canceller: &Canceller,
     ) -> Result<Vec<Embedded>> {
-        self.check_texts(&texts)?;
+        self.check_rows(&texts, self.0.info.n_ctx_train as usize)?;
         let (done, receiver) = channel();
         let job = EmbedJob {
             texts,
@@ -430,7 +430,12 @@ impl Engine {
     }
 
     fn check_texts(&self, texts: &[ScoreText]) -> Result<()> {
-        score::check(texts, self.0.info.n_vocab, self.0.info.n_ctx_train)
+        // The last token predicts nothing, so that it is not read.
+        self.check_rows(texts, self.0.info.n_ctx_train as usize + 1)
+    }
+
+    fn check_rows(&self, texts: &[ScoreText], longest: usize) -> Result<()> {
+        score::check(texts, self.0.info.n_vocab, longest)
     }
 
     fn ask<T>(&self, command: impl FnOnce(Sender<Result<T>>) -> Command) -> Result<T> {

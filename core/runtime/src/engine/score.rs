@@ -142,7 +142,7 @@ impl Worker {
 }
 
 /// Checks texts before they are queued: on the caller's thread.
-pub(super) fn check(texts: &[ScoreText], n_vocab: usize, n_ctx_train: u32) -> Result<()> {
+pub(super) fn check(texts: &[ScoreText], n_vocab: usize, longest: usize) -> Result<()> {
     for (index, text) in texts.iter().enumerate() {
         let refuse = |reason| Err(EngineError::CannotScore { index, reason });
         if text.completion.is_empty() {
@@ -155,7 +155,7 @@ pub(super) fn check(texts: &[ScoreText], n_vocab: usize, n_ctx_train: u32) -> Re
         if tokens.any(|&token| token < 0 || token as usize >= n_vocab) {
             return refuse("a token is outside the model's vocabulary");
         }
-        if text.prompt.len() + text.completion.len() > n_ctx_train as usize + 1 {
+        if text.prompt.len() + text.completion.len() > longest {
             return refuse("it is longer than the context that the model was trained for");
         }
     }
@@ -272,7 +272,7 @@ mod tests {
             completion: completion.into(),
         };
         let good = text(&[1], &[2]);
-        assert!(check(std::slice::from_ref(&good), 10, 100).is_ok());
+        assert!(check(std::slice::from_ref(&good), 10, 101).is_ok());
         for bad in [
             text(&[1], &[]),
             text(&[], &[1]),
@@ -280,7 +280,7 @@ mod tests {
             text(&[-1], &[1]),
             text(&[1; 60], &[1; 60]),
         ] {
-            let error = check(&[good.clone(), bad], 10, 100).unwrap_err();
+            let error = check(&[good.clone(), bad], 10, 101).unwrap_err();
             assert!(
                 matches!(error, EngineError::CannotScore { index: 1, .. }),
                 "{error}"

@@ -246,23 +246,22 @@ impl Standardised {
     fn new(features: &[Vec<f32>]) -> Self {
         let n = features.len() as f64;
         let n_raw = features.first().map_or(0, Vec::len);
-        let usual = |values: &mut dyn Iterator<Item = f64>| {
-            let values: Vec<f64> = values.collect();
+        let usual = |values: Vec<f64>| {
             let mean = values.iter().sum::<f64>() / n;
             let squares = values.iter().map(|value| (value - mean).powi(2));
             let deviation = (squares.sum::<f64>() / n).sqrt();
             (mean, if deviation > CONSTANT { deviation } else { 1.0 })
         };
-        let (mut mean, mut deviation): (Vec<f64>, Vec<f64>) = (0..n_raw)
-            .map(|at| usual(&mut features.iter().map(|features| f64::from(features[at]))))
-            .unzip();
+        let column = |at: usize| features.iter().map(move |row| f64::from(row[at]));
+        let (mut mean, mut deviation): (Vec<f64>, Vec<f64>) =
+            (0..n_raw).map(|at| usual(column(at).collect())).unzip();
         let mut rows: Vec<Vec<f64>> = (features.iter())
             .map(|features| standardised(features, &mean, &deviation))
             .collect();
         let squares = rows
             .iter()
             .filter_map(|row| row.last().map(|length| length * length));
-        let of_square = usual(&mut squares.collect::<Vec<f64>>().into_iter());
+        let of_square = usual(squares.collect());
         mean.push(of_square.0);
         deviation.push(of_square.1);
         let of_states = (n_raw.saturating_sub(1) as f64 / 2.0).sqrt().recip();
