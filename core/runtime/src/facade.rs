@@ -32,7 +32,7 @@ mod transfer;
 pub use adapters::AdapterDetails;
 pub use arena::{Contest, Match, Side, Voted};
 pub(crate) use evaluate::{answer_all, reply_all};
-pub(crate) use reward::{HeadMaterial, Scorer};
+pub(crate) use reward::{HeadMaterial, Scorer, whole};
 pub use transfer::{AdapterFormat, Part};
 
 /// Folder of adapters within the data folder.

@@ -331,6 +331,8 @@ impl How {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn cells(size: &str) -> Vec<Cell> {
@@ -347,6 +349,40 @@ mod tests {
         let plans = Plans::built_in().unwrap();
         let learns = |cell: &&Cell| matches!(plans.arm(&cell.arm).unwrap().how, How::Trained(_));
         cells(size).iter().filter(learns).count()
+    }
+
+    /// Words that a question is about.
+    fn subject(question: &str) -> BTreeSet<String> {
+        const OF_ANY_QUESTION: &str = "how do does i a an the what is of to in my can and for it that on with are me between difference was \
+             should when why you your or at be not by from who which word mean get make good best way";
+        let asked: Vec<&str> = OF_ANY_QUESTION.split_whitespace().collect();
+        let words = question.to_lowercase();
+        let words = words.split(|c: char| !(c.is_alphabetic() || c == '\''));
+        words
+            .filter(|word| !word.is_empty() && !asked.contains(word))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn no_held_out_question_is_close_to_a_prompt_that_every_run_trains_on() {
+        let held_out = [Population::development(), Population::locked()]
+            .into_iter()
+            .flat_map(|population| &population.held_out);
+        for question in held_out {
+            let asked = subject(&question.text);
+            for prompt in thumbprint::gate::replay::PROMPTS {
+                let trained = subject(prompt);
+                let shared = asked.intersection(&trained).count();
+                let least = asked.len().min(trained.len());
+                // "Write a short ..." is not a subject; three words of five are.
+                assert!(
+                    (shared as f64) < 0.6 * least as f64 || shared + least == 0,
+                    "{} is nearly {prompt}",
+                    question.text
+                );
+            }
+        }
     }
 
     #[test]

@@ -329,7 +329,7 @@ pub(super) fn in_tokens(loaded: &Loaded, reply: &StoredReply) -> Result<ScoreTex
 }
 
 /// The reply up to an end token, also where it was cut off: what was said is judged, not where a limit fell.
-fn whole(text: &ScoreText, chat: &Chat) -> ScoreText {
+pub(crate) fn whole(text: &ScoreText, chat: &Chat) -> ScoreText {
     let ends = |token: &Token| chat.completion_end_tokens().contains(token);
     let end = match text.completion.last().is_some_and(ends) {
         true => None,

@@ -4,9 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::measurements::{
-    AppFile, BaseMeasurements, LengthTaste, Rate, ScaleMeasurements, null_is_nan,
-};
+use super::measurements::{AppFile, BaseMeasurements, Rate, ScaleMeasurements, null_is_nan};
+use super::stats;
 
 /// What is guarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,13 +129,12 @@ pub struct Limits {
     /// Standard errors of the difference of two rates that `rate_slack` is widened by. Zero makes the slack literal,
     /// which over 60 replies a side turns away an unchanged model about one time in three.
     pub rate_errors: f64,
-    /// Median length over the base's, at least and at most, before the person's taste moves an end.
+    /// Median length over the base's, at least and at most.
     pub length_ratio: (f64, f64),
-    /// p-value under which the feedback's lengths count as a taste. A taste allows and demands nothing, so that it counts as soon as it is
-    /// likelier than not (docs/adr/017).
-    pub length_alpha: f64,
-    /// Range to which the taste's ratio is clipped.
-    pub length_clip: (f64, f64),
+    /// The same where the person is surely served by it: what was learned from their feedback finds the candidate's replies better.
+    pub liked_length_ratio: (f64, f64),
+    /// p-value under which that is sure (one-sided sign test, reply by reply against the base's).
+    pub liked_alpha: f64,
 }
 
 impl Default for Limits {
@@ -151,8 +149,8 @@ impl Default for Limits {
             // One-sided 5 %.
             rate_errors: 1.645,
             length_ratio: (0.5, 2.0),
-            length_alpha: 0.5,
-            length_clip: (0.25, 4.0),
+            liked_length_ratio: (0.2, 5.0),
+            liked_alpha: 0.05,
         }
     }
 }
@@ -164,7 +162,6 @@ impl Default for Limits {
 pub fn guards(
     base: &BaseMeasurements,
     adapter: &ScaleMeasurements,
-    taste: Option<&LengthTaste>,
     limits: &Limits,
 ) -> Vec<GuardResult> {
     let perplexity = adapter.neutral_perplexity / base.neutral_perplexity;
@@ -226,33 +223,11 @@ pub fn guards(
             limits,
             "only give the question back",
         ),
-        check_length(base, adapter, taste, limits),
+        check_length(base, adapter, limits),
     ];
     results.extend(adapter.choices.as_ref().map(check_choices));
     results.extend(adapter.refusals.as_ref().map(check_refusals));
     results
-}
-
-/// How much shorter and longer than the person likes it a typical reply may be.
-const BEYOND_TASTE: (f64, f64) = (0.7, 1.3);
-
-/// Where the median length may lie, over the base's: [0.5, 2], with one end moved by the person's taste.
-///
-/// A taste for short (ratio r < 1) lowers the lower end to 0.7 r and leaves the upper one: the person *may* get it short,
-/// and an adapter that has not got there yet is not rejected for it. A taste for long raises the upper end to 1.3 r.
-pub fn length_bounds(taste: Option<&LengthTaste>, limits: &Limits) -> Bounds {
-    let (shortest, longest) = limits.length_ratio;
-    let factor = taste
-        .filter(|taste| taste.p_value < limits.length_alpha && taste.ratio.is_finite())
-        .map_or(1.0, |taste| {
-            taste
-                .ratio
-                .clamp(limits.length_clip.0, limits.length_clip.1)
-        });
-    Bounds {
-        at_least: Some(shortest.min(BEYOND_TASTE.0 * factor)),
-        at_most: Some(longest.max(BEYOND_TASTE.1 * factor)),
-    }
 }
 
 fn check(name: Guard, value: f64, limit: Bounds, finding: String) -> GuardResult {
@@ -297,23 +272,28 @@ fn check_finished(base: Rate, adapter: Rate, limits: &Limits) -> GuardResult {
     )
 }
 
+/// A short reply may be damage or what the person asked for, and only their feedback can tell.
 fn check_length(
     base: &BaseMeasurements,
     adapter: &ScaleMeasurements,
-    taste: Option<&LengthTaste>,
     limits: &Limits,
 ) -> GuardResult {
+    let (better, worse) = adapter.liked_against(base);
+    let is_liked = stats::binomial_upper_tail(better, better + worse, 0.5) < limits.liked_alpha;
+    let (at_least, at_most) = match is_liked {
+        true => limits.liked_length_ratio,
+        false => limits.length_ratio,
+    };
     let finding = format!(
-        "Its typical reply has {:.0} tokens, the base's {:.0}",
+        "Its typical reply has {:.0} tokens, the base's {:.0}; by what was liked so far {better} are better and {worse} worse",
         adapter.median_tokens, base.median_tokens
     );
+    let bounds = Bounds {
+        at_least: Some(at_least),
+        at_most: Some(at_most),
+    };
     let ratio = adapter.median_tokens / base.median_tokens;
-    check(
-        Guard::MedianLength,
-        ratio,
-        length_bounds(taste, limits),
-        finding,
-    )
+    check(Guard::MedianLength, ratio, bounds, finding)
 }
 
 fn check_choices(file: &AppFile) -> GuardResult {
@@ -415,6 +395,7 @@ pub(super) mod tests {
             finished: Rate { count: 24, of: 60 },
             echo: Rate { count: 0, of: 60 },
             median_tokens: 160.0,
+            rewards: Vec::new(),
         }
     }
 
@@ -431,13 +412,14 @@ pub(super) mod tests {
             finished: Rate { count: 30, of: 60 },
             echo: Rate { count: 0, of: 60 },
             median_tokens: 150.0,
+            rewards: Vec::new(),
             choices: None,
             refusals: None,
         }
     }
 
-    fn failed(adapter: &ScaleMeasurements, taste: Option<&LengthTaste>) -> Vec<Guard> {
-        guards(&base(), adapter, taste, &Limits::default())
+    fn failed(adapter: &ScaleMeasurements) -> Vec<Guard> {
+        guards(&base(), adapter, &Limits::default())
             .into_iter()
             .filter(|result| !result.passed)
             .map(|result| result.name)
@@ -446,8 +428,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_harmless_adapter_passes_every_guard() {
-        assert_eq!(failed(&harmless(1.0), None), []);
-        let results = guards(&base(), &harmless(1.0), None, &Limits::default());
+        assert_eq!(failed(&harmless(1.0)), []);
+        let results = guards(&base(), &harmless(1.0), &Limits::default());
         assert_eq!(results.len(), 9);
     }
 
@@ -475,11 +457,11 @@ pub(super) mod tests {
         for (guard, set, inside, outside) in table {
             let mut adapter = harmless(1.0);
             set(&mut adapter, inside);
-            assert_eq!(failed(&adapter, None), [], "{guard} at {inside}");
+            assert_eq!(failed(&adapter), [], "{guard} at {inside}");
             set(&mut adapter, outside);
-            assert_eq!(failed(&adapter, None), [guard], "{guard} at {outside}");
+            assert_eq!(failed(&adapter), [guard], "{guard} at {outside}");
             set(&mut adapter, f64::NAN);
-            assert_eq!(failed(&adapter, None), [guard], "{guard} at NaN");
+            assert_eq!(failed(&adapter), [guard], "{guard} at NaN");
         }
     }
 
@@ -494,7 +476,7 @@ pub(super) mod tests {
             own_nats_under_base: 2.41,
             ..harmless(1.0)
         };
-        let results = guards(&base, &ruined, None, &Limits::default());
+        let results = guards(&base, &ruined, &Limits::default());
         let caught: Vec<Guard> = results
             .iter()
             .filter(|r| !r.passed)
@@ -508,18 +490,18 @@ pub(super) mod tests {
         let mut adapter = harmless(1.0);
         adapter.repetition.count = 12;
         assert_eq!(
-            failed(&adapter, None),
+            failed(&adapter),
             [],
             "20 % against 10 % of sixty is within chance"
         );
         adapter.repetition.count = 16;
-        assert_eq!(failed(&adapter, None), [Guard::Repetition]);
+        assert_eq!(failed(&adapter), [Guard::Repetition]);
         adapter = harmless(1.0);
         adapter.finished.count = 13;
-        assert_eq!(failed(&adapter, None), [Guard::Finished]);
+        assert_eq!(failed(&adapter), [Guard::Finished]);
         adapter = harmless(1.0);
         adapter.echo.count = 6;
-        assert_eq!(failed(&adapter, None), [Guard::Echo]);
+        assert_eq!(failed(&adapter), [Guard::Echo]);
     }
 
     #[test]
@@ -542,25 +524,37 @@ pub(super) mod tests {
     fn a_rate_over_no_replies_fails() {
         let mut adapter = harmless(1.0);
         adapter.repetition = Rate { count: 0, of: 0 };
-        assert_eq!(failed(&adapter, None), [Guard::Repetition]);
+        assert_eq!(failed(&adapter), [Guard::Repetition]);
     }
 
     #[test]
-    fn a_sure_taste_for_short_allows_short_and_does_not_demand_it() {
-        let taste = LengthTaste {
-            ratio: 0.4,
-            p_value: 0.01,
+    fn replies_that_are_surely_liked_better_may_be_short_and_need_not() {
+        let base = BaseMeasurements {
+            rewards: vec![0.0; 20],
+            ..base()
         };
-        for (tokens, expected) in [(46.0, true), (44.0, false), (160.0, true), (321.0, false)] {
+        let passes = |n_better: usize, tokens| {
+            let reward = |i| if i < n_better { 1.0 } else { -1.0 };
             let adapter = ScaleMeasurements {
                 median_tokens: tokens,
+                rewards: (0..20).map(reward).collect(),
                 ..harmless(1.0)
             };
-            assert_eq!(
-                failed(&adapter, Some(&taste)).is_empty(),
-                expected,
-                "{tokens} tokens"
-            );
+            let results = guards(&base, &adapter, &Limits::default());
+            results.iter().all(|result| result.passed)
+        };
+        // Of twenty, 15 or more are better by chance in 2.1 % of cases, 14 in 5.8 %.
+        for (n_better, tokens, expected) in [
+            (15, 33.0, true),
+            (15, 31.0, false),
+            (15, 160.0, true),
+            (15, 790.0, true),
+            (15, 810.0, false),
+            (14, 81.0, true),
+            (14, 79.0, false),
+            (0, 160.0, true),
+        ] {
+            assert_eq!(passes(n_better, tokens), expected, "{n_better} {tokens}");
         }
     }
 
@@ -580,9 +574,9 @@ pub(super) mod tests {
         ] {
             adapter.choices = Some(file(40, right, true));
             adapter.refusals = Some(file(5, refused, false));
-            assert_eq!(failed(&adapter, None), expected, "{right} {refused}");
+            assert_eq!(failed(&adapter), expected, "{right} {refused}");
         }
-        let sentences: Vec<String> = guards(&base(), &adapter, None, &Limits::default())
+        let sentences: Vec<String> = guards(&base(), &adapter, &Limits::default())
             .into_iter()
             .filter(|result| !result.passed)
             .map(|result| result.sentence)
@@ -598,20 +592,6 @@ pub(super) mod tests {
         );
         adapter.choices = Some(file(40, 40, true));
         adapter.choices.as_mut().unwrap().base.of = 0;
-        assert_eq!(failed(&adapter, None), [Guard::Choices, Guard::Refusals]);
-    }
-
-    #[test]
-    fn the_taste_for_length_is_clipped_and_needs_evidence() {
-        let limits = Limits::default();
-        let bounds = |ratio, p_value| {
-            let bounds = length_bounds(Some(&LengthTaste { ratio, p_value }), &limits);
-            (bounds.at_least.unwrap(), bounds.at_most.unwrap())
-        };
-        assert_eq!(bounds(0.01, 0.001), (0.7 * 0.25, 2.0));
-        assert_eq!(bounds(90.0, 0.001), (0.5, 1.3 * 4.0));
-        assert_eq!(bounds(0.8, 0.001), (0.5, 2.0));
-        assert_eq!(bounds(0.3, 0.5), (0.5, 2.0));
-        assert_eq!(bounds(f64::NAN, 0.001), (0.5, 2.0));
+        assert_eq!(failed(&adapter), [Guard::Choices, Guard::Refusals]);
     }
 }

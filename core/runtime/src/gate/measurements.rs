@@ -17,8 +17,6 @@ pub struct Measurements {
     pub strength: f64,
     /// The candidate at each scale measured so far, in any order. Scales that were not needed are absent.
     pub scales: Vec<ScaleMeasurements>,
-    /// What the feedback says about length; `None` where it says nothing.
-    pub length_taste: Option<LengthTaste>,
     /// How two half-trained adapters ranked the half they had not seen.
     #[serde(default)]
     pub folds: Option<FoldResults>,
@@ -49,6 +47,9 @@ pub struct BaseMeasurements {
     /// Median length of the replies, tokens. A reply cut at the cap counts with the cap.
     #[serde(with = "null_is_nan")]
     pub median_tokens: f64,
+    /// What a head that was fitted on the feedback ([`reward`](crate::reward)) gives each reply; empty where there is none.
+    #[serde(default)]
+    pub rewards: Vec<f64>,
 }
 
 /// The candidate at one scale, on the same texts and prompts as the base.
@@ -83,6 +84,9 @@ pub struct ScaleMeasurements {
     /// As in [`BaseMeasurements`].
     #[serde(with = "null_is_nan")]
     pub median_tokens: f64,
+    /// As in [`BaseMeasurements`], in the same order.
+    #[serde(default)]
+    pub rewards: Vec<f64>,
     /// Multiple-choice questions of the app, if it brought any: how many are answered right.
     #[serde(default)]
     pub choices: Option<AppFile>,
@@ -150,6 +154,16 @@ impl BaseMeasurements {
     }
 }
 
+impl ScaleMeasurements {
+    /// How many replies the head finds better than the base's to the same prompt, and how many worse.
+    pub fn liked_against(&self, base: &BaseMeasurements) -> (usize, usize) {
+        let both = || self.rewards.iter().zip(&base.rewards);
+        let better = both().filter(|(adapter, base)| adapter > base).count();
+        let worse = both().filter(|(adapter, base)| adapter < base).count();
+        (better, worse)
+    }
+}
+
 /// A share that keeps its counts, so that sampling error can be told from change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
@@ -173,64 +187,6 @@ impl Rate {
     pub fn share(self) -> f64 {
         self.count as f64 / self.of as f64
     }
-}
-
-/// What the feedback says about length, and how surely.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LengthTaste {
-    /// How much longer the wanted reply is than the unwanted one, |w| / |l|: the quartile towards the taste. Not the median:
-    /// replies that were cut off at a limit hide how long they would have become, which pulls ratios towards 1.
-    #[serde(with = "null_is_nan")]
-    pub ratio: f64,
-    /// Two-sided p-value of "length does not matter".
-    #[serde(with = "null_is_nan")]
-    pub p_value: f64,
-}
-
-impl LengthTaste {
-    /// From pairs of lengths (chosen, rejected) in tokens, prompt by prompt, by a sign test over the prompts whose pairs differ more one
-    /// way than the other. `None` without pairs, or where a side is empty throughout.
-    pub fn from_pairs(prompts: &[Vec<(usize, usize)>]) -> Option<Self> {
-        let mut ratios = Vec::new();
-        let (mut longer, mut shorter) = (0, 0);
-        for pairs in prompts {
-            let of_prompt = pairs
-                .iter()
-                .filter(|(chosen, rejected)| *chosen > 0 && *rejected > 0);
-            let differences = of_prompt
-                .clone()
-                .map(|(chosen, rejected)| chosen.cmp(rejected) as i32);
-            match differences.sum::<i32>() {
-                0 => {}
-                1.. => longer += 1,
-                _ => shorter += 1,
-            }
-            ratios.extend(of_prompt.map(|(chosen, rejected)| *chosen as f64 / *rejected as f64));
-        }
-        Some(Self {
-            ratio: stats::quantile(&ratios, towards(longer > shorter))?,
-            p_value: stats::sign_test(longer, shorter),
-        })
-    }
-
-    /// From the lengths of 👍 and 👎 replies in tokens, where no pairs exist: the quartile of 👍 over the median
-    /// of 👎, with the two-sided p-value of the rank-sum test. `None` if either side is empty.
-    pub fn from_thumbs(up: &[usize], down: &[usize]) -> Option<Self> {
-        let up: Vec<f64> = up.iter().map(|tokens| *tokens as f64).collect();
-        let down: Vec<f64> = down.iter().map(|tokens| *tokens as f64).collect();
-        let greater = stats::rank_sum_p(&up, &down)?;
-        let less = stats::rank_sum_p(&down, &up)?;
-        let wanted = stats::quantile(&up, towards(greater < less))?;
-        Some(Self {
-            ratio: wanted / stats::median(&down)?,
-            p_value: (2.0 * greater.min(less)).min(1.0),
-        })
-    }
-}
-
-/// The quartile on the side of the longer or of the shorter.
-fn towards(longer: bool) -> f64 {
-    if longer { 0.75 } else { 0.25 }
 }
 
 /// JSON has no NaN and no infinity: both are written as `null` and read back as NaN, which fails every guard.
@@ -285,50 +241,5 @@ mod tests {
         // What lies beyond the base's longest reply says nothing.
         assert_eq!(base.own_nats_over(&[9]), 7.0 / 4.0);
         assert_eq!(base.own_nats_over(&[]), 1.2);
-    }
-
-    #[test]
-    fn pairs_with_the_shorter_side_chosen_show_a_taste_for_short() {
-        let pairs: Vec<_> = (0..12).map(|i| vec![(40 + i, 120 + 3 * i)]).collect();
-        let taste = LengthTaste::from_pairs(&pairs).unwrap();
-        assert!((taste.ratio - 1.0 / 3.0).abs() < 1e-12);
-        assert!((taste.p_value - 2.0 / 4096.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn a_prompt_speaks_once_however_many_pairs_it_gives() {
-        let many = vec![vec![(10, 40); 12]];
-        assert_eq!(LengthTaste::from_pairs(&many).unwrap().p_value, 1.0);
-        let undecided = vec![vec![(10, 40), (40, 10)]; 12];
-        assert_eq!(LengthTaste::from_pairs(&undecided).unwrap().p_value, 1.0);
-    }
-
-    #[test]
-    fn pairs_of_equal_length_show_nothing() {
-        let taste = LengthTaste::from_pairs(&vec![vec![(50, 50)]; 30]).unwrap();
-        assert_eq!((taste.ratio, taste.p_value), (1.0, 1.0));
-        assert_eq!(LengthTaste::from_pairs(&[]), None);
-        assert_eq!(LengthTaste::from_pairs(&[vec![(0, 9)]]), None);
-    }
-
-    #[test]
-    fn thumbs_without_pairs_show_a_taste_for_short_too() {
-        let taste = LengthTaste::from_thumbs(&[30, 40, 50, 35], &[150, 160, 192, 192]).unwrap();
-        assert!((taste.ratio - 33.75 / 176.0).abs() < 1e-12);
-        // 1 of the 70 ways to choose four of eight is as extreme, on either side.
-        assert!((taste.p_value - 2.0 / 70.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn a_number_that_is_not_finite_survives_json_as_nan() {
-        let taste = LengthTaste {
-            ratio: f64::INFINITY,
-            p_value: 0.5,
-        };
-        let json = serde_json::to_string(&taste).unwrap();
-        assert_eq!(json, r#"{"ratio":null,"p_value":0.5}"#);
-        let back: LengthTaste = serde_json::from_str(&json).unwrap();
-        assert!(back.ratio.is_nan());
-        assert_eq!(back.p_value, 0.5);
     }
 }

@@ -32,10 +32,8 @@ pub use eprocess::{
     trial_may_be_replaced,
 };
 pub use folds::{FoldResults, Judged, TELLING_ITEMS, held_out, level};
-pub use guards::{Bounds, Guard, GuardResult, Limits, guards, length_bounds};
-pub use measurements::{
-    AppFile, BaseMeasurements, LengthTaste, Measurements, Rate, ScaleMeasurements,
-};
+pub use guards::{Bounds, Guard, GuardResult, Limits, guards};
+pub use measurements::{AppFile, BaseMeasurements, Measurements, Rate, ScaleMeasurements};
 pub use offline::{
     FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
 };

@@ -112,7 +112,7 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), total);
-        assert_eq!([TEXTS.len(), PROMPTS.len(), replay::PROMPTS.len()], [30; 3]);
+        assert_eq!([TEXTS.len(), PROMPTS.len()], [30; 2]);
     }
 
     #[test]

@@ -187,7 +187,7 @@ fn scale_reports(measured: &Measurements, limits: &Limits) -> Vec<ScaleReport> {
         .map(|at| ScaleReport {
             scale: at.scale,
             allowed: allowed(at.scale, measured.thumbs),
-            guards: guards(&measured.base, at, measured.length_taste.as_ref(), limits),
+            guards: guards(&measured.base, at, limits),
         })
         .collect();
     reports.sort_by(|a, b| b.scale.total_cmp(&a.scale));
@@ -235,7 +235,6 @@ mod tests {
             thumbs,
             base: base(),
             scales,
-            length_taste: None,
             strength: 1.0,
             folds: FoldResults::of_equal_pairs(30, 40),
         }

@@ -2,8 +2,6 @@
 
 /// Two-sided 95 % of a standard normal.
 const Z_95: f64 = 1.959_963_984_540_054;
-/// Above this many observations the rank-sum test uses the normal approximation.
-const EXACT_RANK_SUM: usize = 80;
 /// Ridge on the length coefficient of [`length_controlled_win_rate`]: weak, so that it only keeps the estimate finite.
 pub const LENGTH_RIDGE: f64 = 0.1;
 /// Observations up to which the aligned-rank test is exact.
@@ -41,28 +39,12 @@ pub fn pass_mark(total: usize, alpha: f64) -> Option<usize> {
     (0..=total).find(|k| binomial_upper_tail(*k, total, 0.5) <= alpha)
 }
 
-/// Two-sided exact sign test: the p-value of `plus` against `minus` under a fair coin. Ties are left out by the caller.
-pub fn sign_test(plus: usize, minus: usize) -> f64 {
-    (2.0 * binomial_upper_tail(plus.max(minus), plus + minus, 0.5)).min(1.0)
-}
-
 /// P(a positive scores above a negative), ties counted half. `None` if either side is empty or a score is NaN.
 pub fn auc(positive: &[f64], negative: &[f64]) -> Option<f64> {
     let ranks = ranks_of_classes(positive, negative)?;
     let (m, n) = (positive.len() as f64, negative.len() as f64);
     let rank_sum = ranks[..positive.len()].iter().sum::<usize>() as f64 / 2.0;
     Some((rank_sum - m * (m + 1.0) / 2.0) / (m * n))
-}
-
-/// One-sided p-value of the Wilcoxon-Mann-Whitney test that positives do not score above negatives. Exact over all
-/// relabellings, with ties, up to 80 observations; beyond, normal with tie and continuity correction. `None` as [`auc`].
-pub fn rank_sum_p(positive: &[f64], negative: &[f64]) -> Option<f64> {
-    let ranks = ranks_of_classes(positive, negative)?;
-    let observed: usize = ranks[..positive.len()].iter().sum();
-    match ranks.len() <= EXACT_RANK_SUM {
-        true => Some(exact_rank_sum(&ranks, positive.len(), observed)),
-        false => Some(normal_rank_sum(&ranks, positive.len(), observed)),
-    }
 }
 
 /// One-sided p-value of the aligned-rank test (Hodges and Lehmann 1962) that positives do not score above negatives within groups: scores less
@@ -271,12 +253,6 @@ fn normal_aligned_rank(groups: &[(usize, &[usize])], observed: usize) -> f64 {
     rank_sum_tail(observed, mean, variance)
 }
 
-/// The share of subsets of `size` ranks whose sum reaches `observed`.
-fn exact_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
-    let sums = subset_sums(ranks, size);
-    sums[observed..].iter().sum::<f64>() / sums.iter().sum::<f64>()
-}
-
 /// How many subsets of `size` ranks have each sum, by dynamic programming.
 fn subset_sums(ranks: &[usize], size: usize) -> Vec<f64> {
     let highest: usize = ranks.iter().sum();
@@ -291,11 +267,6 @@ fn subset_sums(ranks: &[usize], size: usize) -> Vec<f64> {
         }
     }
     subsets.swap_remove(size)
-}
-
-fn normal_rank_sum(ranks: &[usize], size: usize, observed: usize) -> f64 {
-    let (mean, variance) = moments_of_rank_sum(ranks, size);
-    rank_sum_tail(observed, mean, variance)
 }
 
 /// Mean and variance of the sum of `size` ranks drawn without replacement.
@@ -379,14 +350,6 @@ mod tests {
         for total in 0..5 {
             assert_eq!(pass_mark(total, 0.05), None);
         }
-    }
-
-    #[test]
-    fn sign_test_is_two_sided_and_symmetric() {
-        close(sign_test(9, 1), 22.0 / 1024.0, 1e-14);
-        assert_eq!(sign_test(9, 1), sign_test(1, 9));
-        assert_eq!(sign_test(5, 5), 1.0);
-        assert_eq!(sign_test(0, 0), 1.0);
     }
 
     #[test]
@@ -490,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn aligned_rank_p_is_the_sign_test_for_equal_pairs_and_the_rank_sum_test_for_one_group() {
+    fn aligned_rank_p_is_the_sign_test_for_equal_pairs() {
         let (one, minus) = ([1.0], [-1.0]);
         let pairs = |right: usize, total: usize| -> Vec<(&[f64], &[f64])> {
             let pair = |i| match i < right {
@@ -501,16 +464,10 @@ mod tests {
         };
         let p = aligned_rank_p(&pairs(26, 40)).unwrap();
         close(p, binomial_upper_tail(26, 40, 0.5), 1e-12);
-        let (up, down) = ([1.5, 2.5, 0.1], [0.3, -1.0, 0.2, 0.1]);
-        close(
-            aligned_rank_p(&[(&up, &down)]).unwrap(),
-            rank_sum_p(&up, &down).unwrap(),
-            1e-12,
-        );
     }
 
     #[test]
-    fn rank_sum_p_equals_enumerating_every_relabelling() {
+    fn aligned_rank_p_of_one_group_is_the_rank_sum_test_by_enumeration() {
         let scores = [0.3, 1.2, 1.2, 0.7, 2.0, 0.7, -0.4, 0.9];
         let observed = auc(&scores[..3], &scores[3..]).unwrap();
         let (mut as_high, mut all) = (0, 0);
@@ -527,23 +484,8 @@ mod tests {
             all += 1;
             as_high += usize::from(auc(&side(1), &side(0)).unwrap() >= observed - 1e-12);
         }
-        let p = rank_sum_p(&scores[..3], &scores[3..]).unwrap();
+        let p = aligned_rank_p(&[scores.split_at(3)]).unwrap();
         close(p, as_high as f64 / f64::from(all), 1e-12);
-    }
-
-    #[test]
-    fn the_normal_rank_sum_agrees_with_the_exact_one_where_both_run() {
-        let positive: Vec<f64> = (0..40).map(|i| f64::from(i * 7 % 40) + 4.0).collect();
-        let negative: Vec<f64> = (0..40).map(|i| f64::from(i * 11 % 40)).collect();
-        let ranks = ranks_of_classes(&positive, &negative).unwrap();
-        let observed = ranks[..40].iter().sum();
-        let exact = exact_rank_sum(&ranks, 40, observed);
-        // Observed 0.0623 against 0.0624.
-        close(normal_rank_sum(&ranks, 40, observed), exact, 1e-3);
-        assert!(
-            exact > 0.01 && exact < 0.2,
-            "{exact} is too far out to compare"
-        );
     }
 
     #[test]

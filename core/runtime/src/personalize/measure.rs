@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Canceller, Comparison, Completed, Engine, EngineError, GenerateOptions, LoadedAdapter,
-    Overflow, Prompt, Request, ScoreText, With,
+    Canceller, Comparison, Completed, Embedded, Engine, EngineError, GenerateOptions,
+    LoadedAdapter, Overflow, Priority, Prompt, Request, ScoreText, With,
 };
+use crate::facade::whole;
 use crate::gate::{BaseMeasurements, Rate, ScaleMeasurements, neutral, stats, text};
+use crate::reward::Head;
 use crate::types::{Message, Sampling, StopReason};
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -17,6 +19,8 @@ const SAMPLED_PROMPTS: usize = 16;
 const SCORED_REPLIES: usize = 10;
 /// Tokens of sampled replies that are scored, about: of short replies all.
 const SCORED_TOKENS: usize = 2500;
+/// Texts whose features are computed between two looks at whether to go on.
+const CHUNK: usize = 8;
 /// Tokens of a sampled reply at most.
 const SAMPLE_TOKENS: u32 = 192;
 const SEED: u32 = 20_260_101;
@@ -29,6 +33,8 @@ pub struct Bench<'a> {
     pub go_on: &'a dyn Fn() -> bool,
     /// Prompts that feedback was given on, and replies of the base to them, in tokens.
     pub feedback: &'a [(Vec<Message>, ScoreText)],
+    /// What orders replies by the feedback, if anything does.
+    pub head: Option<&'a Head>,
 }
 
 /// A reply with what it answers.
@@ -63,6 +69,7 @@ pub fn base(bench: &Bench<'_>, mut samples: Vec<Sample>) -> Result<BaseMeasureme
         finished: Rate::count(&samples, |s| s.finished),
         echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
         median_tokens: median_tokens(&samples),
+        rewards: bench.rewards(&samples)?,
     })
 }
 
@@ -98,6 +105,7 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
         finished: Rate::count(&samples, |s| s.finished),
         echo: Rate::count(&samples, |s| text::echoes(&s.question, &s.text)),
         median_tokens: median_tokens(&samples),
+        rewards: bench.rewards(&samples)?,
         choices: None,
         refusals: None,
     })
@@ -164,6 +172,31 @@ impl Bench<'_> {
             })
         });
         Ok(samples.collect())
+    }
+
+    /// What the head gives each reply, by the base's states on it.
+    fn rewards(&self, samples: &[Sample]) -> Result<Vec<f64>> {
+        let Some(head) = self.head else {
+            return Ok(Vec::new());
+        };
+        let mut rewards = Vec::with_capacity(samples.len());
+        for chunk in samples.chunks(CHUNK) {
+            self.check()?;
+            let texts = chunk.iter().map(|sample| {
+                let text = ScoreText {
+                    prompt: sample.prompt.clone(),
+                    completion: sample.tokens.clone(),
+                };
+                whole(&text, self.engine.chat())
+            });
+            let (texts, of_base) = (texts.collect(), With::Base);
+            let embedded =
+                self.engine
+                    .embed(Priority::Background, texts, of_base, self.canceller)?;
+            let reward = |embedded: &Embedded| head.score(&embedded.features()).unwrap_or_default();
+            rewards.extend(embedded.iter().map(reward));
+        }
+        Ok(rewards)
     }
 
     fn neutral_texts(&self) -> Result<Vec<ScoreText>> {

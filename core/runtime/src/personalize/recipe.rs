@@ -98,13 +98,13 @@ pub struct WestOfN {
 impl Default for WestOfN {
     fn default() -> Self {
         Self {
-            prompts: 48,
+            prompts: 160,
             replies: 4,
             max_tokens: 192,
             temperature: 0.7,
             l2: 1.0,
-            keep: 0.75,
-            over_repeating: 0.25,
+            keep: 0.5,
+            over_repeating: 0.1,
             weight: 1.0,
             nll: 1.0,
             label_smoothing: 0.1,

@@ -187,13 +187,13 @@ impl Context<'_> {
         beside.extend(replay);
         beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
         let references = self.references(&material, &beside, &resolved)?;
-        let labelled = self.labelled(&material, &resolved, &dir)?;
+        let lesson = self.lesson(&material, &resolved, &dir)?;
 
         let course = Course {
             material: &material,
             beside: &beside,
             references: &references,
-            labelled: &labelled,
+            labelled: &lesson.labelled,
             resolved: &resolved,
             dir: &dir,
         };
@@ -220,7 +220,7 @@ impl Context<'_> {
             this.shifts(&mut trainer, &material, &references)
         })?;
         let adapter = self.record(trainer, &course, &shifts, stopped, &rounds)?;
-        self.judge(adapter, &material, &rankings, &dir)
+        self.judge(adapter, &material, &rankings, lesson.head.as_ref(), &dir)
     }
 
     // ---- before training ----

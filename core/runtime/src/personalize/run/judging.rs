@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::super::examples::tokenize;
 use super::super::measure::{self, Bench};
 use super::super::recipe::GuardFile;
 use super::super::{Outcome, Phase};
-use super::ranking::{Ranking, fold_results, length_taste};
+use super::ranking::{Ranking, fold_results};
 use super::{Context, Material, Step, Stop};
-use crate::curation;
 use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
 use crate::facade::{answer_all, hash_file, reply_all};
 use crate::gate::{self, AdapterState, AppFile, Event, Measurements, Offline};
+use crate::reward::Head;
 use crate::store::{AdapterRow, NewDecision};
 use crate::types::{AdapterId, Message, Sampling};
 
@@ -28,6 +27,7 @@ impl Context<'_> {
         row: AdapterRow,
         material: &Material,
         rankings: &[Ranking],
+        head: Option<&Head>,
         dir: &Path,
     ) -> Step<Outcome> {
         let feedback = self.feedback_texts(material);
@@ -38,6 +38,7 @@ impl Context<'_> {
             canceller: &canceller,
             go_on: &|| self.check().is_ok(),
             feedback: &feedback,
+            head,
         };
         self.progress(Phase::Gate, 0, 2);
         let mut measured = Measurements {
@@ -51,7 +52,6 @@ impl Context<'_> {
             })?,
             strength: 1.0,
             scales: Vec::new(),
-            length_taste: self.length_taste(material)?,
             folds: fold_results(rankings),
         };
         let limits = self.recipe.limits()?;
@@ -115,18 +115,6 @@ impl Context<'_> {
         }
         self.thumbprint.swap_if_loaded()?;
         Ok(Outcome::Trial(row.id, Box::new(report)))
-    }
-
-    /// Which lengths the person likes. An edit says so by what it made of the reply, whether or not that pair is learned from.
-    fn length_taste(&self, material: &Material) -> Step<Option<gate::LengthTaste>> {
-        let options = curation::Options {
-            edit_pairs: true,
-            ..self.recipe.curation(self.loaded.sha256.clone())
-        };
-        let examples = curation::curate(&material.log, &options).examples;
-        let chat = self.loaded.engine.chat();
-        let tokenized = tokenize(&examples, chat, self.budget.max_example_tokens)?;
-        Ok(length_taste(&tokenized.examples))
     }
 
     /// Ends the undecided trial of an adapter whose place a newer one takes.

@@ -1,4 +1,4 @@
-//! What trainings on halves say: how unseen feedback was ranked, and which lengths the person likes.
+//! What trainings on halves say: how unseen feedback was ranked.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thumbprint_tune::example::{Example, Kind};
 
 use super::cache_keys::hash_tokens;
-use crate::gate::{self, FoldResults, LengthTaste};
+use crate::gate::{self, FoldResults};
 
 /// How a model that never saw some examples scores their completions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -103,65 +103,6 @@ pub fn comparisons(examples: &[Example]) -> usize {
     fold_results(&[ranking]).map_or(0, |results| results.comparisons)
 }
 
-/// Whether liked replies are shorter or longer than disliked ones, and how sure that is.
-pub fn length_taste(examples: &[Example]) -> Option<LengthTaste> {
-    let mut pairs: BTreeMap<&[i32], Vec<(usize, usize)>> = BTreeMap::new();
-    let (mut up, mut down) = (Vec::new(), Vec::new());
-    for example in examples {
-        match &example.kind {
-            Kind::Pair {
-                chosen, rejected, ..
-            } => {
-                let of_prompt = pairs.entry(&example.prompt).or_default();
-                of_prompt.push((chosen.len(), rejected.len()));
-            }
-            Kind::Ranking { completions, .. } => {
-                if let [best, .., last] = completions.as_slice() {
-                    let of_prompt = pairs.entry(&example.prompt).or_default();
-                    of_prompt.push((best.len(), last.len()));
-                }
-            }
-            Kind::Unpaired {
-                completion,
-                desirable: true,
-                ..
-            } => up.push(completion.len()),
-            Kind::Unpaired {
-                completion,
-                desirable: false,
-                ..
-            } => down.push(completion.len()),
-            Kind::Demonstration { .. } | Kind::Anchor { .. } => {}
-        }
-    }
-    let pairs: Vec<_> = pairs.into_values().collect();
-    let taste = if pairs.len() >= up.len().min(down.len()) {
-        LengthTaste::from_pairs(&pairs)
-    } else {
-        LengthTaste::from_thumbs(&up, &down)
-    };
-    taste.map(|taste| LengthTaste {
-        p_value: length_p(examples).unwrap_or(taste.p_value),
-        ..taste
-    })
-}
-
-/// Two-sided p-value of "length does not matter" over all replies that were judged: the test of the held-out ranking, of lengths. A sign test
-/// over prompts knows too little of few prompts.
-fn length_p(examples: &[Example]) -> Option<f64> {
-    let results = |sign: f64| {
-        let mut lengths = Ranking::default();
-        for example in examples {
-            let of_sides = example.completions().into_iter();
-            let of_sides: Vec<f64> = of_sides.map(|c| sign * c.len() as f64).collect();
-            lengths.push(example, &of_sides);
-        }
-        fold_results(&[lengths])
-    };
-    let (longer, shorter) = (results(1.0)?, results(-1.0)?);
-    Some((2.0 * longer.p_value.min(shorter.p_value)).min(1.0))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -230,14 +171,6 @@ mod tests {
         assert_eq!(
             (results.liked, results.disliked, results.share),
             (2, 2, 0.5)
-        );
-
-        let examples: Vec<Example> = (2..12).map(ranking).collect();
-        let taste = length_taste(&examples).unwrap();
-        let pairs: Vec<Vec<(usize, usize)>> = (2..12).map(|n| vec![(1, n)]).collect();
-        assert_eq!(
-            Some(taste.ratio),
-            LengthTaste::from_pairs(&pairs).map(|t| t.ratio)
         );
     }
 }

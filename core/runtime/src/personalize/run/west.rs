@@ -14,9 +14,9 @@ use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompt
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
 use crate::engine::{Canceller, Chat, Embedded, EngineError, Priority, ScoreText, With};
-use crate::facade::HeadMaterial;
+use crate::facade::{HeadMaterial, whole};
 use crate::gate::replay;
-use crate::reward::{self, HeadOptions, Judged};
+use crate::reward::{self, Head, HeadOptions, Judged};
 use crate::types::Message;
 
 /// Texts whose features are computed between two looks at whether to go on.
@@ -24,7 +24,9 @@ const CHUNK: usize = 8;
 /// Tells these samples from a run's others.
 const STREAM: u64 = 1 << 20;
 
-/// Seed of the base's answers to neutral prompts, which all runs share.
+/// Neutral prompts that are answered and kept together. All runs share them, and each asks for as many as it lacks.
+const BLOCK: usize = 32;
+/// Seed of the base's answers to neutral prompts.
 const NEUTRAL_SEED: u64 = 20_261_126;
 
 /// How each prompt is answered.
@@ -88,7 +90,7 @@ pub fn again(
     n_ctx: usize,
 ) -> Result<Again, EngineError> {
     let mut longest = 0;
-    for prompt in neutral() {
+    for prompt in messages(replay::PROMPTS) {
         longest = longest.max(chat.prompt_tokens(&prompt)?.len());
     }
     // The end of a turn is added to what was cut off.
@@ -123,9 +125,9 @@ impl Again {
     }
 }
 
-fn neutral() -> impl Iterator<Item = Vec<Message>> {
-    let prompts = replay::PROMPTS.iter();
-    prompts.map(|prompt| vec![Message::user(*prompt)])
+fn messages(prompts: &[&str]) -> Vec<Vec<Message>> {
+    let prompts = prompts.iter();
+    prompts.map(|prompt| vec![Message::user(*prompt)]).collect()
 }
 
 /// Pairs that are learned from, at most, of so many prompts.
@@ -137,21 +139,86 @@ fn share(of: f64, n_prompts: usize) -> usize {
     (of * n_prompts as f64).ceil() as usize
 }
 
+/// What the person's feedback says of other replies.
+#[derive(Debug, Default)]
+pub struct Lesson {
+    /// What stands beside the feedback in the training of each fold, ordered by a head that has not seen the fold, and last in that on
+    /// everything.
+    pub labelled: Vec<Labelled>,
+    /// What orders replies by all that was said; none where that does not tell good ones from bad ones.
+    pub head: Option<Head>,
+}
+
 impl Context<'_> {
-    /// What stands beside the feedback in the training of each fold, ordered by a head that has not seen the fold, and last in that
-    /// on everything.
-    pub(super) fn labelled(
+    pub(super) fn lesson(
         &self,
         material: &Material,
         resolved: &Resolved,
         dir: &Path,
-    ) -> Step<Vec<Labelled>> {
+    ) -> Step<Lesson> {
+        let judged = HeadMaterial::of_log(&material.log, &self.loaded)?;
+        let features = self.kept(dir, "west-feedback.json", |this| {
+            this.features(judged.texts.clone())
+        })?;
+        let everything = || judged.judged.iter().map(|(_, judged)| *judged);
         let trainings = resolved.folds as usize + 1;
         let Some(west) = &resolved.recipe.west_of_n else {
-            return Ok(vec![Labelled::default(); trainings]);
+            return Ok(Lesson {
+                labelled: vec![Labelled::default(); trainings],
+                head: self.head(
+                    &everything().collect::<Vec<_>>(),
+                    &features,
+                    WestOfN::default().l2,
+                ),
+            });
         };
-        let again = self.again(material, west)?;
         let longest = resolved.plan.max_tokens;
+        let answers = self.answers_again(material, west, longest, dir)?;
+        // What is usual of a feature is told by all replies, judged or not.
+        let of_answers = answers.iter().flat_map(|answers| &answers.features);
+        let features: Vec<Vec<f32>> = features.iter().chain(of_answers).cloned().collect();
+        let without = |fold| {
+            let rest = (judged.judged.iter())
+                .filter(|(prompt_key, _)| fold_of(prompt_key, resolved.folds) != fold);
+            rest.map(|(_, judged)| *judged).collect()
+        };
+        let mut heads: Vec<Option<Head>> = (0..resolved.folds)
+            .map(without)
+            .chain([everything().collect()])
+            .map(|judged: Vec<Judged>| self.head(&judged, &features, west.l2))
+            .collect();
+        let sets: Vec<Vec<Place>> = heads
+            .iter()
+            .map(|head| {
+                let head = head.as_ref();
+                head.map_or_else(Vec::new, |head| ordered(west, head, &answers))
+            })
+            .collect();
+        let weights = PairWeights {
+            pair: west.weight,
+            nll: west.nll,
+            label_smoothing: Some(west.label_smoothing),
+        };
+        let pairs = self.with_references(&answers, &sets, resolved, dir)?;
+        Ok(Lesson {
+            labelled: pairs
+                .into_iter()
+                .map(|pairs| Labelled::new(&pairs, weights, longest))
+                .collect(),
+            head: heads.pop().flatten(),
+        })
+    }
+
+    /// The base's answers to some of the feedback's own prompts and to neutral ones, those that take at most `longest` tokens with their
+    /// prompt: under a tight budget memory was planned for less.
+    fn answers_again(
+        &self,
+        material: &Material,
+        west: &WestOfN,
+        longest: usize,
+        dir: &Path,
+    ) -> Step<Vec<Answers>> {
+        let again = self.again(material, west)?;
         let draws = Draws {
             replies: west.replies,
             max_tokens: again.max_tokens,
@@ -160,37 +227,18 @@ impl Context<'_> {
         let mut answers: Vec<Answers> = self.kept(dir, "west-replies.json", |this| {
             this.answered(again.own, draws, this.budget.seed)
         })?;
-        let neutral = self.of_base("replies", &(draws, replay::PROMPTS), |this| {
-            this.answered(neutral().collect(), draws, NEUTRAL_SEED)
-        })?;
-        answers.extend(neutral.into_iter().take(again.n_neutral));
-        // Under a tight budget memory was planned for less.
-        let answers: Vec<Answers> = answers.into_iter().map(|a| a.of_rows(longest)).collect();
-        let judged = HeadMaterial::of_log(&material.log, &self.loaded)?;
-        let features = self.kept(dir, "west-feedback.json", |this| {
-            this.features(judged.texts.clone())
-        })?;
-        let everything = judged.judged.iter().map(|(_, judged)| *judged).collect();
-        let without = |fold| {
-            let rest = (judged.judged.iter())
-                .filter(|(prompt_key, _)| fold_of(prompt_key, resolved.folds) != fold);
-            rest.map(|(_, judged)| *judged).collect()
-        };
-        let sets: Vec<Vec<Place>> = (0..resolved.folds)
-            .map(without)
-            .chain([everything])
-            .map(|judged: Vec<Judged>| self.ordered(west, &judged, &features, &answers))
-            .collect();
-        let weights = PairWeights {
-            pair: west.weight,
-            nll: west.nll,
-            label_smoothing: Some(west.label_smoothing),
-        };
-        let pairs = self.with_references(&answers, &sets, resolved, dir)?;
-        Ok(pairs
-            .into_iter()
-            .map(|pairs| Labelled::new(&pairs, weights, longest))
-            .collect())
+        let needed = &replay::PROMPTS[..again.n_neutral];
+        for (at, block) in replay::PROMPTS.chunks(BLOCK).enumerate() {
+            let n = needed.len().saturating_sub(at * BLOCK).min(BLOCK);
+            if n == 0 {
+                break;
+            }
+            let of_block: Vec<Answers> = self.of_base("replies", &(draws, block), |this| {
+                this.answered(messages(block), draws, NEUTRAL_SEED + at as u64)
+            })?;
+            answers.extend(of_block.into_iter().take(n));
+        }
+        Ok(answers.into_iter().map(|a| a.of_rows(longest)).collect())
     }
 
     pub(super) fn again(&self, material: &Material, west: &WestOfN) -> Step<Again> {
@@ -212,14 +260,13 @@ impl Context<'_> {
             seed,
             stream: STREAM,
         })?;
-        // The end of a turn is added to what was cut off: what was said is judged.
         let chat = self.loaded.engine.chat();
         let text = |prompt: &[i32], reply: &Reply| {
-            let end = (!reply.finished).then(|| chat.end_of_turn()).flatten();
-            ScoreText {
+            let text = ScoreText {
                 prompt: prompt.to_vec(),
-                completion: reply.tokens.iter().copied().chain(end).collect(),
-            }
+                completion: reply.tokens.clone(),
+            };
+            whole(&text, chat)
         };
         let texts = sampled.iter().flat_map(|Sampled { prompt, replies }| {
             replies.iter().map(move |reply| text(prompt, reply))
@@ -247,31 +294,11 @@ impl Context<'_> {
         Ok(features)
     }
 
-    /// The pairs of the largest margins, in the order of their prompts; none where no head can be fitted.
-    fn ordered(
-        &self,
-        west: &WestOfN,
-        judged: &[Judged],
-        features: &[Vec<f32>],
-        answers: &[Answers],
-    ) -> Vec<Place> {
-        // What is usual of a feature is told by all replies, judged or not.
-        let of_answers = answers.iter().flat_map(|answers| &answers.features);
-        let all: Vec<Vec<f32>> = features.iter().chain(of_answers).cloned().collect();
+    /// A head that has learned from these judgements; none where they tell nothing apart.
+    fn head(&self, judged: &[Judged], features: &[Vec<f32>], l2: f64) -> Option<Head> {
         let template = &self.loaded.engine.info().template_hash;
-        let options = HeadOptions { l2: Some(west.l2) };
-        let Ok(head) = reward::fit(&self.loaded.sha256, template, &all, judged, &options) else {
-            return Vec::new();
-        };
-        let rewards: Vec<Vec<f64>> = answers
-            .iter()
-            .map(|answers| {
-                let reward = |features: &Vec<f32>| head.score(features).unwrap_or_default();
-                answers.features.iter().map(reward).collect()
-            })
-            .collect();
-        let sampled: Vec<&Sampled> = answers.iter().map(|answers| &answers.sampled).collect();
-        widest(&sampled, &rewards, west)
+        let options = HeadOptions { l2: Some(l2) };
+        reward::fit(&self.loaded.sha256, template, features, judged, &options).ok()
     }
 
     /// Pairs with the log-probabilities of their sides under the base.
@@ -330,6 +357,17 @@ impl Context<'_> {
             .map(|set| set.iter().filter_map(pair).collect())
             .collect())
     }
+}
+
+/// The pairs of the largest margins, in the order of their prompts.
+fn ordered(west: &WestOfN, head: &Head, answers: &[Answers]) -> Vec<Place> {
+    let reward = |features: &Vec<f32>| head.score(features).unwrap_or_default();
+    let rewards: Vec<Vec<f64>> = answers
+        .iter()
+        .map(|answers| answers.features.iter().map(reward).collect())
+        .collect();
+    let sampled: Vec<&Sampled> = answers.iter().map(|answers| &answers.sampled).collect();
+    widest(&sampled, &rewards, west)
 }
 
 /// Of each prompt the best reply over the worst one; of these, the share with the largest margins. Beside them, of the first prompts with a
