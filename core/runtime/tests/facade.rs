@@ -1,6 +1,8 @@
 //! The whole loop on tiny models: record, learn, judge, serve, forget; paused and damaged on the way.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use thumbprint::{
 };
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::graph::Kernels;
+
+use common::with_folds;
 
 /// A data folder with a tiny model beside it.
 struct Folder(TempDir);
@@ -61,14 +65,6 @@ fn budget() -> Budget {
     Budget {
         n_threads: Some(1),
         ..Budget::default()
-    }
-}
-
-/// The product's way, but for folds where there is little feedback, too.
-fn with_folds() -> Recipe {
-    Recipe {
-        folds_from: 0,
-        ..Recipe::default()
     }
 }
 
@@ -308,8 +304,8 @@ fn what_the_base_says_to_neutral_prompts_is_kept_and_a_later_run_learns_the_same
     let first = kept();
     assert_eq!(
         first.len(),
-        2,
-        "answers to learn from, and the gate's: {first:?}"
+        3,
+        "answers to learn from, in two blocks, and the gate's: {first:?}"
     );
     for path in first.keys() {
         let text = std::fs::read_to_string(path).unwrap();

@@ -1,6 +1,8 @@
 //! Rankings and online rounds in the whole loop, on a tiny model: learned to the byte, braked, and forgotten.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::Cursor;
 
@@ -10,11 +12,13 @@ use thumbprint::exchange::{Filters, Format, Reader};
 use thumbprint::store::RunStep;
 use thumbprint::{
     Budget, Error, ErrorKind, Feedback, FeedbackId, Message, Online, Options, Outcome, Phase,
-    Recipe, Target, Thumbprint,
+    Target, Thumbprint,
 };
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::data::JsonLines;
 use thumbprint_tune::graph::Kernels;
+
+use common::with_folds;
 
 struct Folder(TempDir);
 
@@ -89,14 +93,6 @@ fn budget() -> Budget {
     Budget {
         n_threads: Some(1),
         ..Budget::default()
-    }
-}
-
-/// The product's way, but for folds where there is little feedback, too.
-fn with_folds() -> Recipe {
-    Recipe {
-        folds_from: 0,
-        ..Recipe::default()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::gate::OfflineReport;
 use crate::types::AdapterId;
 
 pub use online::Online;
-pub use recipe::{GuardFile, Recipe};
+pub use recipe::{GuardFile, Recipe, WestOfN};
 
 /// What a job may use.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! What the engine's tests share.
+//! What several test programs share.
 #![allow(dead_code, missing_docs)] // each test program uses a part
 
 use std::ops::ControlFlow;
@@ -9,7 +9,20 @@ use thumbprint::engine::{
     Request,
 };
 use thumbprint::types::{Message, Sampling};
+use thumbprint::{Recipe, WestOfN};
 use thumbprint_ggml::gguf::GgufWriter;
+
+/// The product's way, but for folds where there is little feedback, too, and fewer of the base's own replies.
+pub fn with_folds() -> Recipe {
+    Recipe {
+        folds_from: 0,
+        west_of_n: Some(WestOfN {
+            prompts: 48,
+            ..WestOfN::default()
+        }),
+        ..Recipe::default()
+    }
+}
 
 pub fn greedy(max_tokens: u32) -> GenerateOptions {
     GenerateOptions {
