@@ -315,7 +315,8 @@ fn what_the_base_says_to_neutral_prompts_is_kept_and_a_later_run_learns_the_same
         replace_trial: true,
         ..budget()
     };
-    let id = adapter_of(tp.personalize(again).unwrap().wait().unwrap());
+    let job = tp.personalize_with(again, with_folds()).unwrap();
+    let id = adapter_of(job.wait().unwrap());
     assert_eq!(bytes(&tp, id), whole);
     assert_eq!(kept(), first);
 }
@@ -354,7 +355,10 @@ fn cancelling_a_run_that_works_or_rests_cleans_up() {
 
 #[test]
 fn another_recipe_learns_another_adapter_and_the_default_one_the_same_bytes() {
-    let whole = learn(&Folder::new().taught());
+    let folder = Folder::new();
+    let tp = folder.taught();
+    let by_default = tp.personalize(budget()).unwrap().wait().unwrap();
+    let whole = bytes(&tp, adapter_of(by_default));
     let with = |recipe: serde_json::Value| {
         let folder = Folder::new();
         let tp = folder.taught();

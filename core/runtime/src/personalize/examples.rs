@@ -6,6 +6,13 @@ use thumbprint_tune::objective::{PairWeights, RankingWeights};
 use super::recipe::Classes;
 use crate::curation;
 use crate::engine::{Chat, EngineError};
+use crate::types::Message;
+
+/// Conversations of a question each.
+pub fn questions(prompts: &[&str]) -> Vec<Vec<Message>> {
+    let prompts = prompts.iter();
+    prompts.map(|prompt| vec![Message::user(*prompt)]).collect()
+}
 
 /// Curated examples in tokens, side by side with where they came from.
 pub struct Tokenized {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::examples::questions;
 use crate::engine::{
     Canceller, Comparison, Completed, Embedded, Engine, EngineError, GenerateOptions,
     LoadedAdapter, Overflow, Priority, Prompt, Request, ScoreText, With,
@@ -217,8 +218,7 @@ impl Bench<'_> {
 
 /// Neutral prompts that base and candidate answer.
 pub fn neutral_prompts() -> Vec<Vec<Message>> {
-    let prompts = neutral::PROMPTS.iter().take(SAMPLED_PROMPTS);
-    prompts.map(|p| vec![Message::user(*p)]).collect()
+    questions(&neutral::PROMPTS[..SAMPLED_PROMPTS])
 }
 
 fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {

@@ -36,7 +36,7 @@ use ranking::comparisons;
 use sampled::{Sampled, Samples};
 use training::{Course, Shifts, Training, fallbacks};
 
-use super::examples::{Tokenized, classes, shorten, tokenize};
+use super::examples::{Tokenized, classes, questions, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
 use super::{Budget, Online, Outcome, Phase, Shared, Wish};
 use crate::curation::{Curated, curate};
@@ -45,7 +45,7 @@ use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
 use crate::gate::{AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
-use crate::types::{AdapterId, FeedbackId, LoggedFeedback, Message, RunId};
+use crate::types::{AdapterId, FeedbackId, LoggedFeedback, RunId};
 
 /// Tokens of a replayed answer at most.
 const REPLAY_TOKENS: u32 = 128;
@@ -435,8 +435,7 @@ impl Context<'_> {
 
     /// The base's own answers to neutral prompts, in tokens.
     fn replay(&self, n: usize) -> Step<Vec<Replayed>> {
-        let prompts = replay::PROMPTS.iter().take(n);
-        let prompts: Vec<_> = prompts.map(|prompt| vec![Message::user(*prompt)]).collect();
+        let prompts = questions(&replay::PROMPTS[..n]);
         let sampled = self.sample(&Samples {
             phase: Phase::Replay,
             prompts: &prompts,

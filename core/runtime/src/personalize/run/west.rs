@@ -9,6 +9,7 @@ use thumbprint_tune::objective::PairWeights;
 use thumbprint_tune::trainer::Trainer;
 
 use super::super::Phase;
+use super::super::examples::questions;
 use super::super::recipe::WestOfN;
 use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompts};
 use super::{Context, Material, Resolved, Step};
@@ -90,7 +91,7 @@ pub fn again(
     n_ctx: usize,
 ) -> Result<Again, EngineError> {
     let mut longest = 0;
-    for prompt in messages(replay::PROMPTS) {
+    for prompt in questions(replay::PROMPTS) {
         longest = longest.max(chat.prompt_tokens(&prompt)?.len());
     }
     // The end of a turn is added to what was cut off.
@@ -123,11 +124,6 @@ impl Again {
     pub fn n_prompts(&self) -> usize {
         self.own.len() + self.n_neutral
     }
-}
-
-fn messages(prompts: &[&str]) -> Vec<Vec<Message>> {
-    let prompts = prompts.iter();
-    prompts.map(|prompt| vec![Message::user(*prompt)]).collect()
 }
 
 /// Pairs that are learned from, at most, of so many prompts.
@@ -234,7 +230,7 @@ impl Context<'_> {
                 break;
             }
             let of_block: Vec<Answers> = self.of_base("replies", &(draws, block), |this| {
-                this.answered(messages(block), draws, NEUTRAL_SEED + at as u64)
+                this.answered(questions(block), draws, NEUTRAL_SEED + at as u64)
             })?;
             answers.extend(of_block.into_iter().take(n));
         }
