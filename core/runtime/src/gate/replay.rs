@@ -16,7 +16,7 @@ pub const PROMPTS: &[&str] = &[
     "Translate 'thank you very much' into Spanish.",
     "Compare a bicycle with a motorcycle.",
     "Write a Python function that returns the sum of a list.",
-    "Why does metal feel colder than wood?",
+    "Why is a wet towel heavier than a dry one?",
     "Write a letter that thanks a neighbour for feeding the cat.",
     "Name three countries in South America.",
     "Tell a short story about a clever crow.",
