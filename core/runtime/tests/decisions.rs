@@ -172,6 +172,11 @@ fn every_kind_of_decision_is_kept_with_a_sentence() {
             .unwrap()
             > 0.0
     );
+    // The head that orders replies has judged both sides of every prompt.
+    let measured = &numbers(third, 0)["measured"];
+    let rewards = |of: &Value| of["rewards"].as_array().map_or(0, Vec::len);
+    assert!(rewards(&measured["base"]) > 0);
+    assert_eq!(rewards(&measured["base"]), rewards(&measured["scales"][0]));
 }
 
 #[test]

@@ -175,13 +175,14 @@ impl Bench<'_> {
         Ok(samples.collect())
     }
 
-    /// What the head gives each reply, by the base's states on it.
+    /// What the head gives each reply, by the base's states on it. To say nothing is worse than anything.
     fn rewards(&self, samples: &[Sample]) -> Result<Vec<f64>> {
         let Some(head) = self.head else {
             return Ok(Vec::new());
         };
-        let mut rewards = Vec::with_capacity(samples.len());
-        for chunk in samples.chunks(CHUNK) {
+        let said: Vec<&Sample> = samples.iter().filter(|s| !s.tokens.is_empty()).collect();
+        let mut of_said = Vec::with_capacity(said.len());
+        for chunk in said.chunks(CHUNK) {
             self.check()?;
             let texts = chunk.iter().map(|sample| {
                 let text = ScoreText {
@@ -195,9 +196,14 @@ impl Bench<'_> {
                 self.engine
                     .embed(Priority::Background, texts, of_base, self.canceller)?;
             let reward = |embedded: &Embedded| head.score(&embedded.features()).unwrap_or_default();
-            rewards.extend(embedded.iter().map(reward));
+            of_said.extend(embedded.iter().map(reward));
         }
-        Ok(rewards)
+        let mut of_said = of_said.into_iter();
+        let reward = |sample: &Sample| match sample.tokens.is_empty() {
+            true => f64::MIN,
+            false => of_said.next().unwrap_or_default(),
+        };
+        Ok(samples.iter().map(reward).collect())
     }
 
     fn neutral_texts(&self) -> Result<Vec<ScoreText>> {
