@@ -242,4 +242,17 @@ mod tests {
         assert_eq!(base.own_nats_over(&[9]), 7.0 / 4.0);
         assert_eq!(base.own_nats_over(&[]), 1.2);
     }
+
+    #[test]
+    fn a_number_that_is_not_finite_survives_json_as_nan() {
+        let base = BaseMeasurements {
+            median_tokens: f64::INFINITY,
+            ..super::super::guards::tests::base()
+        };
+        let json = serde_json::to_value(&base).unwrap();
+        assert!(json["median_tokens"].is_null());
+        let back: BaseMeasurements = serde_json::from_value(json).unwrap();
+        assert!(back.median_tokens.is_nan());
+        assert_eq!(back.neutral_perplexity, base.neutral_perplexity);
+    }
 }

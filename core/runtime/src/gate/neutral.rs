@@ -112,7 +112,15 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), total);
-        assert_eq!([TEXTS.len(), PROMPTS.len()], [30; 2]);
+        assert_eq!(
+            [
+                TEXTS.len(),
+                PROMPTS.len(),
+                replay::PROMPTS.len(),
+                replay::PASSAGES.len()
+            ],
+            [30, 30, 149, 24]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! measure what was trained.
 
 /// Neutral instructions. The base's answers to them are what pairs are made of beside those to the person's own prompts, and what is
-/// replayed where nothing was ever liked. No prompt of the benchmark's is among them, nor anything close to one.
+/// replayed where nothing was ever liked. No held-out question of the benchmark's is among them, nor anything close to one.
 pub const PROMPTS: &[&str] = &[
     "Write a few lines about a walk through a forest in spring.",
     "Explain how a clock with a pendulum keeps time.",

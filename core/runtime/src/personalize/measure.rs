@@ -4,15 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::examples::questions;
 use crate::engine::{
-    Canceller, Comparison, Completed, Embedded, Engine, EngineError, GenerateOptions,
-    LoadedAdapter, Overflow, Priority, Prompt, Request, ScoreText, With,
+    Canceller, Comparison, Completed, Engine, EngineError, GenerateOptions, LoadedAdapter,
+    Overflow, Priority, Prompt, Request, ScoreText, With,
 };
-use crate::facade::whole;
+use crate::error::Result;
+use crate::facade::Scorer;
 use crate::gate::{BaseMeasurements, Rate, ScaleMeasurements, neutral, stats, text};
-use crate::reward::Head;
 use crate::types::{Message, Sampling, StopReason};
-
-type Result<T> = std::result::Result<T, EngineError>;
 
 /// Prompts of each kind that both models answer.
 const SAMPLED_PROMPTS: usize = 16;
@@ -35,7 +33,7 @@ pub struct Bench<'a> {
     /// Prompts that feedback was given on, and replies of the base to them, in tokens.
     pub feedback: &'a [(Vec<Message>, ScoreText)],
     /// What orders replies by the feedback, if anything does.
-    pub head: Option<&'a Head>,
+    pub head: Option<&'a Scorer>,
 }
 
 /// A reply with what it answers.
@@ -48,6 +46,15 @@ pub struct Sample {
     finished: bool,
 }
 
+impl Sample {
+    fn to_score(&self) -> ScoreText {
+        ScoreText {
+            prompt: self.prompt.clone(),
+            completion: self.tokens.clone(),
+        }
+    }
+}
+
 /// What the base says to neutral prompts.
 pub fn neutral(bench: &Bench<'_>) -> Result<Vec<Sample>> {
     bench.sample(neutral_prompts(), 0, With::Base)
@@ -56,9 +63,9 @@ pub fn neutral(bench: &Bench<'_>) -> Result<Vec<Sample>> {
 /// The base model's numbers; `samples` are its own to [`neutral`] prompts.
 pub fn base(bench: &Bench<'_>, mut samples: Vec<Sample>) -> Result<BaseMeasurements> {
     samples.extend(bench.sample(bench.feedback_prompts(), SAMPLED_PROMPTS, With::Base)?);
-    let score = |texts| {
+    let score = |texts| -> Result<_> {
         bench.check()?;
-        bench.engine.score(texts, With::Base, bench.canceller)
+        Ok(bench.engine.score(texts, With::Base, bench.canceller)?)
     };
     let own = score(score_texts(&samples))?;
     let neutral = score(bench.neutral_texts()?)?;
@@ -115,7 +122,7 @@ pub fn scale(bench: &Bench<'_>, adapter: &LoadedAdapter) -> Result<ScaleMeasurem
 impl Bench<'_> {
     fn compare(&self, texts: Vec<ScoreText>, p: With, q: With) -> Result<Vec<Comparison>> {
         self.check()?;
-        self.engine.compare(texts, p, q, self.canceller)
+        Ok(self.engine.compare(texts, p, q, self.canceller)?)
     }
 
     fn feedback_replies(&self) -> Vec<ScoreText> {
@@ -125,7 +132,7 @@ impl Bench<'_> {
 
     fn check(&self) -> Result<()> {
         match self.canceller.is_cancelled() || !(self.go_on)() {
-            true => Err(EngineError::Cancelled),
+            true => Err(EngineError::Cancelled.into()),
             false => Ok(()),
         }
     }
@@ -175,30 +182,21 @@ impl Bench<'_> {
         Ok(samples.collect())
     }
 
-    /// What the head gives each reply, by the base's states on it. To say nothing is worse than anything.
+    /// What the head gives each reply. To say nothing is worse than anything.
     fn rewards(&self, samples: &[Sample]) -> Result<Vec<f64>> {
         let Some(head) = self.head else {
             return Ok(Vec::new());
         };
-        let said: Vec<&Sample> = samples.iter().filter(|s| !s.tokens.is_empty()).collect();
-        let mut of_said = Vec::with_capacity(said.len());
+        let said = samples.iter().filter(|s| !s.tokens.is_empty());
+        let said: Vec<ScoreText> = said.map(Sample::to_score).collect();
+        let mut rewards = Vec::with_capacity(said.len());
         for chunk in said.chunks(CHUNK) {
             self.check()?;
-            let texts = chunk.iter().map(|sample| {
-                let text = ScoreText {
-                    prompt: sample.prompt.clone(),
-                    completion: sample.tokens.clone(),
-                };
-                whole(&text, self.engine.chat())
-            });
-            let (texts, of_base) = (texts.collect(), With::Base);
-            let embedded =
-                self.engine
-                    .embed(Priority::Background, texts, of_base, self.canceller)?;
-            let reward = |embedded: &Embedded| head.score(&embedded.features()).unwrap_or_default();
-            of_said.extend(embedded.iter().map(reward));
+            let (background, texts) = (Priority::Background, chunk.to_vec());
+            let scores = head.score(self.engine, background, texts, self.canceller)?;
+            rewards.extend(scores.iter().map(|score| score.reward));
         }
-        let mut of_said = of_said.into_iter();
+        let mut of_said = rewards.into_iter();
         let reward = |sample: &Sample| match sample.tokens.is_empty() {
             true => f64::MIN,
             false => of_said.next().unwrap_or_default(),
@@ -210,7 +208,10 @@ impl Bench<'_> {
         neutral::TEXTS
             .iter()
             .map(|text| {
-                let tokens = self.engine.chat().model().tokenize(text, true, false)?;
+                let model = self.engine.chat().model();
+                let tokens = model
+                    .tokenize(text, true, false)
+                    .map_err(EngineError::from)?;
                 // The first tokens are context: without any, their probabilities say little.
                 let split = tokens.len().min(4);
                 Ok(ScoreText {
@@ -231,12 +232,7 @@ fn score_texts(samples: &[Sample]) -> Vec<ScoreText> {
     let texts: Vec<_> = samples.iter().filter(|s| !s.tokens.is_empty()).collect();
     let tokens: usize = texts.iter().map(|s| s.tokens.len()).sum();
     let n = (texts.len() * SCORED_TOKENS).div_ceil(tokens.max(1));
-    spread(&texts, n)
-        .map(|s| ScoreText {
-            prompt: s.prompt.clone(),
-            completion: s.tokens.clone(),
-        })
-        .collect()
+    spread(&texts, n).map(|sample| sample.to_score()).collect()
 }
 
 /// Mean of -log p at each place of the replies that reach it.

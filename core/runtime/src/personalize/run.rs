@@ -35,6 +35,7 @@ use online::Round;
 use ranking::comparisons;
 use sampled::{Sampled, Samples};
 use training::{Course, Shifts, Training, fallbacks};
+use west::Lesson;
 
 use super::examples::{Tokenized, classes, questions, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
@@ -187,13 +188,13 @@ impl Context<'_> {
         beside.extend(replay);
         beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
         let references = self.references(&material, &beside, &resolved)?;
-        let lesson = self.lesson(&material, &resolved, &dir)?;
+        let Lesson { labelled, head } = self.lesson(&material, &resolved, &dir)?;
 
         let course = Course {
             material: &material,
             beside: &beside,
             references: &references,
-            labelled: &lesson.labelled,
+            labelled: &labelled,
             resolved: &resolved,
             dir: &dir,
         };
@@ -220,7 +221,7 @@ impl Context<'_> {
             this.shifts(&mut trainer, &material, &references)
         })?;
         let adapter = self.record(trainer, &course, &shifts, stopped, &rounds)?;
-        self.judge(adapter, &material, &rankings, lesson.head.as_ref(), &dir)
+        self.judge(adapter, &material, &rankings, head, &dir)
     }
 
     // ---- before training ----

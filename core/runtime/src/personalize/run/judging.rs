@@ -14,7 +14,7 @@ use super::{Context, Material, Step, Stop};
 use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
-use crate::facade::{answer_all, hash_file, reply_all};
+use crate::facade::{Scorer, answer_all, hash_file, reply_all};
 use crate::gate::{self, AdapterState, AppFile, Event, Measurements, Offline};
 use crate::reward::Head;
 use crate::store::{AdapterRow, NewDecision};
@@ -27,18 +27,19 @@ impl Context<'_> {
         row: AdapterRow,
         material: &Material,
         rankings: &[Ranking],
-        head: Option<&Head>,
+        head: Option<Head>,
         dir: &Path,
     ) -> Step<Outcome> {
         let feedback = self.feedback_texts(material);
         let canceller = self.shared.canceller();
         let loaded = Arc::clone(&self.loaded);
+        let head = head.map(|head| Scorer::Head(Box::new(head)));
         let bench = Bench {
             engine: &loaded.engine,
             canceller: &canceller,
             go_on: &|| self.check().is_ok(),
             feedback: &feedback,
-            head,
+            head: head.as_ref(),
         };
         self.progress(Phase::Gate, 0, 2);
         let mut measured = Measurements {
@@ -166,11 +167,8 @@ impl Context<'_> {
         texts
     }
 
-    fn engine_work<T, E: Into<Error>>(
-        &self,
-        work: impl FnOnce() -> std::result::Result<T, E>,
-    ) -> Step<T> {
-        match work().map_err(Into::into) {
+    fn engine_work<T>(&self, work: impl FnOnce() -> Result<T>) -> Step<T> {
+        match work() {
             Err(Error::Engine(EngineError::Cancelled)) => {
                 Err(self.check().err().unwrap_or(Stop::Paused))
             }

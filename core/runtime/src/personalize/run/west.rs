@@ -136,7 +136,7 @@ fn share(of: f64, n_prompts: usize) -> usize {
 }
 
 /// What the person's feedback says of other replies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lesson {
     /// What stands beside the feedback in the training of each fold, ordered by a head that has not seen the fold, and last in that on
     /// everything.
@@ -146,6 +146,7 @@ pub struct Lesson {
 }
 
 impl Context<'_> {
+    /// Has a head learn from the feedback, and order the base's own replies.
     pub(super) fn lesson(
         &self,
         material: &Material,
@@ -224,15 +225,13 @@ impl Context<'_> {
             this.answered(again.own, draws, this.budget.seed)
         })?;
         let needed = &replay::PROMPTS[..again.n_neutral];
-        for (at, block) in replay::PROMPTS.chunks(BLOCK).enumerate() {
-            let n = needed.len().saturating_sub(at * BLOCK).min(BLOCK);
-            if n == 0 {
-                break;
-            }
+        // Whole blocks are kept, so that runs that need more or fewer share them.
+        let blocks = replay::PROMPTS.chunks(BLOCK).zip(needed.chunks(BLOCK));
+        for (at, (block, needed)) in blocks.enumerate() {
             let of_block: Vec<Answers> = self.of_base("replies", &(draws, block), |this| {
                 this.answered(questions(block), draws, NEUTRAL_SEED + at as u64)
             })?;
-            answers.extend(of_block.into_iter().take(n));
+            answers.extend(of_block.into_iter().take(needed.len()));
         }
         Ok(answers.into_iter().map(|a| a.of_rows(longest)).collect())
     }
