@@ -316,8 +316,8 @@ fn a_head_is_fitted_kept_used_and_goes_with_what_it_was_fitted_on() {
             .unwrap()
     };
     let head = fit();
-    // Thumbs, and the pair of each edit over what was edited.
-    assert_eq!((head.pairs, head.singles), (4, 10));
+    // The pair of each edit over what was edited, each side by itself, and thumbs.
+    assert_eq!((head.pairs, head.singles), (4, 18));
     assert_eq!(
         fit(),
         head,

@@ -319,7 +319,7 @@ mod tests {
                 population.held_out.len(),
             )
         };
-        assert_eq!(count(Population::development()), (4, 75, 100));
+        assert_eq!(count(Population::development()), (6, 75, 100));
         assert_eq!(count(Population::locked()), (4, 120, 200));
     }
 

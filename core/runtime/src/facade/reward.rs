@@ -1,15 +1,16 @@
 //! What replies are worth: by an adapter's own reward, or by a head fitted on the feedback.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use thumbprint_ggml::llama::Token;
 
 use super::{Loaded, Thumbprint};
-use crate::curation::{self, Completion, Curated, Kind, curate, fold_of};
+use crate::curation::{self, Completion, Kind, LearnFrom, Readiness, curate, fold_of};
 use crate::engine::{
     Canceller, Chat, Embedded, Engine, EngineError, LoadedAdapter, Priority, ScoreText, With,
 };
 use crate::error::{Error, Result};
+use crate::gate::Opinion;
 use crate::reward::{
     self, DEFAULT_BETA, FOLDS, Head, HeadOptions, Judged, Judgement, Score, Unfit,
 };
@@ -88,11 +89,10 @@ impl Thumbprint {
     pub fn fit_head(&self, options: &HeadOptions, canceller: &Canceller) -> Result<Head> {
         let loaded = self.loaded_whatever_its_adapter()?;
         let log = self.0.store.effective_feedback()?;
-        let curated = curated(&log, &loaded);
-        if !curated.readiness.is_ready() {
-            return Err(Error::TooLittleFeedback(curated.readiness));
+        let material = HeadMaterial::of_log(&log, &loaded)?;
+        if !material.readiness.is_ready() {
+            return Err(Error::TooLittleFeedback(material.readiness));
         }
-        let material = HeadMaterial::new(&curated, &loaded)?;
         let embedded =
             loaded
                 .engine
@@ -101,7 +101,7 @@ impl Thumbprint {
         let template = &loaded.engine.info().template_hash;
         let judged: Vec<Judged> = material.judged.iter().map(|(_, judged)| *judged).collect();
         let head = reward::fit(&loaded.sha256, template, &features, &judged, options)?;
-        self.0.store.put_head(&head, &curated.items())?;
+        self.0.store.put_head(&head, &material.items)?;
         Ok(head)
     }
 
@@ -164,128 +164,133 @@ impl Scorer {
     }
 }
 
-/// The log as a head is fitted on it.
-fn curated(log: &[LoggedFeedback], loaded: &Loaded) -> Curated {
-    let options = curation::Options {
-        model: Some(loaded.sha256.clone()),
-        pairs_per_prompt: PAIRS_PER_PROMPT,
-        edit_pairs: true,
-        ..curation::Options::default()
-    };
-    curate(log, &options)
-}
-
-/// What a head is fitted on: texts whose features are wanted, and what was said about them, with the key of its prompt.
+/// What a head is fitted on: texts whose features are wanted, and what was said about them.
 pub(crate) struct HeadMaterial {
     pub texts: Vec<ScoreText>,
+    /// Comparisons, and every verdict by itself, each with the key of its prompt.
     pub judged: Vec<([u8; 32], Judged)>,
+    /// The events that it was made of.
+    pub items: Vec<FeedbackId>,
+    pub readiness: Readiness,
 }
 
 impl HeadMaterial {
     pub fn of_log(log: &[LoggedFeedback], loaded: &Loaded) -> Result<Self> {
-        Self::new(&curated(log, loaded), loaded)
-    }
-
-    fn new(curated: &Curated, loaded: &Loaded) -> Result<Self> {
-        let chat = loaded.engine.chat();
-        let n_ctx = loaded.engine.info().n_ctx_train as usize;
+        let curated = |learn_from| {
+            let options = curation::Options {
+                learn_from,
+                model: Some(loaded.sha256.clone()),
+                pairs_per_prompt: PAIRS_PER_PROMPT,
+                edit_pairs: true,
+                ..curation::Options::default()
+            };
+            curate(log, &options)
+        };
+        let (compared, alone) = (curated(LearnFrom::Everything), curated(LearnFrom::Thumbs));
+        let items: BTreeSet<_> = compared.items().into_iter().chain(alone.items()).collect();
         let mut made = Self {
             texts: Vec::new(),
             judged: Vec::new(),
+            items: items.into_iter().collect(),
+            readiness: compared.readiness,
         };
-        let in_pairs: HashSet<FeedbackId> = curated
-            .examples
-            .iter()
-            .filter(|example| matches!(example.kind, Kind::Pair { .. }))
-            .flat_map(|example| example.items.iter().copied())
-            .collect();
+        let is_comparison = |example: &&curation::Example| {
+            matches!(example.kind, Kind::Pair { .. } | Kind::Ranking { .. })
+        };
+        let comparisons = compared.examples.iter().filter(is_comparison);
+        let mut examples: Vec<_> = comparisons.chain(&alone.examples).collect();
         // What was said last comes last, since of very many judgements the last are fitted.
-        let mut examples: Vec<_> = curated.examples.iter().collect();
         examples.sort_by_key(|example| example.items.iter().max().copied());
         for example in examples {
-            let prompt = chat.prompt_tokens(&example.prompt)?;
-            let text = |completion: &Completion| -> Result<Option<ScoreText>> {
-                let completion = chat.completion_tokens(&completion.text)?;
-                let text = ScoreText {
-                    prompt: prompt.clone(),
-                    completion,
-                };
-                let text = whole(&text, chat);
-                let fits = text.prompt.len() + text.completion.len() <= n_ctx;
-                Ok(fits.then_some(text))
-            };
-            let judgement = match &example.kind {
-                Kind::Pair {
-                    chosen,
-                    rejected,
-                    weight,
-                    label_smoothing,
-                    ..
-                } => match (text(chosen)?, text(rejected)?) {
-                    (Some(chosen), Some(rejected)) => Judgement::Pair {
-                        better: made.place(chosen),
-                        worse: made.place(rejected),
-                        weight: *weight,
-                        label_smoothing: *label_smoothing,
-                    },
-                    _ => continue,
-                },
-                // Each over the next, all of them together as heavy as the ranking.
-                Kind::Ranking {
-                    completions,
-                    weight,
-                    ..
-                } => {
-                    let weight = weight / completions.len().saturating_sub(1).max(1) as f64;
-                    for pair in completions.windows(2) {
-                        let (Some(better), Some(worse)) = (text(&pair[0])?, text(&pair[1])?) else {
-                            continue;
-                        };
-                        let judgement = Judgement::Pair {
-                            better: made.place(better),
-                            worse: made.place(worse),
-                            weight,
-                            label_smoothing: 0.0,
-                        };
-                        made.push(&example.prompt_key, judgement);
-                    }
-                    continue;
-                }
-                // The pair of an edit over what was edited says it already.
-                Kind::Demonstration { .. }
-                    if example.items.iter().any(|item| in_pairs.contains(item)) =>
-                {
-                    continue;
-                }
-                Kind::Demonstration { completion, weight } => match text(completion)? {
-                    Some(text) => made.single(text, true, *weight),
-                    None => continue,
-                },
-                Kind::Unpaired {
-                    completion,
-                    desirable,
-                    weight,
-                } => match text(completion)? {
-                    Some(text) => made.single(text, *desirable, *weight),
-                    None => continue,
-                },
-            };
-            made.push(&example.prompt_key, judgement);
+            made.add(example, loaded)?;
         }
         Ok(made)
+    }
+
+    /// Every verdict by itself.
+    pub fn opinions(&self) -> Vec<Opinion> {
+        let opinion = |(prompt, judged): &([u8; 32], Judged)| match judged.judgement {
+            Judgement::Pair { .. } => None,
+            Judgement::Single {
+                reply,
+                liked,
+                weight,
+            } => Some(Opinion {
+                prompt: *prompt,
+                reply,
+                liked,
+                weight,
+            }),
+        };
+        self.judged.iter().filter_map(opinion).collect()
+    }
+
+    fn add(&mut self, example: &curation::Example, loaded: &Loaded) -> Result<()> {
+        let chat = loaded.engine.chat();
+        let n_ctx = loaded.engine.info().n_ctx_train as usize;
+        let prompt = chat.prompt_tokens(&example.prompt)?;
+        let text = |completion: &Completion| -> Result<Option<ScoreText>> {
+            let completion = chat.completion_tokens(&completion.text)?;
+            let text = ScoreText {
+                prompt: prompt.clone(),
+                completion,
+            };
+            let text = whole(&text, chat);
+            let fits = text.prompt.len() + text.completion.len() <= n_ctx;
+            Ok(fits.then_some(text))
+        };
+        let mut pair = |better: &Completion, worse: &Completion, weight, label_smoothing| {
+            if let (Some(better), Some(worse)) = (text(better)?, text(worse)?) {
+                let judgement = Judgement::Pair {
+                    better: self.place(better),
+                    worse: self.place(worse),
+                    weight,
+                    label_smoothing,
+                };
+                self.push(&example.prompt_key, judgement);
+            }
+            Ok(())
+        };
+        match &example.kind {
+            Kind::Pair {
+                chosen,
+                rejected,
+                weight,
+                label_smoothing,
+                ..
+            } => pair(chosen, rejected, *weight, *label_smoothing),
+            // Each over the next, all of them together as heavy as the ranking.
+            Kind::Ranking {
+                completions,
+                weight,
+                ..
+            } => {
+                let weight = weight / completions.len().saturating_sub(1).max(1) as f64;
+                let mut pairs = completions.windows(2);
+                pairs.try_for_each(|sides| pair(&sides[0], &sides[1], weight, 0.0))
+            }
+            Kind::Demonstration { .. } => Ok(()),
+            Kind::Unpaired {
+                completion,
+                desirable,
+                weight,
+            } => {
+                if let Some(text) = text(completion)? {
+                    let judgement = Judgement::Single {
+                        reply: self.place(text),
+                        liked: *desirable,
+                        weight: *weight,
+                    };
+                    self.push(&example.prompt_key, judgement);
+                }
+                Ok(())
+            }
+        }
     }
 
     fn push(&mut self, prompt_key: &[u8; 32], judgement: Judgement) {
         let fold = fold_of(prompt_key, FOLDS);
         self.judged.push((*prompt_key, Judged { judgement, fold }));
-    }
-
-    fn single(&mut self, text: ScoreText, liked: bool, weight: f64) -> Judgement {
-        Judgement::Single {
-            reply: self.place(text),
-            liked,
-            weight,
-        }
     }
 
     /// The index of a text, which stands once however often it was judged.

@@ -135,6 +135,8 @@ pub struct Limits {
     pub liked_length_ratio: (f64, f64),
     /// p-value under which that is sure (one-sided sign test, reply by reply against the base's).
     pub liked_alpha: f64,
+    /// How often judgements that mean nothing may look as telling as the person's ([`Evidence`](super::Evidence)), at most.
+    pub chance: f64,
 }
 
 impl Default for Limits {
@@ -151,6 +153,7 @@ impl Default for Limits {
             length_ratio: (0.5, 2.0),
             liked_length_ratio: (0.2, 5.0),
             liked_alpha: 0.05,
+            chance: 0.05,
         }
     }
 }

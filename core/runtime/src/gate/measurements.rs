@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::evidence::Evidence;
 use super::folds::FoldResults;
 use super::stats;
 
@@ -20,6 +21,9 @@ pub struct Measurements {
     /// How two half-trained adapters ranked the half they had not seen.
     #[serde(default)]
     pub folds: Option<FoldResults>,
+    /// Whether what was said tells replies apart at all.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
 }
 
 fn full() -> f64 {

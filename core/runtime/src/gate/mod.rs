@@ -14,6 +14,7 @@
 //! was measured; it never sees what a person wrote.
 
 mod eprocess;
+mod evidence;
 mod folds;
 mod guards;
 pub(crate) mod logistic;
@@ -31,6 +32,7 @@ pub use eprocess::{
     TRIAL_DAYS, TRIAL_VOTES, Verdict, Vote, decide, fate, promotion_threshold,
     trial_may_be_replaced,
 };
+pub use evidence::{Evidence, Opinion, evidence};
 pub use folds::{FoldResults, Judged, TELLING_ITEMS, held_out, level};
 pub use guards::{Bounds, Guard, GuardResult, Limits, guards};
 pub use measurements::{AppFile, BaseMeasurements, Measurements, Rate, ScaleMeasurements};

@@ -65,7 +65,7 @@ impl ScaleReport {
 /// Judges a candidate: rejected if the held-out ranking or every allowed scale fails, else on trial at the largest
 /// allowed scale that passes.
 pub fn offline(measured: &Measurements, limits: &Limits) -> OfflineReport {
-    let held_out = held_out(measured.folds.as_ref());
+    let held_out = unseen(measured, limits);
     let scales = scale_reports(measured, limits);
     let usable = scales
         .iter()
@@ -86,11 +86,21 @@ pub fn offline(measured: &Measurements, limits: &Limits) -> OfflineReport {
     }
 }
 
+/// What feedback that was left out says: of what the rest taught a head, and of adapters that were trained on the rest.
+fn unseen(measured: &Measurements, limits: &Limits) -> GuardResult {
+    let of_folds = held_out(measured.folds.as_ref());
+    let of_feedback = measured.evidence.map(|found| found.judge(limits.chance));
+    match of_feedback {
+        Some(of_feedback) if !of_feedback.passed || measured.folds.is_none() => of_feedback,
+        _ => of_folds,
+    }
+}
+
 /// The scale to measure next, or `None` when [`offline`] has what it needs: first the candidate's strength, then less, by as much as what
 /// failed is expected to need. The first that passes settles it; so does a failed held-out ranking, which spares all of it.
 pub fn next_scale(measured: &Measurements, limits: &Limits) -> Option<f64> {
     let reports = scale_reports(measured, limits);
-    let settled = !held_out(measured.folds.as_ref()).passed
+    let settled = !unseen(measured, limits).passed
         || reports
             .iter()
             .any(|report| report.allowed && report.passed());
@@ -223,6 +233,7 @@ fn reasons(held_out: &GuardResult, scales: &[ScaleReport], some_scale_passed: bo
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::evidence::Evidence;
     use super::super::folds::FoldResults;
     use super::super::guards::tests::{base, harmless};
     use super::super::measurements::ScaleMeasurements;
@@ -237,6 +248,7 @@ mod tests {
             scales,
             strength: 1.0,
             folds: FoldResults::of_equal_pairs(30, 40),
+            evidence: None,
         }
     }
 
@@ -310,6 +322,33 @@ mod tests {
         };
         assert_eq!(reasons.len(), 1);
         assert!(reasons[0].contains("35 % of comparisons"), "{}", reasons[0]);
+    }
+
+    #[test]
+    fn feedback_that_chance_could_have_given_rejects_whatever_else_was_measured() {
+        let mut measured = measured(40, SCALES.map(harmless).to_vec());
+        let mut reasons = |p_value: f64, folds: Option<FoldResults>| {
+            measured.folds = folds;
+            measured.evidence = Some(Evidence {
+                liked: 18,
+                disliked: 22,
+                p_value,
+            });
+            match outcome(&measured) {
+                Offline::Rejected { reasons } => reasons,
+                Offline::Trial { .. } => Vec::new(),
+            }
+        };
+        for folds in [None, FoldResults::of_equal_pairs(40, 40)] {
+            assert!(reasons(0.05, folds).is_empty());
+            let said = reasons(0.06, folds);
+            assert_eq!(said.len(), 1);
+            assert!(
+                said[0].contains("18 👍, 22 👎") && said[0].contains("6.0 %"),
+                "{said:?}"
+            );
+        }
+        assert_eq!(reasons(0.01, FoldResults::of_equal_pairs(14, 40)).len(), 1);
     }
 
     #[test]

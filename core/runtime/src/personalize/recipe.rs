@@ -85,8 +85,6 @@ pub struct WestOfN {
     pub l2: f64,
     /// Share of the prompts whose pair is learned from, those of the largest margins, in (0, 1].
     pub keep: f64,
-    /// Share of the prompts that give another pair, the best reply over one that repeats itself, where there is such a reply, in [0, 1].
-    pub over_repeating: f64,
     /// Weight of a pair, at least 0.
     pub weight: f64,
     /// Weight of the likelihood of its better side, at least 0.
@@ -104,7 +102,6 @@ impl Default for WestOfN {
             temperature: 0.7,
             l2: 1.0,
             keep: 0.5,
-            over_repeating: 0.1,
             weight: 1.0,
             nll: 1.0,
             label_smoothing: 0.1,
@@ -126,10 +123,6 @@ impl WestOfN {
             (
                 self.keep > 0.0 && self.keep <= 1.0,
                 "keep must be in (0, 1]",
-            ),
-            (
-                (0.0..=1.0).contains(&self.over_repeating),
-                "over_repeating must be in [0, 1]",
             ),
             (
                 self.weight >= 0.0 && self.weight.is_finite(),

@@ -12,6 +12,7 @@ mod training;
 mod watch;
 mod west;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +36,6 @@ use online::Round;
 use ranking::comparisons;
 use sampled::{Sampled, Samples};
 use training::{Course, Shifts, Training, fallbacks};
-use west::Lesson;
 
 use super::examples::{Tokenized, classes, questions, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
@@ -43,7 +43,7 @@ use super::{Budget, Online, Outcome, Phase, Shared, Wish};
 use crate::curation::{Curated, curate};
 use crate::engine::{EngineError, With};
 use crate::error::{Error, Result};
-use crate::facade::{ADAPTERS, Loaded, Thumbprint, hex};
+use crate::facade::{ADAPTERS, HeadMaterial, Loaded, Thumbprint, hex};
 use crate::gate::{AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
 use crate::types::{AdapterId, FeedbackId, LoggedFeedback, RunId};
@@ -159,6 +159,17 @@ struct Material {
     curated: Curated,
     tokenized: Tokenized,
     log: Vec<LoggedFeedback>,
+    /// What a head is fitted on.
+    judged: HeadMaterial,
+}
+
+impl Material {
+    /// The events that anything of a run is made of.
+    fn items(&self) -> Vec<FeedbackId> {
+        let of_head = self.judged.items.iter().copied();
+        let items: BTreeSet<_> = self.curated.items().into_iter().chain(of_head).collect();
+        items.into_iter().collect()
+    }
 }
 
 impl Context<'_> {
@@ -173,7 +184,7 @@ impl Context<'_> {
             return Ok(Outcome::NothingToLearn(material.curated.readiness));
         }
         let resolved = self.resolve(&material)?;
-        let dir = self.begin(&resolved, &material.curated)?;
+        let dir = self.begin(&resolved, material.items())?;
         let replay = self.kept(&dir, "replay.json", |this| this.replay(resolved.replay))?;
         let mut beside = self.anchors(resolved.anchors)?;
         let replay = replay
@@ -188,13 +199,13 @@ impl Context<'_> {
         beside.extend(replay);
         beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
         let references = self.references(&material, &beside, &resolved)?;
-        let Lesson { labelled, head } = self.lesson(&material, &resolved, &dir)?;
+        let lesson = self.lesson(&material, &resolved, &dir)?;
 
         let course = Course {
             material: &material,
             beside: &beside,
             references: &references,
-            labelled: &labelled,
+            labelled: &lesson.labelled,
             resolved: &resolved,
             dir: &dir,
         };
@@ -221,7 +232,7 @@ impl Context<'_> {
             this.shifts(&mut trainer, &material, &references)
         })?;
         let adapter = self.record(trainer, &course, &shifts, stopped, &rounds)?;
-        self.judge(adapter, &material, &rankings, head, &dir)
+        self.judge(adapter, &material, &rankings, lesson, &dir)
     }
 
     // ---- before training ----
@@ -273,7 +284,7 @@ impl Context<'_> {
         for run in store.unfinished_runs()? {
             if let Ok(resolved) = serde_json::from_value::<Resolved>(run.config) {
                 let material = self.curate(resolved.until)?;
-                if material.curated.items() == store.run_items(run.id)? {
+                if material.items() == store.run_items(run.id)? {
                     return Ok(material);
                 }
             }
@@ -291,6 +302,7 @@ impl Context<'_> {
         Ok(Material {
             curated,
             tokenized,
+            judged: HeadMaterial::of_log(&log, &self.loaded)?,
             log,
         })
     }
@@ -361,7 +373,7 @@ impl Context<'_> {
             folds,
             recipe: self.recipe.clone(),
             online: self.budget.online,
-            until: material.curated.items().last().copied(),
+            until: material.items().last().copied(),
         })
     }
 
@@ -378,10 +390,9 @@ impl Context<'_> {
     }
 
     /// Takes up an unfinished run of the same making, or begins one; gives up all others.
-    fn begin(&mut self, resolved: &Resolved, curated: &Curated) -> Step<PathBuf> {
+    fn begin(&mut self, resolved: &Resolved, items: Vec<FeedbackId>) -> Step<PathBuf> {
         let store = self.thumbprint.store();
         let config = serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?;
-        let items = curated.items();
         let mut taken = None;
         for run in store.unfinished_runs()? {
             let same = (&run.base_hash, &run.config, run.seed)
@@ -510,7 +521,7 @@ impl Context<'_> {
                 "stopped_by_kl": stopped.by_kl,
                 "template": self.loaded.engine.info().template_hash,
             }),
-            items: curated.items(),
+            items: course.material.items(),
             file,
             file_hash: hex(Sha256::digest(&bytes)),
             seed: self.budget.seed,

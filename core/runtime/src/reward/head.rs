@@ -233,6 +233,20 @@ fn standardised(features: &[f32], mean: &[f64], deviation: &[f64]) -> Vec<f64> {
     all
 }
 
+/// How alike replies are to a head: what is like a liked one, it likes.
+pub(crate) struct Alike(Standardised);
+
+impl Alike {
+    pub fn new(features: &[Vec<f32>]) -> Self {
+        Self(Standardised::new(features))
+    }
+
+    /// The inner product of two replies' standardised features.
+    pub fn of(&self, a: usize, b: usize) -> f64 {
+        dot(&self.0.rows[a], &self.0.rows[b])
+    }
+}
+
 /// Features with mean 0, and variance 1 for all of a kind together, so that a ridge means the same for every width.
 struct Standardised {
     mean: Vec<f64>,

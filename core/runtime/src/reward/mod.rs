@@ -12,4 +12,4 @@ mod implicit;
 pub use head::{CrossValidated, FOLDS, Head, HeadOptions, Judged, Judgement, L2_GRID, Unfit};
 pub use implicit::{DEFAULT_BETA, Score};
 
-pub(crate) use head::fit;
+pub(crate) use head::{Alike, fit};

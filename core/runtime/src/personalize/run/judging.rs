@@ -10,13 +10,13 @@ use super::super::measure::{self, Bench};
 use super::super::recipe::GuardFile;
 use super::super::{Outcome, Phase};
 use super::ranking::{Ranking, fold_results};
+use super::west::Lesson;
 use super::{Context, Material, Step, Stop};
 use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
 use crate::facade::{Scorer, answer_all, hash_file, reply_all};
 use crate::gate::{self, AdapterState, AppFile, Event, Measurements, Offline};
-use crate::reward::Head;
 use crate::store::{AdapterRow, NewDecision};
 use crate::types::{AdapterId, Message, Sampling};
 
@@ -27,13 +27,13 @@ impl Context<'_> {
         row: AdapterRow,
         material: &Material,
         rankings: &[Ranking],
-        head: Option<Head>,
+        lesson: Lesson,
         dir: &Path,
     ) -> Step<Outcome> {
         let feedback = self.feedback_texts(material);
         let canceller = self.shared.canceller();
         let loaded = Arc::clone(&self.loaded);
-        let head = head.map(|head| Scorer::Head(Box::new(head)));
+        let head = lesson.head.map(|head| Scorer::Head(Box::new(head)));
         let bench = Bench {
             engine: &loaded.engine,
             canceller: &canceller,
@@ -54,6 +54,7 @@ impl Context<'_> {
             strength: 1.0,
             scales: Vec::new(),
             folds: fold_results(rankings),
+            evidence: lesson.evidence,
         };
         let limits = self.recipe.limits()?;
         if let Some(distance) = self.recipe.distance

@@ -364,10 +364,9 @@ mod tests {
     use super::super::sampled::Reply;
     use super::*;
 
-    fn reply(length: usize, finished: bool) -> Reply {
+    fn reply(length: usize) -> Reply {
         Reply {
             tokens: (0..length as i32).collect(),
-            finished,
             repeats: false,
         }
     }
@@ -384,28 +383,13 @@ mod tests {
     }
 
     #[test]
-    fn the_best_finished_reply_wins_over_the_worst_where_the_margin_is_large() {
-        let sampled = |prompt, finished: [bool; 3]| Sampled {
+    fn the_best_reply_wins_over_the_worst_where_the_margin_is_large() {
+        let prompts = [1, 2].map(|prompt| Sampled {
             prompt: vec![prompt],
-            replies: finished
-                .iter()
-                .zip([5, 6, 7])
-                .map(|(f, n)| reply(n, *f))
-                .collect(),
-        };
-        let prompts = [
-            sampled(1, [true, true, true]),
-            sampled(2, [false, true, true]),
-            sampled(3, [true, true, true]),
-            sampled(4, [false, false, false]),
-        ];
+            replies: [5, 6, 7].map(reply).to_vec(),
+        });
         // Lengths and rewards do not go together.
-        let rewards = [
-            [20.0, -20.0, 20.0],
-            [20.0, -20.0, 20.0],
-            [1.0, 0.0, 1.0],
-            [20.0, -20.0, 20.0],
-        ];
+        let rewards = [[20.0, -20.0, 20.0], [1.0, 0.0, 1.0]];
         let scores: Vec<Vec<Scored>> = rewards
             .iter()
             .map(|rewards| rewards.iter().map(|rho| scored(*rho)).collect())
@@ -416,10 +400,10 @@ mod tests {
             .iter()
             .map(|pair| (pair.prompt[0], pair.chosen.len(), pair.rejected.len()))
             .collect();
-        assert_eq!(lengths, [(1, 5, 6), (2, 7, 6)]);
+        assert_eq!(lengths, [(1, 5, 6)]);
         assert!((labelled.pairs[0].margin - 4.0).abs() < 1e-9);
         assert_eq!(labelled.pairs[0].base, [-20.0, -20.0]);
-        let kl = (3.0 * 20.0 + 2.0) / 72.0;
+        let kl = (20.0 + 2.0) / 36.0;
         assert!((labelled.kl.unwrap() - kl).abs() < 1e-12);
         assert_eq!(label(&[], &[], 0.1, &online()).kl, None);
     }
@@ -429,7 +413,7 @@ mod tests {
         let lengths = [10, 20, 30, 40];
         let prompt = |i: i32| Sampled {
             prompt: vec![i],
-            replies: lengths.iter().map(|n| reply(*n, true)).collect(),
+            replies: lengths.iter().map(|n| reply(*n)).collect(),
         };
         let prompts: Vec<_> = (0..6).map(prompt).collect();
         // A nat for each token, and for one reply more than that.

@@ -23,7 +23,6 @@ pub struct Sampled {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     pub tokens: Vec<i32>,
-    pub finished: bool,
     /// Whether it goes in circles ([`repeats`]).
     pub repeats: bool,
 }
@@ -110,26 +109,15 @@ pub fn own_prompts(
 }
 
 impl Sampled {
-    /// The best of the finished replies and the worst of all by their rewards, the first of equal ones, with the difference. One that
-    /// repeats itself is neither.
+    /// The best and the worst reply by their rewards, the first of equal ones, with the difference. Both are chosen from the same ones, all
+    /// that do not repeat themselves: what could win but not lose, or lose but not win, would be taught whatever the rewards say
+    /// (docs/adr/023).
     pub fn extremes(&self, reward: impl Fn(usize) -> f64) -> Option<(usize, usize, f64)> {
-        let best = self.best(&reward)?;
-        let sound = (0..self.replies.len()).filter(|at| !self.replies[*at].repeats);
-        let worst = sound.min_by(|a, b| reward(*a).total_cmp(&reward(*b)))?;
+        let sound = || (0..self.replies.len()).filter(|at| !self.replies[*at].repeats);
+        let best = sound().max_by(|a, b| reward(*a).total_cmp(&reward(*b)).then(b.cmp(a)))?;
+        let worst = sound().min_by(|a, b| reward(*a).total_cmp(&reward(*b)))?;
         let differ = self.replies[best].tokens != self.replies[worst].tokens;
         differ.then(|| (best, worst, reward(best) - reward(worst)))
-    }
-
-    /// The best reply that is finished and does not repeat itself, and the first that does.
-    pub fn best_and_repeating(&self, reward: impl Fn(usize) -> f64) -> Option<(usize, usize)> {
-        let repeating = self.replies.iter().position(|reply| reply.repeats);
-        self.best(&reward).zip(repeating)
-    }
-
-    fn best(&self, reward: &impl Fn(usize) -> f64) -> Option<usize> {
-        let wins = |at: &usize| self.replies[*at].finished && !self.replies[*at].repeats;
-        let winners = (0..self.replies.len()).filter(wins);
-        winners.max_by(|a, b| reward(*a).total_cmp(&reward(*b)).then(b.cmp(a)))
     }
 
     /// A reply by itself, to be scored.
@@ -174,10 +162,8 @@ impl Context<'_> {
             self.check()?;
             done += 1;
             self.progress(samples.phase, done, n as u64);
-            let finished = reply.stop_reason.is_finished();
             let made = Reply {
                 tokens: reply.tokens,
-                finished,
                 repeats: repeats(&reply.text),
             };
             replies[index] = Some((reply.prompt_tokens, made));
@@ -198,40 +184,45 @@ impl Context<'_> {
 
 #[cfg(test)]
 mod tests {
+    use thumbprint_tune::rng::Rng;
+
     use super::*;
 
-    #[test]
-    fn the_best_finished_reply_stands_over_the_worst_of_all() {
-        let reply = |length: i32, finished| Reply {
-            tokens: (0..length).collect(),
-            finished,
-            repeats: false,
+    fn of(replies: &[(i32, bool)], rewards: &[f64]) -> Option<(usize, usize, f64)> {
+        let reply = |(length, repeats): &(i32, bool)| Reply {
+            tokens: (0..*length).collect(),
+            repeats: *repeats,
         };
-        let of = |replies: Vec<Reply>, rewards: &[f64]| {
-            let sampled = Sampled {
-                prompt: vec![1],
-                replies,
-            };
-            sampled.extremes(|at| rewards[at])
-        };
-        let all = || vec![reply(5, true), reply(6, true), reply(7, true)];
-        assert_eq!(of(all(), &[2.0, -2.0, 2.0]), Some((0, 1, 4.0)));
-        let cut = vec![reply(5, false), reply(6, true), reply(7, true)];
-        assert_eq!(of(cut, &[9.0, -2.0, 2.0]), Some((2, 1, 4.0)));
-        assert_eq!(
-            of(vec![reply(5, false), reply(6, false)], &[1.0, 0.0]),
-            None
-        );
-        let mut circling = all();
-        circling[1].repeats = true;
-        assert_eq!(of(circling.clone(), &[1.0, -2.0, 2.0]), Some((2, 0, 1.0)));
         let sampled = Sampled {
             prompt: vec![1],
-            replies: circling,
+            replies: replies.iter().map(reply).collect(),
         };
-        let pair = sampled.best_and_repeating(|at| [1.0, 9.0, 2.0][at]);
-        assert_eq!(pair, Some((2, 1)));
+        sampled.extremes(|at| rewards[at])
+    }
+
+    #[test]
+    fn the_best_reply_stands_over_the_worst_and_one_that_goes_in_circles_is_neither() {
+        let all = [(5, false), (6, false), (7, false)];
+        assert_eq!(of(&all, &[2.0, -2.0, 2.0]), Some((0, 1, 4.0)));
+        let mut circling = all;
+        circling[1].1 = true;
+        assert_eq!(of(&circling, &[1.0, -2.0, 2.0]), Some((2, 0, 1.0)));
+        assert_eq!(of(&circling, &[1.0, 9.0, 2.0]), Some((2, 0, 1.0)));
         // Nothing is better than itself.
-        assert_eq!(of(vec![reply(5, true), reply(5, true)], &[1.0, 0.0]), None);
+        assert_eq!(of(&[(5, false); 2], &[1.0, 0.0]), None);
+        assert_eq!(of(&[], &[]), None);
+    }
+
+    #[test]
+    fn the_opposite_taste_turns_every_pair_around() {
+        // Nothing may win that may not lose, or pairs would teach it whatever the rewards say.
+        let mut rng = Rng::new(7);
+        for _ in 0..200 {
+            let replies: Vec<_> = (0..4).map(|at| (at + 3, rng.below(3) == 0)).collect();
+            let rewards: Vec<f64> = replies.iter().map(|_| rng.normal()).collect();
+            let opposite: Vec<f64> = rewards.iter().map(|reward| -reward).collect();
+            let turned = of(&replies, &opposite).map(|(best, worst, by)| (worst, best, by));
+            assert_eq!(of(&replies, &rewards), turned);
+        }
     }
 }

@@ -15,9 +15,9 @@ use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompt
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
 use crate::engine::{Canceller, Chat, Embedded, EngineError, Priority, ScoreText, With};
-use crate::facade::{HeadMaterial, whole};
-use crate::gate::replay;
-use crate::reward::{self, Head, HeadOptions, Judged};
+use crate::facade::whole;
+use crate::gate::{self, Evidence, replay};
+use crate::reward::{self, Alike, Head, HeadOptions, Judged};
 use crate::types::Message;
 
 /// Texts whose features are computed between two looks at whether to go on.
@@ -128,11 +128,7 @@ impl Again {
 
 /// Pairs that are learned from, at most, of so many prompts.
 pub fn n_pairs(n_prompts: usize, west: &WestOfN) -> usize {
-    share(west.keep, n_prompts) + share(west.over_repeating, n_prompts)
-}
-
-fn share(of: f64, n_prompts: usize) -> usize {
-    (of * n_prompts as f64).ceil() as usize
+    (west.keep * n_prompts as f64).ceil() as usize
 }
 
 /// What the person's feedback says of other replies.
@@ -143,6 +139,8 @@ pub struct Lesson {
     pub labelled: Vec<Labelled>,
     /// What orders replies by all that was said; none where that does not tell good ones from bad ones.
     pub head: Option<Head>,
+    /// Whether it tells replies apart at all; none where that cannot be told.
+    pub evidence: Option<Evidence>,
 }
 
 impl Context<'_> {
@@ -153,11 +151,16 @@ impl Context<'_> {
         resolved: &Resolved,
         dir: &Path,
     ) -> Step<Lesson> {
-        let judged = HeadMaterial::of_log(&material.log, &self.loaded)?;
+        let judged = &material.judged;
         let features = self.kept(dir, "west-feedback.json", |this| {
             this.features(judged.texts.clone())
         })?;
         let everything = || judged.judged.iter().map(|(_, judged)| *judged);
+        let opinions = judged.opinions();
+        let evidence = |features: &[Vec<f32>]| {
+            let alike = Alike::new(features);
+            gate::evidence(&opinions, |a, b| alike.of(a, b))
+        };
         let trainings = resolved.folds as usize + 1;
         let Some(west) = &resolved.recipe.west_of_n else {
             return Ok(Lesson {
@@ -167,6 +170,7 @@ impl Context<'_> {
                     &features,
                     WestOfN::default().l2,
                 ),
+                evidence: evidence(&features),
             });
         };
         let longest = resolved.plan.max_tokens;
@@ -203,6 +207,7 @@ impl Context<'_> {
                 .map(|pairs| Labelled::new(&pairs, weights, longest))
                 .collect(),
             head: heads.pop().flatten(),
+            evidence: evidence(&features),
         })
     }
 
@@ -365,11 +370,9 @@ fn ordered(west: &WestOfN, head: &Head, answers: &[Answers]) -> Vec<Place> {
     widest(&sampled, &rewards, west)
 }
 
-/// Of each prompt the best reply over the worst one; of these, the share with the largest margins. Beside them, of the first prompts with a
-/// reply that repeats itself, the best one over that: nobody wants it, and thumbs are too few to say so.
+/// Of each prompt the best reply over the worst one; of these, the share with the largest margins.
 fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Place> {
-    let of_prompts = || sampled.iter().zip(rewards).enumerate();
-    let mut places: Vec<Place> = of_prompts()
+    let mut places: Vec<Place> = (sampled.iter().zip(rewards).enumerate())
         .filter_map(|(prompt, (sampled, rewards))| {
             let (best, worst, margin) = sampled.extremes(|at| rewards[at])?;
             Some(Place {
@@ -382,17 +385,7 @@ fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Pla
         .filter(|place| place.margin > 0.0)
         .collect();
     places.sort_by(|a, b| b.margin.total_cmp(&a.margin).then(a.prompt.cmp(&b.prompt)));
-    places.truncate(share(west.keep, sampled.len()));
-    let over_repeating = of_prompts().filter_map(|(prompt, (sampled, rewards))| {
-        let (best, worst) = sampled.best_and_repeating(|at| rewards[at])?;
-        Some(Place {
-            prompt,
-            best,
-            worst,
-            margin: rewards[best] - rewards[worst],
-        })
-    });
-    places.extend(over_repeating.take(share(west.over_repeating, sampled.len())));
+    places.truncate(n_pairs(sampled.len(), west));
     places.sort_by_key(|place| place.prompt);
     places
 }
@@ -409,7 +402,6 @@ mod tests {
                 replies: (0..3)
                     .map(|reply| Reply {
                         tokens: vec![reply; 3],
-                        finished: true,
                         repeats: prompt == 2 && reply == 1,
                     })
                     .collect(),
@@ -423,7 +415,6 @@ mod tests {
         ];
         let west = WestOfN {
             keep: 0.5,
-            over_repeating: 0.0,
             ..WestOfN::default()
         };
         let sampled: Vec<&Sampled> = sampled.iter().collect();
@@ -433,33 +424,14 @@ mod tests {
             .map(|place| (place.prompt, place.best, place.worst))
             .collect();
         assert_eq!(found, [(1, 0, 2), (3, 1, 0)]);
-        let all = widest(
-            &sampled,
-            &rewards,
-            &WestOfN {
-                keep: 1.0,
-                ..west.clone()
-            },
-        );
+        let all = widest(&sampled, &rewards, &WestOfN { keep: 1.0, ..west });
         assert_eq!(all.len(), 3, "where nothing differs, nothing is better");
-        let over_repeating = WestOfN {
-            keep: 0.25,
-            over_repeating: 0.5,
-            ..west
-        };
-        let places = widest(&sampled, &rewards, &over_repeating);
-        let found: Vec<_> = places
-            .iter()
-            .map(|place| (place.prompt, place.best, place.worst))
-            .collect();
-        assert_eq!(found, [(1, 0, 2), (2, 0, 1)]);
     }
 
     #[test]
     fn a_reply_that_memory_was_not_planned_for_is_left_out_with_its_features() {
         let reply = |length| Reply {
             tokens: vec![7; length],
-            finished: true,
             repeats: false,
         };
         let answers = Answers {
