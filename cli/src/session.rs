@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use thumbprint::curation::Readiness;
 use thumbprint::engine::Canceller;
 use thumbprint::{
-    Error, Event, GenerateOptions, Generation, Judge, Options, Overflow, Reply, StopReason,
-    Thumbprint,
+    Error, Event, GenerateOptions, Generation, Judge, NOTHING_TO_LEARN, Options, Overflow, Reply,
+    StopReason, Thumbprint,
 };
 
 use crate::error::Result;
@@ -56,6 +57,35 @@ pub fn load(thumbprint: &Thumbprint, model: PathBuf, out: &Output) -> Result<()>
         out.note(&format!("warning: {warning}"));
     }
     Ok(())
+}
+
+/// The numbers of the last decision, if it was that the feedback tells nothing apart.
+///
+/// # Errors
+/// Of the store.
+pub fn why_nothing(thumbprint: &Thumbprint) -> Result<Option<Value>> {
+    let last = thumbprint
+        .store()
+        .decisions(None)
+        .map_err(Error::from)?
+        .pop();
+    let decision = last.map(|last| last.decision);
+    Ok(decision
+        .filter(|decision| decision.kind == NOTHING_TO_LEARN)
+        .map(|decision| decision.numbers))
+}
+
+/// Why nothing was trained.
+pub fn nothing_in_words(readiness: &Readiness, why: Option<&Value>) -> String {
+    let (have, need) = (readiness.have, readiness.need);
+    let told = why.and_then(|numbers| numbers["explanation"].as_str());
+    match told.filter(|_| readiness.is_ready()) {
+        Some(told) => told.to_owned(),
+        None => format!(
+            "not enough feedback yet: {} of {} events, {} of {} for a reply, {} of {} against one",
+            have.events, need.events, have.liked, need.liked, have.disliked, need.disliked
+        ),
+    }
 }
 
 /// How replies are generated.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde_json::json;
+use serde_json::{Value, json};
 use thumbprint::{Budget, GuardFile, Online, Outcome, Phase, Progress, Recipe};
 
 use crate::error::{CliError, Result};
@@ -125,10 +125,20 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     view.clear();
     let View { error, .. } = view;
     error.map_or(Ok(()), Err)?;
-    report(&outcome?, &interrupt, out)
+    report(
+        &outcome?,
+        session::why_nothing(&thumbprint)?,
+        &interrupt,
+        out,
+    )
 }
 
-fn report(outcome: &Outcome, interrupt: &Interrupt, out: &Output) -> Result<()> {
+fn report(
+    outcome: &Outcome,
+    why: Option<Value>,
+    interrupt: &Interrupt,
+    out: &Output,
+) -> Result<()> {
     let (object, sentence, nothing) = match outcome {
         Outcome::Trial(id, report) => {
             let sentence = format!("{} It is adapter {id}.", report.explain());
@@ -155,12 +165,9 @@ fn report(outcome: &Outcome, interrupt: &Interrupt, out: &Output) -> Result<()> 
         }
         Outcome::NothingToLearn(readiness) => {
             let (have, need) = (readiness.have, readiness.need);
-            let sentence = format!(
-                "not enough feedback yet: {} of {} events, {} of {} for a reply, {} of {} against one",
-                have.events, need.events, have.liked, need.liked, have.disliked, need.disliked
-            );
+            let sentence = session::nothing_in_words(readiness, why.as_ref());
             (
-                json!({ "outcome": "nothing_to_learn", "have": have, "need": need }),
+                json!({ "outcome": "nothing_to_learn", "have": have, "need": need, "reason": sentence }),
                 sentence,
                 true,
             )

@@ -49,7 +49,9 @@ pub use generation::{Batch, By, Event, Generation, Reply, Request};
 pub use kind::ErrorKind;
 pub use machine::{Device, DeviceKind, Machine, machine};
 pub use memory::{InferenceMemory, MemoryEstimate, TrainingMemory, estimate_memory};
-pub use personalize::{Budget, GuardFile, Job, Online, Outcome, Phase, Progress, Recipe, WestOfN};
+pub use personalize::{
+    Budget, GuardFile, Job, NOTHING_TO_LEARN, Online, Outcome, Phase, Progress, Recipe, WestOfN,
+};
 pub use store::{DatabaseKey, Target};
 pub use thumbprint_tune::adapter::{Merged, matrix_type};
 pub use types::{

@@ -17,6 +17,7 @@ use thumbprint_simulated_user::{Population, demo};
 use crate::error::{CliError, Result};
 use crate::options::{ModelOption, SeedOption, ThreadsOption};
 use crate::output::Output;
+use crate::session;
 use crate::simulation::{TemporaryFolder, learn};
 use person::{Arm, Session};
 use report::{Facts, Report};
@@ -112,10 +113,9 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let (adapter, explanation) = match &outcome {
         Outcome::Trial(id, report) | Outcome::Rejected(id, report) => (*id, report.explain()),
         Outcome::NothingToLearn(readiness) => {
-            let (have, need) = (readiness.have.events, readiness.need.events);
-            return Err(CliError::Nothing(format!(
-                "nothing to learn: {have} thumbs of the {need} needed"
-            )));
+            let why = session::why_nothing(&thumbprint)?;
+            let why = session::nothing_in_words(readiness, why.as_ref());
+            return Err(CliError::Nothing(format!("nothing to learn: {why}")));
         }
         other => {
             return Err(CliError::Failed(format!(

@@ -27,6 +27,7 @@ use crate::interrupt::Interrupt;
 use crate::kernels::kernels;
 use crate::options::Precision;
 use crate::output::Output;
+use crate::session;
 use crate::simulation::{Measured, answered, gate_numbers, learn, measured, request};
 use crate::watch::Watch;
 
@@ -77,6 +78,9 @@ pub struct Record {
     #[serde(default)]
     pub learned: Option<Learned>,
 }
+
+/// State of a cell in which nothing was trained.
+pub const NOTHING: &str = "nothing_to_learn";
 
 /// How a cell learned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -401,7 +405,12 @@ impl<'a> Bench<'a> {
             .share("base-", &data, &self.drawn_folder(TEACHING))?;
         let count = |wanted: fn(&Act) -> bool| events.iter().filter(|e| wanted(&e.act)).count();
         let numbers = details.as_ref().map_or_else(Measured::default, measured);
-        let gate = details.as_ref().and_then(gate_numbers).unwrap_or_default();
+        let gate = match &details {
+            Some(details) => gate_numbers(details),
+            // Nothing was trained; the last decision says why, where there was one.
+            None => session::why_nothing(&thumbprint)?,
+        };
+        let gate = gate.unwrap_or_default();
         let explanation = gate["explanation"].as_str().map(str::to_owned);
         let learned = Learned {
             up: count(|act| *act == Act::Up),
@@ -423,7 +432,7 @@ impl<'a> Bench<'a> {
         };
         let max_tokens = self.population.max_tokens;
         let (state, answers, candidate) = match details {
-            None => ("nothing_to_learn", shared.base.clone(), None),
+            None => (NOTHING, shared.base.clone(), None),
             Some(details) if details.row.state == AdapterState::Rejected => {
                 let by = By::Adapter(details.row.id);
                 let candidate = self.answer(&thumbprint, by, max_tokens)?;

@@ -14,6 +14,8 @@ const BUILT_IN: &str = include_str!("plan.json");
 pub const DEFAULT: &str = "default";
 /// The arm that learns about nothing.
 pub const SHUFFLED: &str = "shuffled";
+/// The arm of the same control where the gate does not ask whether feedback tells anything.
+pub const UNGATED: &str = "shuffled_ungated";
 
 /// Arms, and sizes of a benchmark by name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -389,7 +391,7 @@ mod tests {
     fn sizes_have_as_many_trainings_as_the_documents_say() {
         assert_eq!(
             ["ci", "hour", "night", "second", "steady", "careless"].map(trained),
-            [3, 13, 116, 10, 8, 8]
+            [3, 13, 120, 10, 8, 8]
         );
     }
 

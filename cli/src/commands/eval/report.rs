@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::plan::{Arm, DEFAULT};
+use super::plan::{Arm, DEFAULT, UNGATED};
 use super::plots::Plot;
 use super::results::{ALL, Average, Results, Row, UserFacts};
 use super::statistics::Estimate;
@@ -185,16 +185,28 @@ fn shuffled(out: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(out, "## Teaching about nothing\n")?;
     writeln!(
         out,
-        "{} adapters were taught with thumbs shuffled among the replies. The gate let {} through. Their true win rate is {:.0} % on average. \
-         From each one's true chances in a blind vote, with the person's noise and flips, follows exactly how likely it is to be promoted within {} votes: \
-         {:.2} % on average, counting 0 for those that the gate rejected, and {:.2} % had it let all of them through; {:.1} % would be rolled back.\n",
-        shuffled.adapters,
+        "Thumbs were shuffled among the replies in {} logs. Something was trained on {} of them, and the gate let {} through; chance may \
+         pass it {:.0} % of the time. From each adapter's true chances in a blind vote, with the person's noise and flips, follows exactly \
+         how likely it is to be promoted within {} votes: {:.2} % on average, counting 0 for what the gate turned away; {:.1} % would be \
+         rolled back.\n",
+        shuffled.logs,
+        shuffled.trained,
         shuffled.trials,
-        100.0 * shuffled.win_rate,
+        100.0 * shuffled.allowed,
         super::results::VOTES,
         100.0 * shuffled.promoted,
-        100.0 * shuffled.promoted_without_gate,
         100.0 * shuffled.rolled_back
+    )?;
+    let Some(ungated) = shuffled.ungated else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "`{UNGATED}` shows what is taught beside the feedback: {} adapters were trained on such logs whatever they tell. They win {:.0} % on \
+         average and would be promoted in {:.1} % of cases.\n",
+        ungated.adapters,
+        100.0 * ungated.win_rate,
+        100.0 * ungated.promoted
     )
 }
 

@@ -5,8 +5,8 @@ use thumbprint::gate::{Fate, fate};
 use thumbprint_simulated_user::taste::Term;
 use thumbprint_simulated_user::{Choice, SimulatedUser};
 
-use super::cells::{Bench, Phases, Record, Shared};
-use super::plan::{Cell, DEFAULT, SHUFFLED};
+use super::cells::{Bench, NOTHING, Phases, Record, Shared};
+use super::plan::{Cell, DEFAULT, SHUFFLED, UNGATED};
 use super::scores::{Answer, LEAST_WORTH, Scores, difference};
 use super::statistics::{Estimate, Table, estimate, estimate_over, mean};
 use super::verdicts::{HEADROOM, Verdict, verdicts};
@@ -162,19 +162,30 @@ pub struct Sample {
 /// What teaching about nothing led to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shuffled {
-    pub adapters: usize,
+    /// Logs that were taught.
+    pub logs: usize,
+    /// Those that anything was trained on.
+    pub trained: usize,
     /// Let through by the gate.
     pub trials: usize,
-    /// How often chance may pass the gate's held-out ranking, on average over them.
+    /// How often chance may pass the gate, on average over them.
     pub allowed: f64,
+    /// Of being promoted within [`VOTES`] blind votes with the person's noise and flips, computed exactly from each adapter's true
+    /// chances, 0 for one that the gate turned away.
+    pub promoted: f64,
+    pub rolled_back: f64,
+    /// What is taught where the gate does not ask what the log tells.
+    pub ungated: Option<Ungated>,
+}
+
+/// Adapters of shuffled thumbs that were trained whatever the log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ungated {
+    pub adapters: usize,
     /// Mean of their true win rates, ties half; a rejected one's is its candidate's.
     pub win_rate: f64,
-    /// Of being promoted within [`VOTES`] blind votes with the person's noise and flips, computed exactly from each adapter's true
-    /// chances, 0 for one that the gate rejected.
+    /// As in [`Shuffled`].
     pub promoted: f64,
-    /// The same had the gate let all of them through.
-    pub promoted_without_gate: f64,
-    pub rolled_back: f64,
 }
 
 /// What the computation starts from.
@@ -494,41 +505,67 @@ fn comparisons(judged: &[Judged<'_>]) -> Vec<Comparison> {
 pub const ALL: &str = "all";
 
 fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
-    let mut fates: Vec<(bool, f64, Fate)> = Vec::new();
-    let mut allowed = Vec::new();
+    let fates = fates(judged, SHUFFLED);
+    if fates.is_empty() {
+        return None;
+    }
+    let learned = judged.iter().flat_map(|user| {
+        let scored = user.scored.iter().filter(|s| s.record.cell.arm == SHUFFLED);
+        scored.filter_map(|scored| scored.record.learned.as_ref())
+    });
+    // Without enough to compare, nothing is turned away.
+    let allowed: Vec<f64> = learned
+        .map(|learned| learned.level.unwrap_or(1.0))
+        .collect();
+    let count = |wanted: &dyn Fn(&Shuffle) -> bool| fates.iter().filter(|f| wanted(f)).count();
+    let of_trials = |of: &dyn Fn(&Fate) -> f64| {
+        let probability = |f: &Shuffle| if f.is_trial { of(&f.fate) } else { 0.0 };
+        mean(fates.iter().map(probability))
+    };
+    Some(Shuffled {
+        logs: fates.len(),
+        trained: count(&|f| f.is_trained),
+        trials: count(&|f| f.is_trial),
+        allowed: mean(allowed),
+        promoted: of_trials(&|fate| fate.promoted),
+        rolled_back: of_trials(&|fate| fate.rolled_back),
+        ungated: ungated(judged),
+    })
+}
+
+fn ungated(judged: &[Judged<'_>]) -> Option<Ungated> {
+    let fates = fates(judged, UNGATED);
+    (!fates.is_empty()).then(|| Ungated {
+        adapters: fates.len(),
+        win_rate: mean(fates.iter().map(|f| f.win_rate)),
+        promoted: mean(fates.iter().map(|f| f.fate.promoted)),
+    })
+}
+
+/// What became of a log of shuffled thumbs.
+struct Shuffle {
+    is_trained: bool,
+    is_trial: bool,
+    win_rate: f64,
+    fate: Fate,
+}
+
+fn fates(judged: &[Judged<'_>], arm: &str) -> Vec<Shuffle> {
+    let mut fates = Vec::new();
     for user in judged {
-        for scored in user.scored.iter().filter(|s| s.record.cell.arm == SHUFFLED) {
+        for scored in user.scored.iter().filter(|s| s.record.cell.arm == arm) {
             let scores = scored.candidate.as_ref().unwrap_or(&scored.scores);
             let differences = difference(&scores.utility, &user.base.utility);
             let chances = differences.iter().map(|d| user.person.vote_chances(*d));
             let win = mean(chances.clone().map(|c| c.left));
             let loss = mean(chances.map(|c| c.right));
-            let win_rate = mean(scores.wins(&user.base));
-            fates.push((is_trial(scored.record), win_rate, fate(win, loss, VOTES, 1)));
-            // Without enough to compare, nothing is turned away.
-            let learned = scored.record.learned.as_ref();
-            allowed.push(learned.and_then(|learned| learned.level).unwrap_or(1.0));
+            fates.push(Shuffle {
+                is_trained: scored.record.state != NOTHING,
+                is_trial: is_trial(scored.record),
+                win_rate: mean(scores.wins(&user.base)),
+                fate: fate(win, loss, VOTES, 1),
+            });
         }
     }
-    if fates.is_empty() {
-        return None;
-    }
-    let tried = |trial: &bool, probability: f64| if *trial { probability } else { 0.0 };
-    Some(Shuffled {
-        adapters: fates.len(),
-        trials: fates.iter().filter(|(trial, ..)| *trial).count(),
-        allowed: mean(allowed),
-        win_rate: mean(fates.iter().map(|(_, rate, _)| *rate)),
-        promoted: mean(
-            fates
-                .iter()
-                .map(|(trial, _, fate)| tried(trial, fate.promoted)),
-        ),
-        promoted_without_gate: mean(fates.iter().map(|(_, _, fate)| fate.promoted)),
-        rolled_back: mean(
-            fates
-                .iter()
-                .map(|(trial, _, fate)| tried(trial, fate.rolled_back)),
-        ),
-    })
+    fates
 }

@@ -2,7 +2,9 @@
 
 use thumbprint_simulated_user::Random;
 
-use super::results::{ALL, Average, Comparison, Results, Row, Sample, Shuffled, UserFacts};
+use super::results::{
+    ALL, Average, Comparison, Results, Row, Sample, Shuffled, Ungated, UserFacts,
+};
 use super::statistics::Estimate;
 use super::verdicts::verdicts;
 
@@ -104,13 +106,17 @@ pub fn results() -> Results {
             comparison(ALL, 2, "system_prompt", around(0.1, 0.3)),
         ],
         shuffled: Some(Shuffled {
-            adapters: 20,
+            logs: 20,
+            trained: 2,
             trials: 1,
             allowed: 0.05,
-            win_rate: 0.52,
             promoted: 0.003,
-            promoted_without_gate: 0.02,
             rolled_back: 0.001,
+            ungated: Some(Ungated {
+                adapters: 4,
+                win_rate: 0.52,
+                promoted: 0.02,
+            }),
         }),
         verdicts: Vec::new(),
     };

@@ -221,8 +221,7 @@ fn keywords(results: &Results) -> Verdict {
 fn shuffled_trials(results: &Results) -> Verdict {
     let shuffled = results.shuffled.as_ref();
     // As many or more would be seen this often if the gate erred at its own rate.
-    let chance =
-        |s: &super::results::Shuffled| binomial_upper_tail(s.trials, s.adapters, s.allowed);
+    let chance = |s: &super::results::Shuffled| binomial_upper_tail(s.trials, s.logs, s.allowed);
     Verdict {
         goal: format!(
             "`{SHUFFLED}` labels reach a trial no more often than the gate's own error rate, which falls with the feedback"
@@ -233,15 +232,15 @@ fn shuffled_trials(results: &Results) -> Verdict {
         ),
         found: shuffled.map_or_else(nothing, |s| {
             format!(
-                "{} of {} adapters, where {} were expected at most; as many or more are seen {} of the time",
+                "{} of {} logs, where {} were expected at most; as many or more are seen {} of the time",
                 s.trials,
-                s.adapters,
+                s.logs,
                 percent(s.allowed),
                 percent(chance(s))
             )
         }),
         caveat: shuffled
-            .and_then(|s| (s.adapters < 20).then(|| format!("on {} of 20 adapters", s.adapters))),
+            .and_then(|s| (s.logs < 20).then(|| format!("on {} of 20 logs", s.logs))),
     }
 }
 
@@ -251,16 +250,22 @@ fn shuffled_promotions(results: &Results) -> Verdict {
         goal: format!("`{SHUFFLED}` labels are promoted in at most 5 %"),
         standing: standing(shuffled.is_some(), shuffled.is_some_and(|s| s.promoted <= 0.05)),
         found: shuffled.map_or_else(nothing, |s| {
+            let ungated = s.ungated.map(|ungated| {
+                format!(
+                    "; {} where the gate does not ask what a log tells, with a mean win rate of {} ({} adapters)",
+                    percent(ungated.promoted),
+                    percent(ungated.win_rate),
+                    ungated.adapters
+                )
+            });
             format!(
-                "{:.2} % within {VOTES} votes, computed exactly from their true win rates ({} on average); {:.2} % had the gate let all \
-                 of them through",
+                "{:.2} % within {VOTES} votes, computed exactly from true win rates{}",
                 100.0 * s.promoted,
-                percent(s.win_rate),
-                100.0 * s.promoted_without_gate
+                ungated.unwrap_or_default()
             )
         }),
         caveat: shuffled.and_then(|s| {
-            (s.adapters < 20).then(|| format!("on {} of 20 adapters", s.adapters))
+            (s.logs < 20).then(|| format!("on {} of 20 logs", s.logs))
         }),
     }
 }
@@ -372,7 +377,7 @@ mod tests {
         let (standing, found) = standing_of(&results, "reach a trial");
         assert_eq!(standing, Standing::NotMet);
         assert!(
-            found.contains("4 of 20 adapters") && found.contains("2 %"),
+            found.contains("4 of 20 logs") && found.contains("2 %"),
             "{found}"
         );
         assert_eq!(standing_of(&results, "are promoted in").0, Standing::NotMet);

@@ -115,6 +115,10 @@ impl Default for Progress {
     }
 }
 
+/// Kind of the decision ([`Store::decisions`](crate::store::Store::decisions)) that nothing be trained, since the feedback tells replies apart
+/// no better than chance does. Its `numbers` have `explanation`, for people.
+pub const NOTHING_TO_LEARN: &str = "offline: nothing to learn";
+
 /// How a job ended, or why it rests.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -125,7 +129,8 @@ pub enum Outcome {
     Rejected(AdapterId, Box<OfflineReport>),
     /// The adapter in use is still on trial and must not change before its votes are in (see [`Budget::replace_trial`]).
     TrialRunning(AdapterId),
-    /// The log does not say enough yet.
+    /// The log does not say enough yet: there is too little of it, or, where it [is ready](Readiness::is_ready), what was said tells replies
+    /// apart no better than chance does ([`gate::Evidence`](crate::gate::Evidence)). The last of the store's decisions has its numbers.
     NothingToLearn(Readiness),
     /// The job rests: asked for, or out of time. `personalize` or `resume` goes on.
     Paused,

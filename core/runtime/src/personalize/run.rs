@@ -185,6 +185,10 @@ impl Context<'_> {
         }
         let resolved = self.resolve(&material)?;
         let dir = self.begin(&resolved, material.items())?;
+        let evidence = self.evidence(&material, &dir)?;
+        if !self.is_telling(evidence)? {
+            return Ok(Outcome::NothingToLearn(material.curated.readiness));
+        }
         let replay = self.kept(&dir, "replay.json", |this| this.replay(resolved.replay))?;
         let mut beside = self.anchors(resolved.anchors)?;
         let replay = replay
@@ -232,7 +236,7 @@ impl Context<'_> {
             this.shifts(&mut trainer, &material, &references)
         })?;
         let adapter = self.record(trainer, &course, &shifts, stopped, &rounds)?;
-        self.judge(adapter, &material, &rankings, lesson, &dir)
+        self.judge(adapter, &material, &rankings, lesson, evidence, &dir)
     }
 
     // ---- before training ----

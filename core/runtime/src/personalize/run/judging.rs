@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::measure::{self, Bench};
 use super::super::recipe::GuardFile;
-use super::super::{Outcome, Phase};
+use super::super::{NOTHING_TO_LEARN, Outcome, Phase};
 use super::ranking::{Ranking, fold_results};
 use super::west::Lesson;
 use super::{Context, Material, Step, Stop};
@@ -16,11 +16,32 @@ use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
 use crate::facade::{Scorer, answer_all, hash_file, reply_all};
-use crate::gate::{self, AdapterState, AppFile, Event, Measurements, Offline};
+use crate::gate::{self, AdapterState, AppFile, Event, Evidence, Measurements, Offline};
 use crate::store::{AdapterRow, NewDecision};
 use crate::types::{AdapterId, Message, Sampling};
 
 impl Context<'_> {
+    /// Whether there is anything to learn from feedback that tells replies apart so far. If not, that is kept with its numbers.
+    pub(super) fn is_telling(&self, evidence: Option<Evidence>) -> Step<bool> {
+        let limits = self.recipe.limits()?;
+        let judged = evidence.map(|evidence| evidence.judge(limits.chance));
+        let Some(failed) = judged.filter(|judged| !judged.passed) else {
+            return Ok(true);
+        };
+        let explanation = failed.sentence.clone();
+        self.thumbprint.store().record_decision(&NewDecision {
+            adapter: None,
+            run: self.run.as_ref().map(|(id, _)| *id),
+            kind: NOTHING_TO_LEARN.to_owned(),
+            numbers: json!({
+                "measured": { "evidence": evidence },
+                "report": { "held_out": failed },
+                "explanation": explanation,
+            }),
+        })?;
+        Ok(false)
+    }
+
     /// Measures the candidate, decides, and puts it on trial or rejects it.
     pub(super) fn judge(
         &self,
@@ -28,6 +49,7 @@ impl Context<'_> {
         material: &Material,
         rankings: &[Ranking],
         lesson: Lesson,
+        evidence: Option<Evidence>,
         dir: &Path,
     ) -> Step<Outcome> {
         let feedback = self.feedback_texts(material);
@@ -54,7 +76,7 @@ impl Context<'_> {
             strength: 1.0,
             scales: Vec::new(),
             folds: fold_results(rankings),
-            evidence: lesson.evidence,
+            evidence,
         };
         let limits = self.recipe.limits()?;
         if let Some(distance) = self.recipe.distance

@@ -139,11 +139,22 @@ pub struct Lesson {
     pub labelled: Vec<Labelled>,
     /// What orders replies by all that was said; none where that does not tell good ones from bad ones.
     pub head: Option<Head>,
-    /// Whether it tells replies apart at all; none where that cannot be told.
-    pub evidence: Option<Evidence>,
 }
 
 impl Context<'_> {
+    /// Whether the feedback tells replies apart at all; none where that cannot be asked.
+    pub(super) fn evidence(&self, material: &Material, dir: &Path) -> Step<Option<Evidence>> {
+        let alike = Alike::new(&self.features_of_feedback(material, dir)?);
+        let opinions = material.judged.opinions();
+        Ok(gate::evidence(&opinions, |a, b| alike.of(a, b)))
+    }
+
+    fn features_of_feedback(&self, material: &Material, dir: &Path) -> Step<Vec<Vec<f32>>> {
+        self.kept(dir, "feedback-features.json", |this| {
+            this.features(material.judged.texts.clone())
+        })
+    }
+
     /// Has a head learn from the feedback, and order the base's own replies.
     pub(super) fn lesson(
         &self,
@@ -152,15 +163,8 @@ impl Context<'_> {
         dir: &Path,
     ) -> Step<Lesson> {
         let judged = &material.judged;
-        let features = self.kept(dir, "west-feedback.json", |this| {
-            this.features(judged.texts.clone())
-        })?;
+        let features = self.features_of_feedback(material, dir)?;
         let everything = || judged.judged.iter().map(|(_, judged)| *judged);
-        let opinions = judged.opinions();
-        let evidence = |features: &[Vec<f32>]| {
-            let alike = Alike::new(features);
-            gate::evidence(&opinions, |a, b| alike.of(a, b))
-        };
         let trainings = resolved.folds as usize + 1;
         let Some(west) = &resolved.recipe.west_of_n else {
             return Ok(Lesson {
@@ -170,7 +174,6 @@ impl Context<'_> {
                     &features,
                     WestOfN::default().l2,
                 ),
-                evidence: evidence(&features),
             });
         };
         let longest = resolved.plan.max_tokens;
@@ -207,7 +210,6 @@ impl Context<'_> {
                 .map(|pairs| Labelled::new(&pairs, weights, longest))
                 .collect(),
             head: heads.pop().flatten(),
-            evidence: evidence(&features),
         })
     }
 
