@@ -123,7 +123,8 @@ pub enum Outcome {
         /// The adapter on trial.
         adapter: AdapterId,
     },
-    /// The log does not say enough yet.
+    /// The log does not say enough yet: there is too little of it, or, where `readiness` is met, it tells replies apart no better than
+    /// chance does.
     NothingToLearn {
         /// What there is and what is needed.
         readiness: Readiness,

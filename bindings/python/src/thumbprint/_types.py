@@ -643,7 +643,8 @@ class TrialRunning:
 
 @dataclass(frozen=True)
 class NothingToLearn:
-    """The log does not say enough yet."""
+    """The log does not say enough yet: there is too little of it, or, where `readiness` is met, it tells replies apart no better than
+    chance does."""
 
     readiness: Readiness
     """What there is and what is needed."""

@@ -209,7 +209,8 @@ public enum Outcome: Hashable, Sendable {
     case rejected(adapter: AdapterID, report: OfflineReport)
     /// The adapter in use is still on trial and must not change before its votes are in (see `Budget.replaceTrial`).
     case trialRunning(adapter: AdapterID)
-    /// The log does not say enough yet: what there is and what is needed.
+    /// The log does not say enough yet, with what there is and what is needed. Where that is met, it tells replies apart no better than
+    /// chance does.
     case nothingToLearn(Readiness)
     /// The job rests: asked for, or out of time. `personalize` or `resume` goes on.
     case paused

@@ -101,7 +101,7 @@ impl Default for WestOfN {
             max_tokens: 192,
             temperature: 0.7,
             l2: 1.0,
-            keep: 0.5,
+            keep: 0.8,
             weight: 1.0,
             nll: 1.0,
             label_smoothing: 0.1,

@@ -346,6 +346,7 @@ fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online
             pairs.push(LabelledPair {
                 prompt: sampled.prompt.clone(),
                 chosen: sampled.replies[best].tokens.clone(),
+                finished: sampled.replies[best].finished,
                 rejected: sampled.replies[worst].tokens.clone(),
                 base: [scored[best].base, scored[worst].base],
                 margin,
@@ -367,6 +368,7 @@ mod tests {
     fn reply(length: usize) -> Reply {
         Reply {
             tokens: (0..length as i32).collect(),
+            finished: true,
             repeats: false,
         }
     }

@@ -23,6 +23,8 @@ pub struct Sampled {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     pub tokens: Vec<i32>,
+    /// Whether the model ended it.
+    pub finished: bool,
     /// Whether it goes in circles ([`repeats`]).
     pub repeats: bool,
 }
@@ -47,6 +49,8 @@ pub struct Samples<'a> {
 pub struct LabelledPair {
     pub prompt: Vec<i32>,
     pub chosen: Vec<i32>,
+    /// Whether the better side was ended.
+    pub finished: bool,
     pub rejected: Vec<i32>,
     /// Their log-probabilities under the base, nats.
     pub base: [f64; 2],
@@ -71,7 +75,11 @@ impl Labelled {
                     kind: Kind::Pair {
                         chosen: pair.chosen.clone(),
                         rejected: pair.rejected.clone(),
-                        weights,
+                        weights: PairWeights {
+                            // Raising the likelihood of a reply without its end teaches not to end.
+                            nll: if pair.finished { weights.nll } else { 0.0 },
+                            ..weights
+                        },
                     },
                 };
                 let reference = Reference {
@@ -163,6 +171,7 @@ impl Context<'_> {
             done += 1;
             self.progress(samples.phase, done, n as u64);
             let made = Reply {
+                finished: reply.stop_reason.is_finished(),
                 tokens: reply.tokens,
                 repeats: repeats(&reply.text),
             };
@@ -191,6 +200,7 @@ mod tests {
     fn of(replies: &[(i32, bool)], rewards: &[f64]) -> Option<(usize, usize, f64)> {
         let reply = |(length, repeats): &(i32, bool)| Reply {
             tokens: (0..*length).collect(),
+            finished: true,
             repeats: *repeats,
         };
         let sampled = Sampled {

@@ -346,6 +346,7 @@ impl Context<'_> {
             Some(LabelledPair {
                 prompt: prompt.clone(),
                 chosen: replies[place.best].tokens.clone(),
+                finished: replies[place.best].finished,
                 rejected: replies[place.worst].tokens.clone(),
                 base: [
                     base((place.prompt, place.best))?,
@@ -404,6 +405,7 @@ mod tests {
                 replies: (0..3)
                     .map(|reply| Reply {
                         tokens: vec![reply; 3],
+                        finished: true,
                         repeats: prompt == 2 && reply == 1,
                     })
                     .collect(),
@@ -434,6 +436,7 @@ mod tests {
     fn a_reply_that_memory_was_not_planned_for_is_left_out_with_its_features() {
         let reply = |length| Reply {
             tokens: vec![7; length],
+            finished: true,
             repeats: false,
         };
         let answers = Answers {

@@ -89,7 +89,7 @@ public sealed interface Outcome {
         val adapter: AdapterId,
     ) : Outcome
 
-    /** The log does not say enough yet. */
+    /** The log does not say enough yet: there is too little of it, or, where [readiness] is met, it tells replies apart no better than chance does. */
     public data class NothingToLearn(
         /** What there is and what is needed. */
         val readiness: Readiness,
