@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use thumbprint::gate::{AdapterState, Decision};
 use thumbprint::store::{NewAdapter, NewVote, Outcome as Vote};
 use thumbprint::{
-    AdapterFormat, AdapterId, Budget, Error, Feedback, Message, Options, Outcome, Phase, Recipe,
-    Request, Target, Thumbprint,
+    AdapterFormat, AdapterId, Budget, Error, Feedback, Message, NOTHING_TO_LEARN, Options, Outcome,
+    Phase, Recipe, Request, Target, Thumbprint,
 };
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::graph::Kernels;
@@ -177,6 +177,64 @@ fn too_little_feedback_says_how_much_there_is_and_how_much_is_needed() {
         panic!()
     };
     assert_eq!((readiness.have.events, readiness.need.events), (0, 10));
+}
+
+#[test]
+fn feedback_that_chance_could_have_given_trains_nothing_and_says_why() {
+    let folder = Folder::new();
+    let tp = folder.open();
+    for at in 0..16 {
+        let prompt = [Message::user(format!("Is it number {at}?"))];
+        let text = ["Yes.", "It depends. It depends."][at % 2];
+        // Of either text as many are liked as not.
+        let feedback = match at / 2 % 2 {
+            0 => Feedback::Up,
+            _ => Feedback::Down { reasons: vec![] },
+        };
+        tp.record_external(&prompt, text, &feedback).unwrap();
+    }
+    let personalize = |recipe: Recipe| tp.personalize_with(budget(), recipe).unwrap().wait();
+    let outcome = personalize(with_folds()).unwrap();
+    let Outcome::NothingToLearn(readiness) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(readiness.is_ready());
+    assert!(tp.adapters().unwrap().is_empty());
+    assert!(tp.store().unfinished_runs().unwrap().is_empty());
+    let decision = tp.store().decisions(None).unwrap().pop().unwrap().decision;
+    assert_eq!(
+        (&*decision.kind, decision.adapter),
+        (NOTHING_TO_LEARN, None)
+    );
+    let p_value = decision.numbers["measured"]["evidence"]["p_value"].as_f64();
+    assert!(p_value.unwrap() > 0.05, "{decision:?}");
+    let sentence = decision.numbers["explanation"].as_str().unwrap();
+    assert!(sentence.contains("8 👍, 8 👎"), "{sentence}");
+
+    let whatever_it_tells = Recipe {
+        limits: json!({ "chance": 1.0 }),
+        ..with_folds()
+    };
+    adapter_of(personalize(whatever_it_tells).unwrap());
+}
+
+#[test]
+fn an_adapter_is_made_of_every_event_that_its_head_read() {
+    let folder = Folder::new();
+    let tp = folder.taught();
+    // A second thumb on a prompt, which makes no example beside the first.
+    let prompt = [Message::user("Is it number 0?")];
+    let second = tp.record_external(&prompt, "Yes!", &Feedback::Up).unwrap();
+    let id = adapter_of(
+        tp.personalize_with(budget(), with_folds())
+            .unwrap()
+            .wait()
+            .unwrap(),
+    );
+    let items = tp.store().adapter_items(id).unwrap();
+    assert_eq!((items.len(), items.contains(&second)), (13, true));
+    tp.forget(Target::Feedback(second)).unwrap();
+    assert_eq!(tp.adapter(id).unwrap().row.state, AdapterState::Forgotten);
 }
 
 #[test]

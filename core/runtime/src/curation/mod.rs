@@ -18,7 +18,7 @@
 //! row of the table that applies; pairs by the rule of [`Options::pairs_per_prompt`]; among edits,
 //! rankings, 👍 alone, 👎 alone or retries alone, the latest. A ranking that later thumbs contradict
 //! does not apply, and replies in it that say the same or nothing are passed over. What is left over in a group is reported and
-//! teaches nothing.
+//! makes no example; the reward head reads it all the same ([`LearnFrom::Thumbs`]).
 //!
 //! Two numbers change a weight afterwards. A pair of nearly identical replies carries little signal
 //! and moves the model most (2410.08847), so above a [`similarity`] of [`Options::similar_from`]
