@@ -60,7 +60,7 @@ impl Evidence {
             limit,
             passed,
             sentence: format!(
-                "The feedback ({} 👍, {} 👎, edits and picks among them) {does} unseen replies apart: chance does as well {:.1} % of the time, where {:.0} % are allowed.{advice}",
+                "The feedback ({} 👍, {} 👎, with both sides of edits and picks) {does} unseen replies apart: chance does as well {:.1} % of the time, where {:.0} % are allowed.{advice}",
                 self.liked,
                 self.disliked,
                 100.0 * self.p_value,
