@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use thumbprint::gate::stats::binomial_upper_tail;
 
+use super::cells::NOTHING;
 use super::plan::{DEFAULT, SHUFFLED};
-use super::results::{ALL, Average, Results, UserFacts, VOTES};
+use super::results::{ALL, Average, Results, Row, UserFacts, VOTES};
 
 /// Seeds and prompts that goals are stated for.
 const SEEDS: usize = 5;
@@ -174,7 +175,9 @@ fn rival(results: &Results, arm: &str, n: usize) -> Verdict {
 }
 
 fn guards(results: &Results) -> Verdict {
-    let rows: Vec<_> = results.rows.iter().filter(|r| r.arm == DEFAULT).collect();
+    // Where nothing was trained there is no adapter.
+    let trained = |r: &&Row| r.arm == DEFAULT && r.state != NOTHING;
+    let rows: Vec<_> = results.rows.iter().filter(trained).collect();
     let green = rows
         .iter()
         .filter(|r| r.state == "trial" || r.state == "promoted");
@@ -224,7 +227,7 @@ fn shuffled_trials(results: &Results) -> Verdict {
     let chance = |s: &super::results::Shuffled| binomial_upper_tail(s.trials, s.logs, s.allowed);
     Verdict {
         goal: format!(
-            "`{SHUFFLED}` labels reach a trial no more often than the gate's own error rate, which falls with the feedback"
+            "`{SHUFFLED}` labels reach a trial no more often than the gate's own error rate"
         ),
         standing: standing(
             shuffled.is_some(),

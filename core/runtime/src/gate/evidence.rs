@@ -71,7 +71,7 @@ impl Evidence {
 }
 
 /// Tests opinions, in the order they were given, by how alike two replies are: any inner product. `None` where everything was liked, or
-/// nothing, or all was said about one prompt.
+/// nothing, or all was said about one prompt, or a likeness is no number.
 pub fn evidence(opinions: &[Opinion], alike: impl Fn(usize, usize) -> f64) -> Option<Evidence> {
     let opinions = of_one_mind(opinions);
     let liked = opinions.iter().filter(|opinion| opinion.liked).count();
@@ -92,6 +92,9 @@ pub fn evidence(opinions: &[Opinion], alike: impl Fn(usize, usize) -> f64) -> Op
         .collect();
     let mut y = centred(&opinions);
     let found = statistic(&y, &products);
+    if !found.is_finite() {
+        return None;
+    }
     // What is the same but for rounding does as well.
     let mark = found - 1e-9 * found.abs();
     let mut rng = Rng::new(SEED);
@@ -222,6 +225,7 @@ mod tests {
         assert_eq!(changed(&|opinion| opinion.liked = false), None);
         assert_eq!(changed(&|opinion| opinion.prompt = [0; 32]), None);
         assert_eq!(by_features(&replies, &[]), None);
+        assert_eq!(evidence(&opinions, |_, _| f64::NAN), None);
         // Whichever way round: what matters is that it is the same way for all.
         let report = found.judge(0.05);
         assert!(
