@@ -75,17 +75,26 @@ pub fn why_nothing(thumbprint: &Thumbprint) -> Result<Option<Value>> {
         .map(|decision| decision.numbers))
 }
 
-/// Why nothing was trained.
-pub fn nothing_in_words(readiness: &Readiness, why: Option<&Value>) -> String {
+/// The same in words, or how much too little was said.
+///
+/// # Errors
+/// Of the store.
+pub fn why_nothing_in_words(thumbprint: &Thumbprint, readiness: &Readiness) -> Result<String> {
     let (have, need) = (readiness.have, readiness.need);
-    let told = why.and_then(|numbers| numbers["explanation"].as_str());
-    match told.filter(|_| readiness.is_ready()) {
+    let why = match readiness.is_ready() {
+        true => why_nothing(thumbprint)?,
+        false => None,
+    };
+    let told = why
+        .as_ref()
+        .and_then(|numbers| numbers["explanation"].as_str());
+    Ok(match told {
         Some(told) => told.to_owned(),
         None => format!(
             "not enough feedback yet: {} of {} events, {} of {} for a reply, {} of {} against one",
             have.events, need.events, have.liked, need.liked, have.disliked, need.disliked
         ),
-    }
+    })
 }
 
 /// How replies are generated.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
-use thumbprint::{Budget, GuardFile, Online, Outcome, Phase, Progress, Recipe};
+use serde_json::json;
+use thumbprint::{Budget, GuardFile, Online, Outcome, Phase, Progress, Recipe, Thumbprint};
 
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
@@ -125,17 +125,12 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     view.clear();
     let View { error, .. } = view;
     error.map_or(Ok(()), Err)?;
-    report(
-        &outcome?,
-        session::why_nothing(&thumbprint)?,
-        &interrupt,
-        out,
-    )
+    report(&outcome?, &thumbprint, &interrupt, out)
 }
 
 fn report(
     outcome: &Outcome,
-    why: Option<Value>,
+    thumbprint: &Thumbprint,
     interrupt: &Interrupt,
     out: &Output,
 ) -> Result<()> {
@@ -165,7 +160,7 @@ fn report(
         }
         Outcome::NothingToLearn(readiness) => {
             let (have, need) = (readiness.have, readiness.need);
-            let sentence = session::nothing_in_words(readiness, why.as_ref());
+            let sentence = session::why_nothing_in_words(thumbprint, readiness)?;
             (
                 json!({ "outcome": "nothing_to_learn", "have": have, "need": need, "reason": sentence }),
                 sentence,

@@ -113,8 +113,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let (adapter, explanation) = match &outcome {
         Outcome::Trial(id, report) | Outcome::Rejected(id, report) => (*id, report.explain()),
         Outcome::NothingToLearn(readiness) => {
-            let why = session::why_nothing(&thumbprint)?;
-            let why = session::nothing_in_words(readiness, why.as_ref());
+            let why = session::why_nothing_in_words(&thumbprint, readiness)?;
             return Err(CliError::Nothing(format!("nothing to learn: {why}")));
         }
         other => {

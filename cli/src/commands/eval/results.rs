@@ -509,14 +509,6 @@ fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
     if fates.is_empty() {
         return None;
     }
-    let learned = judged.iter().flat_map(|user| {
-        let scored = user.scored.iter().filter(|s| s.record.cell.arm == SHUFFLED);
-        scored.filter_map(|scored| scored.record.learned.as_ref())
-    });
-    // Without enough to compare, nothing is turned away.
-    let allowed: Vec<f64> = learned
-        .map(|learned| learned.level.unwrap_or(1.0))
-        .collect();
     let count = |wanted: &dyn Fn(&Shuffle) -> bool| fates.iter().filter(|f| wanted(f)).count();
     let of_trials = |of: &dyn Fn(&Fate) -> f64| {
         let probability = |f: &Shuffle| if f.is_trial { of(&f.fate) } else { 0.0 };
@@ -526,7 +518,7 @@ fn shuffled(judged: &[Judged<'_>]) -> Option<Shuffled> {
         logs: fates.len(),
         trained: count(&|f| f.is_trained),
         trials: count(&|f| f.is_trial),
-        allowed: mean(allowed),
+        allowed: mean(fates.iter().map(|f| f.allowed)),
         promoted: of_trials(&|fate| fate.promoted),
         rolled_back: of_trials(&|fate| fate.rolled_back),
         ungated: ungated(judged),
@@ -545,6 +537,8 @@ fn ungated(judged: &[Judged<'_>]) -> Option<Ungated> {
 /// What became of a log of shuffled thumbs.
 struct Shuffle {
     is_trained: bool,
+    /// How often chance may pass the gate.
+    allowed: f64,
     is_trial: bool,
     win_rate: f64,
     fate: Fate,
@@ -559,7 +553,10 @@ fn fates(judged: &[Judged<'_>], arm: &str) -> Vec<Shuffle> {
             let chances = differences.iter().map(|d| user.person.vote_chances(*d));
             let win = mean(chances.clone().map(|c| c.left));
             let loss = mean(chances.map(|c| c.right));
+            let learned = scored.record.learned.as_ref();
             fates.push(Shuffle {
+                // Without enough to compare, nothing is turned away.
+                allowed: learned.and_then(|learned| learned.level).unwrap_or(1.0),
                 is_trained: scored.record.state != NOTHING,
                 is_trial: is_trial(scored.record),
                 win_rate: mean(scores.wins(&user.base)),

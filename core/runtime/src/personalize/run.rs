@@ -185,7 +185,8 @@ impl Context<'_> {
         }
         let resolved = self.resolve(&material)?;
         let dir = self.begin(&resolved, material.items())?;
-        let evidence = self.evidence(&material, &dir)?;
+        let features = self.features_of_feedback(&material, &dir)?;
+        let evidence = material.evidence(&features);
         if !self.is_telling(evidence)? {
             return Ok(Outcome::NothingToLearn(material.curated.readiness));
         }
@@ -203,7 +204,7 @@ impl Context<'_> {
         beside.extend(replay);
         beside.retain_mut(|example| shorten(example, resolved.plan.max_tokens));
         let references = self.references(&material, &beside, &resolved)?;
-        let lesson = self.lesson(&material, &resolved, &dir)?;
+        let lesson = self.lesson(&material, features, &resolved, &dir)?;
 
         let course = Course {
             material: &material,
@@ -236,7 +237,7 @@ impl Context<'_> {
             this.shifts(&mut trainer, &material, &references)
         })?;
         let adapter = self.record(trainer, &course, &shifts, stopped, &rounds)?;
-        self.judge(adapter, &material, &rankings, lesson, evidence, &dir)
+        self.judge(adapter, &material, &rankings, lesson.head, evidence, &dir)
     }
 
     // ---- before training ----

@@ -10,13 +10,13 @@ use super::super::measure::{self, Bench};
 use super::super::recipe::GuardFile;
 use super::super::{NOTHING_TO_LEARN, Outcome, Phase};
 use super::ranking::{Ranking, fold_results};
-use super::west::Lesson;
 use super::{Context, Material, Step, Stop};
 use crate::engine::{EngineError, LoadedAdapter, ScoreText, With};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
 use crate::facade::{Scorer, answer_all, hash_file, reply_all};
 use crate::gate::{self, AdapterState, AppFile, Event, Evidence, Measurements, Offline};
+use crate::reward::Head;
 use crate::store::{AdapterRow, NewDecision};
 use crate::types::{AdapterId, Message, Sampling};
 
@@ -48,14 +48,14 @@ impl Context<'_> {
         row: AdapterRow,
         material: &Material,
         rankings: &[Ranking],
-        lesson: Lesson,
+        head: Option<Head>,
         evidence: Option<Evidence>,
         dir: &Path,
     ) -> Step<Outcome> {
         let feedback = self.feedback_texts(material);
         let canceller = self.shared.canceller();
         let loaded = Arc::clone(&self.loaded);
-        let head = lesson.head.map(|head| Scorer::Head(Box::new(head)));
+        let head = head.map(|head| Scorer::Head(Box::new(head)));
         let bench = Bench {
             engine: &loaded.engine,
             canceller: &canceller,

@@ -235,4 +235,30 @@ mod tests {
             assert_eq!(of(&replies, &rewards), turned);
         }
     }
+
+    #[test]
+    fn only_what_the_model_ended_is_imitated() {
+        let pair = |finished| LabelledPair {
+            prompt: vec![1],
+            chosen: vec![2, 3],
+            finished,
+            rejected: vec![4],
+            base: [-1.0, -2.0],
+            margin: 1.0,
+        };
+        let weights = PairWeights {
+            nll: 0.7,
+            ..PairWeights::default()
+        };
+        let labelled = Labelled::new(&[pair(true), pair(false)], weights, 100);
+        let found: Vec<_> = labelled
+            .examples
+            .iter()
+            .map(|example| match &example.kind {
+                Kind::Pair { weights, .. } => (weights.pair, weights.nll),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(found, [(weights.pair, 0.7), (weights.pair, 0.0)]);
+    }
 }

@@ -131,6 +131,14 @@ pub fn n_pairs(n_prompts: usize, west: &WestOfN) -> usize {
     (west.keep * n_prompts as f64).ceil() as usize
 }
 
+impl Material {
+    /// Whether the feedback tells replies with these features apart at all; none where that cannot be asked.
+    pub(super) fn evidence(&self, features: &[Vec<f32>]) -> Option<Evidence> {
+        let alike = Alike::new(features);
+        gate::evidence(&self.judged.opinions(), |a, b| alike.of(a, b))
+    }
+}
+
 /// What the person's feedback says of other replies.
 #[derive(Debug)]
 pub struct Lesson {
@@ -142,14 +150,12 @@ pub struct Lesson {
 }
 
 impl Context<'_> {
-    /// Whether the feedback tells replies apart at all; none where that cannot be asked.
-    pub(super) fn evidence(&self, material: &Material, dir: &Path) -> Step<Option<Evidence>> {
-        let alike = Alike::new(&self.features_of_feedback(material, dir)?);
-        let opinions = material.judged.opinions();
-        Ok(gate::evidence(&opinions, |a, b| alike.of(a, b)))
-    }
-
-    fn features_of_feedback(&self, material: &Material, dir: &Path) -> Step<Vec<Vec<f32>>> {
+    /// What a head reads of each reply that was judged.
+    pub(super) fn features_of_feedback(
+        &self,
+        material: &Material,
+        dir: &Path,
+    ) -> Step<Vec<Vec<f32>>> {
         self.kept(dir, "feedback-features.json", |this| {
             this.features(material.judged.texts.clone())
         })
@@ -159,11 +165,11 @@ impl Context<'_> {
     pub(super) fn lesson(
         &self,
         material: &Material,
+        features: Vec<Vec<f32>>,
         resolved: &Resolved,
         dir: &Path,
     ) -> Step<Lesson> {
         let judged = &material.judged;
-        let features = self.features_of_feedback(material, dir)?;
         let everything = || judged.judged.iter().map(|(_, judged)| *judged);
         let trainings = resolved.folds as usize + 1;
         let Some(west) = &resolved.recipe.west_of_n else {
