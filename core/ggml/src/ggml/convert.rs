@@ -81,8 +81,9 @@ pub fn can_dequantize(ty: GgmlType) -> bool {
     ty == GgmlType::F32 || unsafe { (*sys::ggml_get_type_traits(ty as u32)).to_float.is_some() }
 }
 
-/// A block is a scale and a minimum in F16, then sixteen bytes: the low halves are the first sixteen numbers.
-#[inline]
+/// A block is a scale and a minimum in F16, then sixteen bytes: the low halves are the first sixteen numbers. By itself, or the
+/// compiler takes several blocks together, and their bytes one by one.
+#[inline(never)]
 fn dequantize_q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let half = |at: usize| f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
     let (scale, minimum) = (half(0), half(2));

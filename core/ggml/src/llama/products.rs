@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llama_cpp_sys_2 as sys;
 
 use crate::GgmlType;
-use crate::ggml::packed::{PANEL, Packing, decodes_in_registers, multiply, pack_rows};
+use crate::ggml::packed::{PANEL, Packing, is_worth_packing, multiply, pack_rows};
 
 /// Below so many tokens ggml's own products take less time: ours decode the weights first, however few tokens there are.
 pub(super) const WORTH_PACKING: usize = 4;
@@ -80,7 +80,7 @@ unsafe fn is_ours(node: &sys::ggml_tensor, from: usize) -> bool {
     let contiguous = |t: &sys::ggml_tensor| unsafe { sys::ggml_is_contiguous(t) };
     Packing::fastest()
         .zip(GgmlType::try_from(weight.type_).ok())
-        .is_some_and(|(packing, ty)| decodes_in_registers(packing, ty, weight.ne[0] as usize))
+        .is_some_and(|(packing, ty)| is_worth_packing(packing, ty, weight.ne[0] as usize))
         && x.type_ == sys::GGML_TYPE_F32
         && node.type_ == sys::GGML_TYPE_F32
         && x.ne[1] as usize >= from

@@ -5,7 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
-use super::{PANEL, Packing, pair};
+use super::{Kernel, PANEL, Packing, pair, vectors};
 use crate::GgmlType;
 use crate::ggml::convert::dequantize_row;
 use crate::ggml::error::{GgmlError, Result};
@@ -44,6 +44,10 @@ pub fn pack_rows(
     decode(rows, n_in, wide)?;
     let starts = wide.chunks_exact(n_in).map(|row| row.as_ptr().cast());
     if n_in.is_multiple_of(PANEL) && pack_rows_fast(packing, GgmlType::F32, starts, n_in, out) {
+        return Ok(());
+    }
+    if n_in.is_multiple_of(PANEL) && rows.len() == PANEL && packing == Packing::F32 {
+        vectors::pack_rows(wide, n_in, out);
         return Ok(());
     }
     out.fill(0);
@@ -112,8 +116,16 @@ pub fn pack_columns(
     Ok(())
 }
 
+/// Whether products with rows of `n` numbers of this format are faster here than ggml's, which decodes a row for every token.
+pub fn is_worth_packing(packing: Packing, ty: GgmlType, n: usize) -> bool {
+    let in_vectors = packing.kernel() == Kernel::Vectors
+        && matches!(ty, GgmlType::Q4_1 | GgmlType::Q5_1)
+        && n.is_multiple_of(PANEL);
+    in_vectors || decodes_in_registers(packing, ty, n)
+}
+
 /// Whether rows of `n` numbers of this format are decoded in registers here.
-pub fn decodes_in_registers(packing: Packing, ty: GgmlType, n: usize) -> bool {
+fn decodes_in_registers(packing: Packing, ty: GgmlType, n: usize) -> bool {
     use GgmlType::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
     matches!(ty, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0) && n.is_multiple_of(PANEL) && packing.is_avx512()
 }

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::convert::{bf16_to_f32, f32_to_bf16};
 
-pub use blocks::{decodes_in_registers, pack_columns, pack_rows};
+pub use blocks::{is_worth_packing, pack_columns, pack_rows};
 
 /// Outputs of a panel.
 pub const PANEL: usize = 32;
