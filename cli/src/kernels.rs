@@ -18,7 +18,7 @@ use crate::paths;
 pub fn kernels(precision: Precision, n_threads: usize) -> Result<Kernels> {
     match precision {
         Precision::Exact => Ok(Kernels::EXACT),
-        Precision::Fast => fastest(&paths::cache_folder().join("kernels-2.json"), n_threads),
+        Precision::Fast => fastest(&paths::cache_folder().join("kernels-3.json"), n_threads),
     }
 }
 

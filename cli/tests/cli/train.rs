@@ -456,7 +456,7 @@ fn elsewhere(folder: &Folder, model: &Path, data: &Path, out: &Path) -> Command 
 fn remember_exact_formats(folder: &Folder, model: &Path, data: &Path) {
     let mut first = elsewhere(folder, model, data, &folder.path("first.gguf"));
     Run::of(first.args(["--threads", "2", "--max-steps", "1"])).ok();
-    let file = folder.path("cache/kernels-2.json");
+    let file = folder.path("cache/kernels-3.json");
     let mut known: Value = serde_json::from_slice(&bytes(&file)).unwrap();
     for formats in known.as_object_mut().unwrap().values_mut() {
         *formats = serde_json::json!({ "scratch": "bf16", "saved": "f32" });

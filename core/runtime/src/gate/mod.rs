@@ -13,6 +13,7 @@
 //! Owns the limits, the statistics and the texts of the neutral guards. Must not know the engine, SQL, or how a number
 //! was measured; it never sees what a person wrote.
 
+mod cholesky;
 mod eprocess;
 mod evidence;
 mod folds;

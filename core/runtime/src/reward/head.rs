@@ -21,14 +21,17 @@ const MOST_JUDGEMENTS: usize = 2000;
 pub const FOLDS: u32 = 5;
 /// Ridge on the bias: only so that a person who likes everything has a finite one.
 const BIAS_L2: f64 = 1e-3;
+/// What features of length weigh beside all states of a kind: how long a reply is people mind more often than any one of a thousand other
+/// numbers (docs/adr/024).
+const LENGTH_WEIGHT: f64 = 3.0;
 /// A feature that varies less than this is constant.
 const CONSTANT: f64 = 1e-9;
 
 /// How a head is fitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct HeadOptions {
-    /// The ridge, above 0, on weights of features that have mean 0 and, all states of one kind together, or both of length, variance 1;
-    /// none: one of [`L2_GRID`], by cross-validation.
+    /// The ridge, above 0, on weights of features that have mean 0 and, all states of one kind together, variance 1, both of length
+    /// together 9; none: one of [`L2_GRID`], by cross-validation.
     pub l2: Option<f64>,
 }
 
@@ -247,7 +250,8 @@ impl Alike {
     }
 }
 
-/// Features with mean 0, and variance 1 for all of a kind together, so that a ridge means the same for every width.
+/// Features with mean 0, and one variance for all of a kind together, so that a ridge means the same for every width: 1 for states of a
+/// kind, [`LENGTH_WEIGHT`] squared for length.
 struct Standardised {
     mean: Vec<f64>,
     deviation: Vec<f64>,
@@ -280,7 +284,7 @@ impl Standardised {
         deviation.push(of_square.1);
         let of_states = (n_raw.saturating_sub(1) as f64 / 2.0).sqrt().recip();
         let mut scale = vec![of_states; n_raw.saturating_sub(1)];
-        scale.extend([0.5_f64.sqrt(); 2]);
+        scale.extend([LENGTH_WEIGHT * 0.5_f64.sqrt(); 2]);
         for (row, features) in rows.iter_mut().zip(features) {
             *row = standardised(features, &mean, &deviation);
             row.iter_mut()
@@ -467,15 +471,16 @@ mod tests {
             (head.mean[5] - 1.0).abs() < 1e-9,
             "a square of what has variance 1"
         );
-        // Two states of each kind and two features of length: each over the square root of two.
-        for at in [0, 2, 3, 4, 5] {
+        // Two states of each kind and two features of length: each over the square root of two, length times its weight.
+        for (at, weight) in [(0, 1.0), (2, 1.0), (3, 1.0), (4, 9.0), (5, 9.0)] {
             let feature = |i: usize| match at {
                 5 => length(i).powi(2),
                 at => f64::from(replies[i][at]),
             };
             let standardised = |i: usize| (feature(i) - head.mean[at]) / head.deviation[at];
             let data: f64 = (0..12).map(|i| residual(i) * standardised(i)).sum();
-            assert!((data - 0.7 * 2.0 * head.weights[at]).abs() < 1e-7, "{at}");
+            let ridge = 0.7 * 2.0 / weight;
+            assert!((data - ridge * head.weights[at]).abs() < 1e-7, "{at}");
         }
         let of_bias: f64 = (0..12).map(residual).sum();
         assert!((of_bias - BIAS_L2 * head.bias).abs() < 1e-7);

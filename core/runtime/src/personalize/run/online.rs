@@ -350,6 +350,7 @@ fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online
                 rejected: sampled.replies[worst].tokens.clone(),
                 base: [scored[best].base, scored[worst].base],
                 margin,
+                weight: 1.0,
             });
         }
     }
