@@ -350,7 +350,6 @@ fn label(sampled: &[Sampled], scored: &[Vec<Scored>], beta: f64, online: &Online
                 rejected: sampled.replies[worst].tokens.clone(),
                 base: [scored[best].base, scored[worst].base],
                 margin,
-                weight: 1.0,
             });
         }
     }

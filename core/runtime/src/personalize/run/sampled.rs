@@ -55,8 +55,6 @@ pub struct LabelledPair {
     /// Their log-probabilities under the base, nats.
     pub base: [f64; 2],
     pub margin: f64,
-    /// Factor on its loss.
-    pub weight: f64,
 }
 
 /// What a training is given of such pairs, with what the reference says of them.
@@ -78,12 +76,8 @@ impl Labelled {
                         chosen: pair.chosen.clone(),
                         rejected: pair.rejected.clone(),
                         weights: PairWeights {
-                            pair: pair.weight * weights.pair,
                             // Raising the likelihood of a reply without its end teaches not to end.
-                            nll: match pair.finished {
-                                true => pair.weight * weights.nll,
-                                false => 0.0,
-                            },
+                            nll: if pair.finished { weights.nll } else { 0.0 },
                             ..weights
                         },
                     },
@@ -251,7 +245,6 @@ mod tests {
             rejected: vec![4],
             base: [-1.0, -2.0],
             margin: 1.0,
-            weight: 2.0,
         };
         let weights = PairWeights {
             nll: 0.7,
@@ -266,9 +259,6 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(
-            found,
-            [(2.0 * weights.pair, 1.4), (2.0 * weights.pair, 0.0)]
-        );
+        assert_eq!(found, [(weights.pair, 0.7), (weights.pair, 0.0)]);
     }
 }

@@ -68,8 +68,6 @@ struct Place {
     best: usize,
     worst: usize,
     margin: f64,
-    /// The margin over the mean of all: the head is right more often, and by more, where it sees more of a difference (docs/adr/024).
-    weight: f64,
 }
 
 /// What is answered again.
@@ -361,7 +359,6 @@ impl Context<'_> {
                     base((place.prompt, place.worst))?,
                 ],
                 margin: place.margin,
-                weight: place.weight,
             })
         };
         Ok(sets
@@ -382,7 +379,7 @@ fn ordered(west: &WestOfN, head: &Head, answers: &[Answers]) -> Vec<Place> {
     widest(&sampled, &rewards, west)
 }
 
-/// Of each prompt the best reply over the worst one; of these, the share with the largest margins, each with its weight.
+/// Of each prompt the best reply over the worst one; of these, the share with the largest margins.
 fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Place> {
     let mut places: Vec<Place> = (sampled.iter().zip(rewards).enumerate())
         .filter_map(|(prompt, (sampled, rewards))| {
@@ -392,18 +389,12 @@ fn widest(sampled: &[&Sampled], rewards: &[Vec<f64>], west: &WestOfN) -> Vec<Pla
                 best,
                 worst,
                 margin,
-                weight: 1.0,
             })
         })
         .filter(|place| place.margin > 0.0)
         .collect();
     places.sort_by(|a, b| b.margin.total_cmp(&a.margin).then(a.prompt.cmp(&b.prompt)));
     places.truncate(n_pairs(sampled.len(), west));
-    let margins: f64 = places.iter().map(|place| place.margin).sum();
-    let mean = margins / places.len() as f64;
-    for place in &mut places {
-        place.weight = place.margin / mean;
-    }
     places.sort_by_key(|place| place.prompt);
     places
 }
@@ -440,10 +431,9 @@ mod tests {
         let places = widest(&sampled, &rewards, &west);
         let found: Vec<_> = places
             .iter()
-            .map(|place| (place.prompt, place.best, place.worst, place.weight))
+            .map(|place| (place.prompt, place.best, place.worst))
             .collect();
-        // Margins of 3 and 2.
-        assert_eq!(found, [(1, 0, 2, 1.2), (3, 1, 0, 0.8)]);
+        assert_eq!(found, [(1, 0, 2), (3, 1, 0)]);
         let all = widest(&sampled, &rewards, &WestOfN { keep: 1.0, ..west });
         assert_eq!(all.len(), 3, "where nothing differs, nothing is better");
     }
