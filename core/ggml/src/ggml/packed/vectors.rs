@@ -1,4 +1,4 @@
-//! Products of F32 in vectors that become whatever the compiler may use: AVX2 or NEON, with fused multiply-add.
+//! Products of F32, and panels for them, in vectors that become whatever the compiler may use: AVX2 or NEON, with fused multiply-add.
 
 use wide::f32x8;
 
@@ -29,8 +29,8 @@ pub fn pack_rows(rows: &[f32], n_in: usize, out: &mut [u32]) {
             for (half, out) in out.chunks_exact_mut(LANES * PANEL).enumerate() {
                 let column = at * LINE + half * LANES;
                 let block: [f32x8; LANES] = std::array::from_fn(|row| {
-                    let from = rows[row * n_in + column..].first_chunk().copied();
-                    f32x8::from(from.unwrap_or_default())
+                    let from = rows[row * n_in + column..].as_chunks::<LANES>().0;
+                    f32x8::from(from[0])
                 });
                 let words = f32x8::transpose(block);
                 for (word, out) in words.iter().zip(out.chunks_exact_mut(PANEL)) {
