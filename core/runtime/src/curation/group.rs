@@ -122,7 +122,7 @@ impl<'a, 'o> Group<'a, 'o> {
         let (edit, text) = self.latest_edit()?;
         let kind = Kind::Demonstration {
             completion: Completion::of_edit(text),
-            weight: 1.0,
+            weight: self.options.edit_weight,
         };
         let mut examples: Vec<Made<'a>> = vec![(self.example(kind, vec![edit.id]), vec![None])];
         if self.options.edit_pairs {

@@ -5,7 +5,7 @@
 //!
 //! | Events on the replies to one prompt | Example |
 //! |---|---|
-//! | an edit | [`Kind::Demonstration`] of the edited text, weight 1 |
+//! | an edit | [`Kind::Demonstration`] of the edited text, weight [`Options::edit_weight`] |
 //! | a ranking of several replies | [`Kind::Ranking`], weight 1 |
 //! | a pick of one reply over another | [`Kind::Pair`], weight 1, label smoothing 0.1 |
 //! | 👍 on one reply and 👎 on another | [`Kind::Pair`], weight 1, label smoothing 0.1 |
@@ -75,6 +75,8 @@ pub struct Options {
     pub pairs_per_prompt: usize,
     /// Also make a pair (edit over original) beside each demonstration.
     pub edit_pairs: bool,
+    /// Weight of an edit, greater than 0.
+    pub edit_weight: f64,
     /// Similarity, in [0, 1), above which a pair is weighed down.
     pub similar_from: f64,
     /// The factor, at most this, that raises the weights of the rarer kind of unpaired example
@@ -92,6 +94,7 @@ impl Default for Options {
             model: None,
             pairs_per_prompt: 1,
             edit_pairs: false,
+            edit_weight: 1.0,
             similar_from: 0.8,
             max_minority_weight: 4.0,
             need: Tally {

@@ -23,9 +23,26 @@ pub fn strength(scale: f64, kl: f64, target_kl: f64, thumbs: usize) -> f64 {
     (scale.clamp(least, most) * 16.0).round() / 16.0
 }
 
+/// How far a candidate is brought: `target_kl` where nothing was edited, `with_edits` times as far where half of what was said or more are
+/// edits, and in proportion between. Who writes answers anew asks for what the base hardly ever says, and that lies further away.
+pub fn distance(target_kl: f64, with_edits: f64, edits: usize, events: usize) -> f64 {
+    let share = (2.0 * edits as f64 / events.max(1) as f64).min(1.0);
+    target_kl * (1.0 + (with_edits - 1.0) * share)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_edits_is_followed_further() {
+        assert_eq!(distance(0.05, 2.0, 0, 50), 0.05);
+        assert_eq!(distance(0.05, 2.0, 10, 40), 0.05 * 1.5);
+        assert_eq!(distance(0.05, 2.0, 25, 50), 0.1);
+        assert_eq!(distance(0.05, 2.0, 50, 50), 0.1);
+        assert_eq!(distance(0.05, 1.0, 50, 50), 0.05);
+        assert_eq!(distance(0.05, 2.0, 0, 0), 0.05);
+    }
 
     #[test]
     fn a_candidate_that_went_far_is_held_back_and_one_that_did_not_is_helped_on() {

@@ -23,6 +23,9 @@ pub const PAIRS_PER_PROMPT: usize = 4;
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
 pub const ANCHOR_WEIGHT: f64 = 20.0;
 
+/// Weight of an edit. At 1 the many pairs of the base's own replies drown it (docs/adr/025).
+pub const EDIT_WEIGHT: f64 = 8.0;
+
 /// Folds of the held-out ranking.
 pub const FOLDS: u32 = 2;
 /// Comparisons of a held-out ranking that is worth two trainings: chance may pass 94 % of these, and 5 % of a thousand
@@ -44,6 +47,8 @@ pub struct Recipe {
     pub pairs_per_prompt: usize,
     /// Also a pair (edit over original) beside each edit.
     pub edit_pairs: bool,
+    /// Weight of an edit, above 0.
+    pub edit_weight: f64,
     /// Similarity, in [0, 1], above which a pair is weighed down; 1 weighs none down.
     pub similar_from: f64,
     /// Also pairs of the base's own replies, ordered by a reward head that is fitted on the feedback; `null` for none.
@@ -55,6 +60,8 @@ pub struct Recipe {
     /// The distance from the base that every candidate is brought to (ADR 12): KL(base || adapter) on the prompts of the feedback, nats
     /// per token. `None` leaves it where training brought it.
     pub distance: Option<f64>,
+    /// How many times as far a candidate goes where half of what was said or more are edits, at least 1; in proportion where fewer are.
+    pub distance_with_edits: f64,
     /// Folds of the held-out ranking, each of which is one more training; 0 for no such check.
     pub folds: u32,
     /// Held-out comparisons from which on they are trained. Of fewer the ranking could tell little more than that a candidate is the
@@ -77,6 +84,11 @@ pub struct WestOfN {
     pub prompts: usize,
     /// Replies to each, at least 2.
     pub replies: usize,
+    /// Edits that the base is shown before it answers each prompt once more, so that there are replies in the person's own manner; 0, or
+    /// fewer edits than that, for no such replies.
+    pub shown_edits: usize,
+    /// Replies after such edits to each prompt.
+    pub shown_replies: usize,
     /// Tokens of a reply, at most.
     pub max_tokens: u32,
     /// Temperature that they are drawn at, above 0. At 1 a small model's short replies are its strangest ones, too.
@@ -98,6 +110,8 @@ impl Default for WestOfN {
         Self {
             prompts: 160,
             replies: 4,
+            shown_edits: 3,
+            shown_replies: 1,
             max_tokens: 192,
             temperature: 0.7,
             l2: 1.0,
@@ -161,11 +175,13 @@ impl Default for Recipe {
             learn_from: LearnFrom::Everything,
             pairs_per_prompt: PAIRS_PER_PROMPT,
             edit_pairs: false,
+            edit_weight: EDIT_WEIGHT,
             similar_from: curation::Options::default().similar_from,
             west_of_n: Some(WestOfN::default()),
             train: Value::Object(serde_json::Map::new()),
             anchors: true,
             distance: Some(TARGET_KL),
+            distance_with_edits: 2.0,
             folds: FOLDS,
             folds_from: FOLDS_FROM,
             limits: Value::Object(serde_json::Map::new()),
@@ -190,6 +206,9 @@ impl Recipe {
                 "pairs_per_prompt must be at least 1".to_owned(),
             ));
         }
+        if !(self.edit_weight > 0.0 && self.edit_weight.is_finite()) {
+            return Err(Error::Recipe("edit_weight must be over 0".to_owned()));
+        }
         if !(0.0..=1.0).contains(&self.similar_from) {
             return Err(Error::Recipe("similar_from must be in [0, 1]".to_owned()));
         }
@@ -206,6 +225,11 @@ impl Recipe {
             .is_some_and(|kl| !(kl.is_finite() && kl > 0.0))
         {
             return Err(Error::Recipe("distance must be over 0, or null".to_owned()));
+        }
+        if !(self.distance_with_edits >= 1.0 && self.distance_with_edits.is_finite()) {
+            return Err(Error::Recipe(
+                "distance_with_edits must be at least 1".to_owned(),
+            ));
         }
         for (name, file) in [("choices", &self.choices), ("refusals", &self.refusals)] {
             if file
@@ -231,6 +255,7 @@ impl Recipe {
             model: Some(model),
             pairs_per_prompt: self.pairs_per_prompt,
             edit_pairs: self.edit_pairs,
+            edit_weight: self.edit_weight,
             similar_from: self.similar_from,
             ..curation::Options::default()
         }
@@ -402,6 +427,7 @@ mod tests {
                 "there is no setting limits.kl",
             ),
             (json!({"pairs_per_prompt": 0}), "pairs_per_prompt must be"),
+            (json!({"edit_weight": 0.0}), "edit_weight must be over 0"),
             (json!({"similar_from": 2.0}), "similar_from must be"),
             (
                 json!({"west_of_n": {"replies": 1}}),
@@ -413,6 +439,10 @@ mod tests {
             ),
             (json!({"folds": 1}), "folds must be 0, or 2 to 10"),
             (json!({"distance": 0.0}), "distance must be over 0"),
+            (
+                json!({"distance_with_edits": 0.5}),
+                "distance_with_edits must be at least 1",
+            ),
             (
                 json!({"choices": {"path": "q.jsonl", "tolerated": -0.1}}),
                 "choices.tolerated must be",

@@ -8,6 +8,7 @@ mod judging;
 mod online;
 mod ranking;
 mod sampled;
+mod shown;
 mod training;
 mod watch;
 mod west;
@@ -46,7 +47,7 @@ use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, HeadMaterial, Loaded, Thumbprint, hex};
 use crate::gate::{AdapterState, replay};
 use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
-use crate::types::{AdapterId, FeedbackId, LoggedFeedback, RunId};
+use crate::types::{AdapterId, Feedback, FeedbackId, LoggedFeedback, RunId};
 
 /// Tokens of a replayed answer at most.
 const REPLAY_TOKENS: u32 = 128;
@@ -169,6 +170,12 @@ impl Material {
         let of_head = self.judged.items.iter().copied();
         let items: BTreeSet<_> = self.curated.items().into_iter().chain(of_head).collect();
         items.into_iter().collect()
+    }
+
+    /// Replies that the person wrote anew.
+    fn n_edits(&self) -> usize {
+        let is_edit = |event: &&LoggedFeedback| matches!(event.feedback, Feedback::Edit(_));
+        self.log.iter().filter(is_edit).count()
     }
 }
 

@@ -82,6 +82,9 @@ impl Context<'_> {
         if let Some(distance) = self.recipe.distance
             && gate::next_scale(&measured, &limits).is_some()
         {
+            let edits = material.n_edits();
+            let with_edits = self.recipe.distance_with_edits;
+            let distance = gate::distance(distance, with_edits, edits, measured.thumbs);
             for _ in 0..2 {
                 let scale = measured.strength;
                 let adapter = self
