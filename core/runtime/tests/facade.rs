@@ -451,38 +451,6 @@ fn another_recipe_learns_another_adapter_and_the_default_one_the_same_bytes() {
 }
 
 #[test]
-fn the_base_answers_after_edits_where_there_are_as_many_as_are_shown_and_forgets_them() {
-    let edited = |edits: &[usize]| {
-        let folder = Folder::new();
-        let tp = folder.taught();
-        for at in edits {
-            let prompt = [Message::user(format!("Which is number {at}?"))];
-            let edit = Feedback::Edit(format!("- {at}, and no other."));
-            tp.record_external(&prompt, "One of them.", &edit).unwrap();
-        }
-        (folder, tp)
-    };
-    let learned = |(_folder, tp): &(Folder, Thumbprint), shown: usize| {
-        let recipe = json!({
-            "anchors": false, "train": {"max_steps": 2}, "limits": {"chance": 1.0},
-            "west_of_n": {"prompts": 12, "max_tokens": 24, "shown_edits": shown}
-        });
-        let recipe = serde_json::from_value(recipe).unwrap();
-        let job = tp.personalize_with(budget(), recipe).unwrap();
-        bytes(tp, adapter_of(job.wait().unwrap()))
-    };
-    let without = learned(&edited(&[1, 2, 3]), 0);
-    assert_ne!(learned(&edited(&[1, 2, 3]), 3), without);
-    assert_eq!(learned(&edited(&[1, 2, 3]), 4), without);
-
-    let held_four = edited(&[1, 2, 3, 4]);
-    let tp = &held_four.1;
-    let last = tp.store().effective_feedback().unwrap().pop().unwrap().id;
-    tp.forget(Target::Feedback(last)).unwrap();
-    assert_eq!(learned(&held_four, 2), learned(&edited(&[1, 2, 3]), 2));
-}
-
-#[test]
 fn a_time_budget_pauses_and_a_memory_budget_refuses_with_both_numbers() {
     let folder = Folder::new();
     let tp = folder.taught();

@@ -84,11 +84,6 @@ pub struct WestOfN {
     pub prompts: usize,
     /// Replies to each, at least 2.
     pub replies: usize,
-    /// Edits that the base is shown before it answers each prompt once more, so that there are replies in the person's own manner; 0, or
-    /// fewer edits than that, for no such replies.
-    pub shown_edits: usize,
-    /// Replies after such edits to each prompt.
-    pub shown_replies: usize,
     /// Tokens of a reply, at most.
     pub max_tokens: u32,
     /// Temperature that they are drawn at, above 0. At 1 a small model's short replies are its strangest ones, too.
@@ -110,8 +105,6 @@ impl Default for WestOfN {
         Self {
             prompts: 160,
             replies: 4,
-            shown_edits: 3,
-            shown_replies: 1,
             max_tokens: 192,
             temperature: 0.7,
             l2: 1.0,
@@ -388,6 +381,9 @@ mod tests {
     #[test]
     fn a_recipe_replaces_what_it_names_and_nothing_else() {
         assert_eq!(recipe(json!({})), Recipe::default());
+        let weighed = |recipe: Recipe| recipe.curation(String::new()).edit_weight;
+        assert_eq!(weighed(Recipe::default()), EDIT_WEIGHT);
+        assert_eq!(weighed(recipe(json!({"edit_weight": 2.0}))), 2.0);
         let amount = Amount::of(&[]).and(50);
         let chosen = || train_config(amount, Classes::default(), 135_000_000, 7);
         let kept = Recipe::default().trained_with(chosen()).unwrap();

@@ -8,7 +8,6 @@ mod judging;
 mod online;
 mod ranking;
 mod sampled;
-mod shown;
 mod training;
 mod watch;
 mod west;

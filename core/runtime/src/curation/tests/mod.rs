@@ -370,6 +370,12 @@ fn an_edit_speaks_for_its_prompt_and_pairs_beside_it_are_a_choice() {
         ["! short w=1", "short > a long story w=1 e=0.1 nll=false"]
     );
     assert_eq!(with_pairs.items(), [FeedbackId(2)]);
+
+    let heavy = Options {
+        edit_weight: 8.0,
+        ..options()
+    };
+    assert_eq!(summary(&curate(&log, &heavy)), ["! short w=8"]);
 }
 
 #[test]

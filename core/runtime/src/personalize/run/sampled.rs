@@ -13,9 +13,6 @@ use crate::engine::{GenerateOptions, Prompt, Request, With};
 use crate::gate::text::repeats;
 use crate::types::{Message, Sampling};
 
-/// Tokens of a prompt with its reply up to which as many are drawn side by side as pay.
-const USUAL_TOKENS: usize = 256;
-
 /// A prompt with answers to it, in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
@@ -167,15 +164,7 @@ impl Context<'_> {
             .collect();
         let mut replies: Vec<Option<(Vec<i32>, Reply)>> = requests.iter().map(|_| None).collect();
         let engine = &self.loaded.engine;
-        let mut longest = 1;
-        for prompt in samples.prompts {
-            let tokens = engine.chat().prompt_tokens(prompt)?.len();
-            longest = longest.max(tokens + samples.max_tokens as usize);
-        }
-        let side_by_side = engine.info().side_by_side();
-        // Longer ones take as much memory, and so are fewer at a time.
-        let side_by_side = (side_by_side * USUAL_TOKENS / longest).clamp(1, side_by_side);
-        let mut batch = engine.generate_batch(&requests, side_by_side)?;
+        let mut batch = engine.generate_batch(&requests, engine.info().side_by_side())?;
         let mut done = 0;
         while let Some((index, reply)) = batch.next()? {
             self.check()?;

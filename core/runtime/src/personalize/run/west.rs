@@ -1,7 +1,6 @@
 //! Pairs of the base's own replies, ordered by a reward head that is fitted on the feedback: few thumbs say enough to tell good replies
 //! from bad ones, and replies to be told apart can be had for the asking. Best and worst of several is West-of-N (arXiv 2401.12086).
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,6 @@ use super::super::Phase;
 use super::super::examples::questions;
 use super::super::recipe::WestOfN;
 use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompts};
-use super::shown::ShownDraws;
 use super::{Context, Material, Resolved, Step};
 use crate::curation::fold_of;
 use crate::engine::{Canceller, Chat, Embedded, EngineError, Priority, ScoreText, With};
@@ -185,7 +183,7 @@ impl Context<'_> {
             });
         };
         let longest = resolved.plan.max_tokens;
-        let (of_base, answers) = self.answers_again(material, west, longest, dir)?;
+        let answers = self.answers_again(material, west, longest, dir)?;
         // What is usual of a feature is told by all replies, judged or not.
         let of_answers = answers.iter().flat_map(|answers| &answers.features);
         let features: Vec<Vec<f32>> = features.iter().chain(of_answers).cloned().collect();
@@ -199,15 +197,11 @@ impl Context<'_> {
             .chain([everything().collect()])
             .map(|judged: Vec<Judged>| self.head(&judged, &features, west.l2))
             .collect();
-        // What was drawn after edits has seen those of every fold.
         let sets: Vec<Vec<Place>> = heads
             .iter()
-            .enumerate()
-            .map(|(fold, head)| {
-                let is_fold = fold < resolved.folds as usize;
-                let answers = if is_fold { &of_base } else { &answers };
+            .map(|head| {
                 let head = head.as_ref();
-                head.map_or_else(Vec::new, |head| ordered(west, head, answers))
+                head.map_or_else(Vec::new, |head| ordered(west, head, &answers))
             })
             .collect();
         let weights = PairWeights {
@@ -226,25 +220,24 @@ impl Context<'_> {
     }
 
     /// The base's answers to some of the feedback's own prompts and to neutral ones, those that take at most `longest` tokens with their
-    /// prompt: under a tight budget memory was planned for less. Then the same with those after edits beside them.
+    /// prompt: under a tight budget memory was planned for less.
     fn answers_again(
         &self,
         material: &Material,
         west: &WestOfN,
         longest: usize,
         dir: &Path,
-    ) -> Step<(Vec<Answers>, Vec<Answers>)> {
+    ) -> Step<Vec<Answers>> {
         let again = self.again(material, west)?;
         let draws = Draws {
             replies: west.replies,
             max_tokens: again.max_tokens,
             temperature: west.temperature,
         };
-        let needed = &replay::PROMPTS[..again.n_neutral];
-        let prompts = [again.own.clone(), questions(needed)].concat();
         let mut answers: Vec<Answers> = self.kept(dir, "west-replies.json", |this| {
             this.answered(again.own, draws, this.budget.seed)
         })?;
+        let needed = &replay::PROMPTS[..again.n_neutral];
         // Whole blocks are kept, so that runs that need more or fewer share them.
         let blocks = replay::PROMPTS.chunks(BLOCK).zip(needed.chunks(BLOCK));
         for (at, (block, needed)) in blocks.enumerate() {
@@ -253,24 +246,7 @@ impl Context<'_> {
             })?;
             answers.extend(of_block.into_iter().take(needed.len()));
         }
-        let after_edits: Vec<Answers> = self.kept(dir, "west-shown.json", |this| {
-            let sampled = this.after_demonstrations(
-                material,
-                &prompts,
-                ShownDraws {
-                    n_shown: west.shown_edits,
-                    replies: west.shown_replies,
-                    max_tokens: again.max_tokens,
-                    temperature: west.temperature,
-                    seed: this.budget.seed,
-                },
-            )?;
-            this.featured(sampled)
-        })?;
-        let of_base: Vec<Answers> = answers.into_iter().map(|a| a.of_rows(longest)).collect();
-        let after_edits = after_edits.into_iter().map(|a| a.of_rows(longest));
-        let all = beside(of_base.clone(), after_edits);
-        Ok((of_base, all))
+        Ok(answers.into_iter().map(|a| a.of_rows(longest)).collect())
     }
 
     pub(super) fn again(&self, material: &Material, west: &WestOfN) -> Step<Again> {
@@ -292,11 +268,6 @@ impl Context<'_> {
             seed,
             stream: STREAM,
         })?;
-        self.featured(sampled)
-    }
-
-    /// Replies with what a head reads of each.
-    fn featured(&self, sampled: Vec<Sampled>) -> Step<Vec<Answers>> {
         let chat = self.loaded.engine.chat();
         let text = |prompt: &[i32], reply: &Reply| {
             let text = ScoreText {
@@ -397,20 +368,6 @@ impl Context<'_> {
     }
 }
 
-/// More replies to the same prompts, behind those that are there.
-fn beside(mut answers: Vec<Answers>, more: impl Iterator<Item = Answers>) -> Vec<Answers> {
-    let places: HashMap<Vec<i32>, usize> = (answers.iter().enumerate())
-        .map(|(at, answers)| (answers.sampled.prompt.clone(), at))
-        .collect();
-    for Answers { sampled, features } in more {
-        if let Some(at) = places.get(&sampled.prompt) {
-            answers[*at].sampled.replies.extend(sampled.replies);
-            answers[*at].features.extend(features);
-        }
-    }
-    answers
-}
-
 /// The pairs of the largest margins, in the order of their prompts.
 fn ordered(west: &WestOfN, head: &Head, answers: &[Answers]) -> Vec<Place> {
     let reward = |features: &Vec<f32>| head.score(features).unwrap_or_default();
@@ -479,30 +436,6 @@ mod tests {
         assert_eq!(found, [(1, 0, 2), (3, 1, 0)]);
         let all = widest(&sampled, &rewards, &WestOfN { keep: 1.0, ..west });
         assert_eq!(all.len(), 3, "where nothing differs, nothing is better");
-    }
-
-    /// Replies with these features to one prompt.
-    fn answers(prompt: i32, features: &[f32]) -> Answers {
-        let reply = |feature: &f32| Reply {
-            tokens: vec![*feature as i32; 3],
-            finished: true,
-            repeats: false,
-        };
-        Answers {
-            sampled: Sampled {
-                prompt: vec![prompt],
-                replies: features.iter().map(reply).collect(),
-            },
-            features: features.iter().map(|feature| vec![*feature]).collect(),
-        }
-    }
-
-    #[test]
-    fn what_was_drawn_after_edits_stands_behind_what_was_drawn_without_them() {
-        let (first, second) = (answers(1, &[3.0]), answers(2, &[1.0, 2.0]));
-        let shown = [answers(3, &[9.0]), answers(2, &[4.0])];
-        let all = beside(vec![first.clone(), second], shown.into_iter());
-        assert_eq!(all, [first, answers(2, &[1.0, 2.0, 4.0])]);
     }
 
     #[test]
