@@ -41,4 +41,4 @@ pub use offline::{
     FEW_THUMBS, FEW_THUMBS_SCALE, Offline, OfflineReport, ScaleReport, next_scale, offline,
 };
 pub use state::{AdapterState, Event, IllegalTransition};
-pub use strength::{STRENGTHS, TARGET_KL, distance, strength};
+pub use strength::{STRENGTHS, TARGET_KL, WITH_EDITS, distance, strength};

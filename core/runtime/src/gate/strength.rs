@@ -1,12 +1,15 @@
 //! How strongly a candidate is applied before anything else is asked of it.
 //!
 //! The same recipe moves the model three times as far on one log as on another, by chance of what was said. Too short a way leaves the
-//! taste half learned, too long a way loses the subject; so the way is measured, and the candidate brought to the usual one.
+//! taste half learned, too long a way loses the subject; so the way is measured, and the candidate brought to the usual one, or further for
+//! a person who edits.
 
 use super::offline::FEW_THUMBS;
 
 /// KL(base || adapter) on the prompts of the feedback that the product brings a candidate to, nats per token (see docs/adr/012 and 019).
 pub const TARGET_KL: f64 = 0.05;
+/// How many times as far the product goes where half of what was said or more are edits (docs/adr/025).
+pub const WITH_EDITS: f64 = 2.0;
 /// The least and the most that a candidate is scaled by for it.
 pub const STRENGTHS: (f64, f64) = (0.5, 2.0);
 

@@ -13,7 +13,7 @@ use thumbprint_tune::preset::Preset;
 use crate::curation::{self, LearnFrom};
 use crate::error::{Error, Result};
 use crate::evaluate::{choices, refusals};
-use crate::gate::{Limits, TARGET_KL};
+use crate::gate::{Limits, TARGET_KL, WITH_EDITS};
 
 /// Examples of one optimizer step.
 pub const BATCH: usize = 4;
@@ -22,7 +22,6 @@ pub const BATCH: usize = 4;
 pub const PAIRS_PER_PROMPT: usize = 4;
 /// Weight of an anchor's divergence (nats per token) beside the loss of a pair. Measured in docs/adr/010.
 pub const ANCHOR_WEIGHT: f64 = 20.0;
-
 /// Weight of an edit. At 1 the many pairs of the base's own replies drown it (docs/adr/025).
 pub const EDIT_WEIGHT: f64 = 8.0;
 
@@ -57,7 +56,7 @@ pub struct Recipe {
     pub train: Value,
     /// Whether the base's predictions are kept on plain prose (ADR 10).
     pub anchors: bool,
-    /// The distance from the base that every candidate is brought to (ADR 12): KL(base || adapter) on the prompts of the feedback, nats
+    /// The distance from the base that a candidate is brought to where nothing was edited (ADR 12): KL(base || adapter) on the prompts of the feedback, nats
     /// per token. `None` leaves it where training brought it.
     pub distance: Option<f64>,
     /// How many times as far a candidate goes where half of what was said or more are edits, at least 1; in proportion where fewer are.
@@ -174,7 +173,7 @@ impl Default for Recipe {
             train: Value::Object(serde_json::Map::new()),
             anchors: true,
             distance: Some(TARGET_KL),
-            distance_with_edits: 2.0,
+            distance_with_edits: WITH_EDITS,
             folds: FOLDS,
             folds_from: FOLDS_FROM,
             limits: Value::Object(serde_json::Map::new()),
