@@ -248,7 +248,7 @@ impl Thumbprint {
             sha256,
         });
         *slot = Some(Arc::clone(&loaded));
-        drop(slot);
+        // Still under the lock: another `load` must not end this engine before its adapter is in force.
         self.apply_active(&loaded)?;
         Ok(loaded)
     }

@@ -165,6 +165,25 @@ fn the_same_folder_opened_twice_is_one_instance() {
 }
 
 #[test]
+fn loads_at_once_do_not_end_each_other() {
+    let folder = Folder::new();
+    let tp = folder.taught();
+    on_trial(&tp);
+    let model = folder.0.path().join("tiny.gguf");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    tp.load(&model, &mut |_| ControlFlow::Continue(()))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(tp.engine().unwrap().info().architecture, "llama");
+}
+
+#[test]
 fn too_little_feedback_says_how_much_there_is_and_how_much_is_needed() {
     let folder = Folder::new();
     let tp = folder.open();
