@@ -174,8 +174,7 @@ fn loads_at_once_do_not_end_each_other() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..8 {
-                    tp.load(&model, &mut |_| ControlFlow::Continue(()))
-                        .unwrap();
+                    tp.load(&model, &mut |_| ControlFlow::Continue(())).unwrap();
                 }
             });
         }

@@ -4,6 +4,7 @@
 mod cells;
 mod drawn;
 mod folder;
+mod learning;
 mod plan;
 mod plots;
 mod questions;

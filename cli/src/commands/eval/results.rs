@@ -5,7 +5,8 @@ use thumbprint::gate::{Fate, fate};
 use thumbprint_simulated_user::taste::Term;
 use thumbprint_simulated_user::{Choice, SimulatedUser};
 
-use super::cells::{Bench, NOTHING, Phases, Record, Shared};
+use super::cells::{Bench, Record, Shared};
+use super::learning::{NOTHING, Phases};
 use super::plan::{Cell, DEFAULT, SHUFFLED, UNGATED};
 use super::scores::{Answer, LEAST_WORTH, Scores, difference};
 use super::statistics::{Estimate, Table, estimate, estimate_over, mean};

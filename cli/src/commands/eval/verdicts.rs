@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thumbprint::gate::stats::binomial_upper_tail;
 
-use super::cells::NOTHING;
+use super::learning::NOTHING;
 use super::plan::{DEFAULT, SHUFFLED};
 use super::results::{ALL, Average, Results, Row, UserFacts, VOTES};
 
