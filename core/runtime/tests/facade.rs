@@ -380,8 +380,8 @@ fn what_the_base_says_to_neutral_prompts_is_kept_and_a_later_run_learns_the_same
     let first = kept();
     assert_eq!(
         first.len(),
-        3,
-        "answers to learn from, in two blocks, and the gate's: {first:?}"
+        5,
+        "answers to learn from, plain ones and told ones in two blocks each, and the gate's: {first:?}"
     );
     for path in first.keys() {
         let text = std::fs::read_to_string(path).unwrap();

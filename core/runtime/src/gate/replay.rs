@@ -2,6 +2,16 @@
 //! everything else. Written for this library; disjoint from those of the guards ([`super::neutral`]), which would otherwise
 //! measure what was trained.
 
+/// What the base is told of how to answer, to see more of what it can do. Nobody's taste: what answers to one question differ in.
+pub const MANNERS: &[&str] = &[
+    "Answer briefly, in a few plain sentences.",
+    "Answer with a short list of the main points.",
+    "Answer in a warm and friendly way, as if to a friend.",
+    "Answer formally, in well-formed paragraphs.",
+    "Answer in detail, with examples and numbers.",
+    "Give the most important point first, then explain it step by step.",
+];
+
 /// Neutral instructions. The base's answers to them are what pairs are made of beside those to the person's own prompts, and what is
 /// replayed where nothing was ever liked. No held-out question of the benchmark's is among them, nor anything close to one.
 pub const PROMPTS: &[&str] = &[

@@ -6,12 +6,36 @@ use thumbprint_tune::objective::{PairWeights, RankingWeights};
 use super::recipe::Classes;
 use crate::curation;
 use crate::engine::{Chat, EngineError};
-use crate::types::Message;
+use crate::types::{Message, Role};
 
 /// Conversations of a question each.
 pub fn questions(prompts: &[&str]) -> Vec<Vec<Message>> {
     let prompts = prompts.iter();
     prompts.map(|prompt| vec![Message::user(*prompt)]).collect()
+}
+
+/// A conversation in which the model is told how to answer: in the system message, or, where the template takes none (`is_taken` tells), before
+/// the last words.
+pub fn told(
+    prompt: &[Message],
+    manner: &str,
+    is_taken: impl Fn(&[Message]) -> bool,
+) -> Vec<Message> {
+    let mut told = prompt.to_vec();
+    match told.first_mut() {
+        Some(first) if first.role == Role::System => {
+            first.content = format!("{} {manner}", first.content);
+        }
+        _ => told.insert(0, Message::system(manner)),
+    }
+    if is_taken(&told) {
+        return told;
+    }
+    let mut told = prompt.to_vec();
+    if let Some(last) = told.last_mut() {
+        last.content = format!("{manner}\n\n{}", last.content);
+    }
+    told
 }
 
 /// Curated examples in tokens, side by side with where they came from.
@@ -181,7 +205,32 @@ pub fn classes(examples: &[Example]) -> Classes {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
+
+    #[test]
+    fn how_to_answer_is_told_in_the_system_message_or_where_there_can_be_none_before_the_last_words()
+     {
+        let (asked, manner) = (Message::user("Why?"), "Answer briefly.");
+        let said = |prompt: &[Message], has_system| {
+            let is_taken = |messages: &[Message]| has_system || messages[0].role != Role::System;
+            let told = told(prompt, manner, is_taken);
+            let contents = told.iter().map(|message| message.content.clone());
+            contents.collect::<Vec<_>>()
+        };
+        assert_eq!(said(from_ref(&asked), true), ["Answer briefly.", "Why?"]);
+        let of_app = [Message::system("You are a cat."), asked.clone()];
+        assert_eq!(
+            said(&of_app, true),
+            ["You are a cat. Answer briefly.", "Why?"]
+        );
+        let turns = [asked.clone(), Message::assistant("So."), asked];
+        assert_eq!(
+            said(&turns, false),
+            ["Why?", "So.", "Answer briefly.\n\nWhy?"]
+        );
+    }
 
     #[test]
     fn a_ranking_that_is_too_long_loses_answers_from_its_middle() {

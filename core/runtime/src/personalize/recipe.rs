@@ -83,6 +83,9 @@ pub struct WestOfN {
     pub prompts: usize,
     /// Replies to each, at least 2.
     pub replies: usize,
+    /// As many more that the base gives when it is told how to answer, each time in another general way; they are compared, and learned from,
+    /// as if it had not been told. 0 for none.
+    pub told: usize,
     /// Tokens of a reply, at most.
     pub max_tokens: u32,
     /// Temperature that they are drawn at, above 0. At 1 a small model's short replies are its strangest ones, too.
@@ -104,6 +107,7 @@ impl Default for WestOfN {
         Self {
             prompts: 160,
             replies: 4,
+            told: 4,
             max_tokens: 192,
             temperature: 0.7,
             l2: 1.0,

@@ -143,6 +143,13 @@ impl Sampled {
 impl Context<'_> {
     /// Draws from the model's own distribution at some temperature, nothing cut off. Prompts without a reply that says anything are left out.
     pub(super) fn sample(&self, samples: &Samples<'_>) -> Step<Vec<Sampled>> {
+        let mut sampled = self.sample_each(samples)?;
+        sampled.retain(|sampled| !sampled.replies.is_empty());
+        Ok(sampled)
+    }
+
+    /// The same for every prompt, those that got no reply that says anything among them.
+    pub(super) fn sample_each(&self, samples: &Samples<'_>) -> Step<Vec<Sampled>> {
         let n = samples.prompts.len() * samples.n;
         let requests: Vec<_> = (0..n)
             .map(|i| Request {
@@ -185,9 +192,7 @@ impl Context<'_> {
                 replies: replies.filter(|reply| !reply.tokens.is_empty()).collect(),
             }
         });
-        Ok(of_prompt
-            .filter(|sampled| !sampled.replies.is_empty())
-            .collect())
+        Ok(of_prompt.collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pairs of the base's own replies, ordered by a reward head that is fitted on the feedback: few thumbs say enough to tell good replies
 //! from bad ones, and replies to be told apart can be had for the asking. Best and worst of several is West-of-N (arXiv 2401.12086).
 
+use std::iter::repeat_n;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use thumbprint_tune::objective::PairWeights;
 use thumbprint_tune::trainer::Trainer;
 
 use super::super::Phase;
-use super::super::examples::questions;
+use super::super::examples::{questions, told};
 use super::super::recipe::WestOfN;
 use super::sampled::{Labelled, LabelledPair, Reply, Sampled, Samples, own_prompts};
 use super::{Context, Material, Resolved, Step};
@@ -24,6 +25,8 @@ use crate::types::Message;
 const CHUNK: usize = 8;
 /// Tells these samples from a run's others.
 const STREAM: u64 = 1 << 20;
+/// The same for what is drawn when the base is told how to answer.
+const TOLD_STREAM: u64 = STREAM + 1;
 
 /// Neutral prompts that are answered and kept together. All runs share them, and each asks for as many as it lacks.
 const BLOCK: usize = 32;
@@ -235,15 +238,29 @@ impl Context<'_> {
             temperature: west.temperature,
         };
         let mut answers: Vec<Answers> = self.kept(dir, "west-replies.json", |this| {
-            this.answered(again.own, draws, this.budget.seed)
+            this.answered(&again.own, draws, this.budget.seed)
         })?;
+        if west.told > 0 {
+            let told: Vec<Answers> = self.kept(dir, "west-told.json", |this| {
+                this.told(&again.own, west.told, draws, this.budget.seed)
+            })?;
+            join(&mut answers, told);
+        }
         let needed = &replay::PROMPTS[..again.n_neutral];
         // Whole blocks are kept, so that runs that need more or fewer share them.
         let blocks = replay::PROMPTS.chunks(BLOCK).zip(needed.chunks(BLOCK));
         for (at, (block, needed)) in blocks.enumerate() {
-            let of_block: Vec<Answers> = self.of_base("replies", &(draws, block), |this| {
-                this.answered(questions(block), draws, NEUTRAL_SEED + at as u64)
+            let seed = NEUTRAL_SEED + at as u64;
+            let mut of_block: Vec<Answers> = self.of_base("replies", &(draws, block), |this| {
+                this.answered(&questions(block), draws, seed)
             })?;
+            if west.told > 0 {
+                let key = &(draws, west.told, replay::MANNERS, block);
+                let told: Vec<Answers> = self.of_base("replies", key, |this| {
+                    this.told(&questions(block), west.told, draws, seed)
+                })?;
+                join(&mut of_block, told);
+            }
             answers.extend(of_block.into_iter().take(needed.len()));
         }
         Ok(answers.into_iter().map(|a| a.of_rows(longest)).collect())
@@ -251,23 +268,73 @@ impl Context<'_> {
 
     pub(super) fn again(&self, material: &Material, west: &WestOfN) -> Step<Again> {
         let engine = &self.loaded.engine;
-        let info = engine.info();
-        let n_ctx = info.n_ctx.min(info.n_ctx_train) as usize;
-        Ok(again(material, west, engine.chat(), n_ctx)?)
+        Ok(again(material, west, engine.chat(), self.n_ctx())?)
+    }
+
+    fn n_ctx(&self) -> usize {
+        let info = self.loaded.engine.info();
+        info.n_ctx.min(info.n_ctx_train) as usize
     }
 
     /// The base's replies to each prompt.
-    fn answered(&self, prompts: Vec<Vec<Message>>, draws: Draws, seed: u64) -> Step<Vec<Answers>> {
-        let sampled = self.sample(&Samples {
+    fn answered(&self, prompts: &[Vec<Message>], draws: Draws, seed: u64) -> Step<Vec<Answers>> {
+        self.with_features(self.sample(&Samples {
             phase: Phase::Replay,
-            prompts: &prompts,
+            prompts,
             n: draws.replies,
             max_tokens: draws.max_tokens,
             temperature: draws.temperature,
             with: With::Base,
             seed,
             stream: STREAM,
+        })?)
+    }
+
+    /// `n` replies of the base to each prompt when it is told how to answer, as replies to the prompt alone. What leaves no room for a reply
+    /// then is not asked.
+    fn told(
+        &self,
+        prompts: &[Vec<Message>],
+        n: usize,
+        draws: Draws,
+        seed: u64,
+    ) -> Step<Vec<Answers>> {
+        let chat = self.loaded.engine.chat();
+        let room = self.n_ctx().saturating_sub(draws.max_tokens as usize);
+        let wanted = (0..prompts.len()).flat_map(|at| repeat_n(at, n));
+        let (mut asked, mut of) = (Vec::new(), Vec::new());
+        for (at, manner) in wanted.zip(replay::MANNERS.iter().cycle()) {
+            let is_taken = |messages: &[Message]| chat.prompt_tokens(messages).is_ok();
+            let told = told(&prompts[at], manner, is_taken);
+            if chat.prompt_tokens(&told)?.len() < room {
+                asked.push(told);
+                of.push(at);
+            }
+        }
+        let sampled = self.sample_each(&Samples {
+            phase: Phase::Replay,
+            prompts: &asked,
+            n: 1,
+            max_tokens: draws.max_tokens,
+            temperature: draws.temperature,
+            with: With::Base,
+            seed,
+            stream: TOLD_STREAM,
         })?;
+        let mut as_untold = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            as_untold.push(Sampled {
+                prompt: chat.prompt_tokens(prompt)?,
+                replies: Vec::new(),
+            });
+        }
+        for (at, sampled) in of.into_iter().zip(sampled) {
+            as_untold[at].replies.extend(sampled.replies);
+        }
+        self.with_features(as_untold)
+    }
+
+    fn with_features(&self, sampled: Vec<Sampled>) -> Step<Vec<Answers>> {
         let chat = self.loaded.engine.chat();
         let text = |prompt: &[i32], reply: &Reply| {
             let text = ScoreText {
@@ -368,6 +435,17 @@ impl Context<'_> {
     }
 }
 
+/// Adds replies to those that the same prompt has. A prompt that nothing was said to stays out.
+fn join(answers: &mut [Answers], others: Vec<Answers>) {
+    for other in others {
+        let same = |answers: &&mut Answers| answers.sampled.prompt == other.sampled.prompt;
+        if let Some(answers) = answers.iter_mut().find(same) {
+            answers.sampled.replies.extend(other.sampled.replies);
+            answers.features.extend(other.features);
+        }
+    }
+}
+
 /// The pairs of the largest margins, in the order of their prompts.
 fn ordered(west: &WestOfN, head: &Head, answers: &[Answers]) -> Vec<Place> {
     let reward = |features: &Vec<f32>| head.score(features).unwrap_or_default();
@@ -436,6 +514,27 @@ mod tests {
         assert_eq!(found, [(1, 0, 2), (3, 1, 0)]);
         let all = widest(&sampled, &rewards, &WestOfN { keep: 1.0, ..west });
         assert_eq!(all.len(), 3, "where nothing differs, nothing is better");
+    }
+
+    #[test]
+    fn told_replies_join_those_of_the_same_prompt_each_with_its_features() {
+        let of = |prompt: i32, replies: &[i32]| {
+            let made = replies.iter().map(|reply| Reply {
+                tokens: vec![*reply],
+                finished: true,
+                repeats: false,
+            });
+            Answers {
+                sampled: Sampled {
+                    prompt: vec![prompt],
+                    replies: made.collect(),
+                },
+                features: replies.iter().map(|reply| vec![*reply as f32]).collect(),
+            }
+        };
+        let mut answers = vec![of(1, &[10, 11]), of(3, &[30])];
+        join(&mut answers, vec![of(1, &[12]), of(2, &[20]), of(3, &[])]);
+        assert_eq!(answers, [of(1, &[10, 11, 12]), of(3, &[30])]);
     }
 
     #[test]
