@@ -41,6 +41,22 @@ struct Draws {
     temperature: f32,
 }
 
+impl Draws {
+    /// `n` replies of the base to each prompt, drawn like this.
+    fn samples(self, prompts: &[Vec<Message>], n: usize, seed: u64, stream: u64) -> Samples<'_> {
+        Samples {
+            phase: Phase::Replay,
+            prompts,
+            n,
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            with: With::Base,
+            seed,
+            stream,
+        }
+    }
+}
+
 /// The base's answers to a prompt, each with its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Answers {
@@ -278,16 +294,7 @@ impl Context<'_> {
 
     /// The base's replies to each prompt.
     fn answered(&self, prompts: &[Vec<Message>], draws: Draws, seed: u64) -> Step<Vec<Answers>> {
-        self.with_features(self.sample(&Samples {
-            phase: Phase::Replay,
-            prompts,
-            n: draws.replies,
-            max_tokens: draws.max_tokens,
-            temperature: draws.temperature,
-            with: With::Base,
-            seed,
-            stream: STREAM,
-        })?)
+        self.with_features(self.sample(&draws.samples(prompts, draws.replies, seed, STREAM))?)
     }
 
     /// `n` replies of the base to each prompt when it is told how to answer, as replies to the prompt alone. What leaves no room for a reply
@@ -311,16 +318,7 @@ impl Context<'_> {
                 of.push(at);
             }
         }
-        let sampled = self.sample_each(&Samples {
-            phase: Phase::Replay,
-            prompts: &asked,
-            n: 1,
-            max_tokens: draws.max_tokens,
-            temperature: draws.temperature,
-            with: With::Base,
-            seed,
-            stream: TOLD_STREAM,
-        })?;
+        let sampled = self.sample_each(&draws.samples(&asked, 1, seed, TOLD_STREAM))?;
         let mut as_untold = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             as_untold.push(Sampled {
