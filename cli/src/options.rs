@@ -66,6 +66,11 @@ impl ThreadsOption {
         let all = || std::thread::available_parallelism().ok();
         self.threads.or_else(all).map_or(1, NonZeroUsize::get)
     }
+
+    /// Those of an engine, which otherwise has a number of its own.
+    pub fn of_engine(&self) -> Option<u32> {
+        self.threads.map(|threads| threads.get() as u32)
+    }
 }
 
 /// Where training computes.

@@ -26,6 +26,14 @@ use crate::output::Output;
 pub fn open(data_dir: &DataDirOption, model: Option<PathBuf>, out: &Output) -> Result<Thumbprint> {
     let mut options = Options::new(data_dir.path());
     options.model = model;
+    open_with(options, out)
+}
+
+/// The same with settings of the engine.
+///
+/// # Errors
+/// As above.
+pub fn open_with(options: Options, out: &Output) -> Result<Thumbprint> {
     let thumbprint = Thumbprint::open(options)?;
     if let Some(aside) = &thumbprint.open_report().moved_aside {
         out.note(&format!(

@@ -1,6 +1,7 @@
 //! `personalize`: learns from the log, with a bar.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use thumbprint::{Budget, GuardFile, Online, Outcome, Phase, Progress, Recipe, Thumbprint};
+use thumbprint::{
+    Budget, GuardFile, Online, Options as Setup, Outcome, Phase, Progress, Recipe, Thumbprint,
+};
 
 use crate::error::{CliError, Result};
 use crate::interrupt::Interrupt;
@@ -69,6 +72,9 @@ pub struct Options {
     /// Rounds, 3 at most, in which the new adapter answers the prompts again, labels its answers by its own reward, and trains on [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=3))]
     online_rounds: u32,
+    /// Learn in another way than the product's: a JSON file of the settings that differ, such as {"west_of_n": {"prompts": 80}}
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
 }
 
 /// Runs until the end, a pause or Ctrl-C.
@@ -78,17 +84,21 @@ pub struct Options {
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let model = options.model.path()?;
-    let thumbprint = session::open(&options.data_dir, Some(model), out)?;
+    let mut setup = Setup::new(options.data_dir.path()).model(model);
+    setup.engine.n_threads = options.threads.of_engine();
+    let thumbprint = session::open_with(setup, out)?;
     let guard = |path: &Option<PathBuf>, points: f64| {
         path.clone().map(|path| GuardFile {
             path,
             tolerated: points / 100.0,
         })
     };
+    let recipe = options.recipe.as_deref().map(read_recipe).transpose()?;
+    let recipe = recipe.unwrap_or_default();
     let recipe = Recipe {
-        choices: guard(&options.choices, options.choices_loss),
-        refusals: guard(&options.refusals, options.refusals_rise),
-        ..Recipe::default()
+        choices: guard(&options.choices, options.choices_loss).or(recipe.choices),
+        refusals: guard(&options.refusals, options.refusals_rise).or(recipe.refusals),
+        ..recipe
     };
     let budget = Budget {
         memory_mib: options.memory_mib,
@@ -126,6 +136,16 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
     let View { error, .. } = view;
     error.map_or(Ok(()), Err)?;
     report(&outcome?, &thumbprint, &interrupt, out)
+}
+
+fn read_recipe(path: &Path) -> Result<Recipe> {
+    let text = fs::read(path).map_err(|source| CliError::File {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&text)
+        .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
 }
 
 fn report(

@@ -132,6 +132,7 @@ fn a_log_is_learned_from_with_progress_and_the_adapter_is_exported_and_scores() 
         }
     }
     let mut learn = command(&folder, &["personalize", "--json", "--threads", "1"]);
+    learn.arg("--recipe").arg(folder.small_recipe());
     let learned = Run::of(learn.arg("--model").arg(&model));
     let objects = learned.objects();
     for phase in ["reference", "train", "gate"] {

@@ -30,7 +30,11 @@ fn users(folder: &Folder) -> PathBuf {
 
 /// Every kind of arm once, with trainings of two steps.
 fn plan(folder: &Folder) -> PathBuf {
-    let few = json!({"folds": 0, "train": {"max_steps": 2}});
+    let few = json!({
+        "folds": 0,
+        "train": {"max_steps": 2},
+        "west_of_n": {"prompts": 8, "max_tokens": 16},
+    });
     // What a model of random weights reads of replies tells little.
     let mut whatever_it_tells = few.clone();
     whatever_it_tells["limits"] = json!({"chance": 1.0});
@@ -43,11 +47,21 @@ fn plan(folder: &Folder) -> PathBuf {
         arm("default", json!({"trained": {"recipe": whatever_it_tells}})),
         arm("no_gate", json!({"full_scale": {"of": "default"}})),
         arm(
+            "none_of_it",
+            json!({"scaled": {"of": "default", "by": 0.0}})
+        ),
+        arm(
             "shuffled",
             json!({"trained": {"recipe": few, "shuffled": true}})
         ),
     ]);
-    let all = ["stop_early", "default", "best_of_2", "no_gate"];
+    let all = [
+        "stop_early",
+        "default",
+        "best_of_2",
+        "no_gate",
+        "none_of_it",
+    ];
     let tiny = json!({
         "about": "For a test.", "users": "development", "flips": 0.1,
         "training": 12, "rounds": 4, "headroom": 2, "held_out": 4,
@@ -138,7 +152,13 @@ fn every_kind_of_arm_is_run_and_a_killed_benchmark_goes_on_where_it_was() {
         row("short", "system_prompt", 0, 0),
     ];
     for seed in [1, 2] {
-        for arm in ["best_of_2", "default", "no_gate", "stop_early"] {
+        for arm in [
+            "best_of_2",
+            "default",
+            "no_gate",
+            "none_of_it",
+            "stop_early",
+        ] {
             expected.push(row("short", arm, 16, seed));
         }
     }
@@ -158,6 +178,9 @@ fn every_kind_of_arm_is_run_and_a_killed_benchmark_goes_on_where_it_was() {
             "peak_rss_mib",
         ] {
             assert!(row.get(key).is_some(), "{key} is missing: {row}");
+        }
+        if row["arm"] == "none_of_it" {
+            assert_eq!((&row["win_rate"], &row["gain"]), (&json!(0.5), &json!(0.0)));
         }
         if row["arm"] == "default" {
             assert!(
@@ -180,7 +203,7 @@ fn every_kind_of_arm_is_run_and_a_killed_benchmark_goes_on_where_it_was() {
     assert_eq!(shuffled["allowed"], 0.05);
     assert_eq!(results_of_whole["users"][0]["headroom_prompts"], 2);
     let report = std::fs::read_to_string(whole.join("report.md")).unwrap();
-    assert!(report.contains("14 of 14 cells are done") && report.contains("![Win rate"));
+    assert!(report.contains("16 of 16 cells are done") && report.contains("![Win rate"));
     for chart in ["win_rate.svg", "length.svg", "kl.svg", "cost.svg"] {
         assert!(whole.join(chart).is_file(), "{chart}");
     }

@@ -50,6 +50,12 @@ impl Folder {
         self.file("pairs.jsonl", (0..8).map(row).collect::<String>())
     }
 
+    /// A recipe that has the base say little again: what takes longest on so small a model, `recipe.json`.
+    pub fn small_recipe(&self) -> PathBuf {
+        let recipe = r#"{"west_of_n": {"prompts": 8, "max_tokens": 16}}"#;
+        self.file("recipe.json", recipe)
+    }
+
     /// Names of all files in it.
     pub fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).unwrap();

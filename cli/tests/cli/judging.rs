@@ -134,6 +134,7 @@ fn a_side_by_side_is_shown_voted_on_and_added_up() {
     let model = folder.tiny();
     teach(&folder);
     let mut learn = command(&folder, &["personalize", "--threads", "1", "--json"]);
+    learn.arg("--recipe").arg(folder.small_recipe());
     let learned = Run::of(learn.arg("--model").arg(&model));
     let adapter = learned.objects().last().unwrap()["adapter"].to_string();
 
@@ -350,4 +351,21 @@ fn personalizing_takes_files_as_guards() {
         &["personalize", "--choices", broken, "--choices-loss", "300"],
     )
     .failed(1, &["choices.tolerated"]);
+}
+
+#[test]
+fn personalizing_takes_a_recipe_and_says_what_is_wrong_with_it() {
+    let folder = Folder::new();
+    let model = folder.tiny();
+    teach(&folder);
+    let refused = |text: &str, code, says: &[&str]| {
+        let file = folder.file("wrong.json", text);
+        let args = ["personalize", "--recipe", file.to_str().unwrap()];
+        run(&folder, &model, &args).failed(code, says);
+    };
+    refused("{\n\"wst\": 1}", 1, &["wrong.json", "wst", "line 2"]);
+    refused("{\"edit_weight\": 0}", 1, &["edit_weight"]);
+    refused("{\"train\": {\"betta\": 1}}", 1, &["betta"]);
+    let args = ["personalize", "--recipe", "nowhere.json"];
+    run(&folder, &model, &args).failed(1, &["nowhere.json"]);
 }

@@ -57,8 +57,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
         }
     };
     let mut settings = Folder::new(folder).model(options.model.path()?);
-    let n_threads = options.threads.count();
-    settings.engine.n_threads = Some(n_threads as u32);
+    settings.engine.n_threads = options.threads.of_engine();
     settings.engine.n_ctx = Some(1024);
     let thumbprint = Thumbprint::open(settings)?;
     let description = thumbprint.engine()?.info().description.clone();
@@ -97,7 +96,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
 
     let training = Instant::now();
     let budget = Budget {
-        n_threads: Some(n_threads),
+        n_threads: Some(options.threads.count()),
         seed,
         ..Budget::default()
     };

@@ -214,7 +214,8 @@ impl<'a> Bench<'a> {
             }
             How::StopEarly => self.stop_early(cell, shared)?,
             How::Trained(training) => self.trained(cell, training, shared)?,
-            How::FullScale { of } => self.full_scale(cell, of, shared)?,
+            How::FullScale { of } => self.rescaled(cell, of, None, shared)?,
+            How::Scaled { of, by } => self.rescaled(cell, of, Some(*by), shared)?,
             How::BestOf { n, of } => self.best_of(cell, *n, of, shared)?,
         };
         self.folder.write(&record_file(cell), &record)?;

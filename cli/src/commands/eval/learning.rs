@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thumbprint::engine::{AdapterSource, Canceller, ScoreText, With};
 use thumbprint::gate::AdapterState;
 use thumbprint::{
-    AdapterDetails, AdapterFormat, Budget, By, Feedback, Outcome, Phase, Recipe, ReplyId,
+    AdapterDetails, AdapterFormat, Budget, By, Feedback, Outcome, Part, Phase, Recipe, ReplyId,
     Thumbprint,
 };
 use thumbprint_simulated_user::{Act, Course, Event, lesson};
@@ -216,8 +216,7 @@ impl Bench<'_> {
     ) -> Result<(Option<AdapterDetails>, Phases)> {
         let file = format!("{}/phases.json", work_folder(cell));
         let mut clock = Clock::new(self.folder.read(&file).unwrap_or_default());
-        let judged = |details: &AdapterDetails| details.row.state != AdapterState::Candidate;
-        if let Some(done) = thumbprint.adapters()?.into_iter().find(judged) {
+        if let Some(done) = judged(thumbprint)? {
             return Ok((Some(done), clock.phases));
         }
         let budget = Budget {
@@ -271,19 +270,31 @@ impl Bench<'_> {
             self.trained(parent, training, shared)?;
         }
         let thumbprint = self.open(&data)?;
-        let adapter = thumbprint.adapters()?.pop();
+        let adapter = judged(&thumbprint)?;
         Ok((thumbprint, adapter))
     }
 
-    pub(super) fn full_scale(&self, cell: &Cell, of: &str, shared: &Shared) -> Result<Record> {
+    /// Answers with the adapter that another cell learned, at a share of the scale that it is served at or, without one, at full scale.
+    pub(super) fn rescaled(
+        &self,
+        cell: &Cell,
+        of: &str,
+        share: Option<f32>,
+        shared: &Shared,
+    ) -> Result<Record> {
         let (thumbprint, adapter) = self.learned_by(&cell.of(of), shared)?;
-        let answers = match adapter {
-            None => shared.base.clone(),
-            Some(details) => {
-                let by = By::Adapter(details.row.id);
-                self.answer(&thumbprint, by, self.population.max_tokens)?
-            }
+        let Some(details) = adapter else {
+            return self.untaught(cell, shared.base.clone());
         };
+        let mut adapter = details.row.id;
+        if let Some(weight) = share {
+            adapter = thumbprint.combine(&[Part { adapter, weight }], None)?;
+        }
+        let answers = self.answer(
+            &thumbprint,
+            By::Adapter(adapter),
+            self.population.max_tokens,
+        )?;
         self.untaught(cell, answers)
     }
 
@@ -353,4 +364,10 @@ impl Bench<'_> {
             })
             .collect()
     }
+}
+
+/// The adapter that was learned, once the gate has decided about it.
+fn judged(thumbprint: &Thumbprint) -> Result<Option<AdapterDetails>> {
+    let judged = |details: &AdapterDetails| details.row.state != AdapterState::Candidate;
+    Ok(thumbprint.adapters()?.into_iter().find(judged))
 }

@@ -51,6 +51,8 @@ pub enum How {
     Trained(Box<Training>),
     /// Answers with another arm's adapter at full scale, whatever the gate said.
     FullScale { of: String },
+    /// Answers with another arm's adapter at this share of the scale that it is served at.
+    Scaled { of: String, by: f32 },
 }
 
 /// How an arm learns.
@@ -168,7 +170,8 @@ impl Plans {
             }
             match &arm.how {
                 How::BestOf { n: 0, .. } => return wrong("the best of none is nothing"),
-                How::BestOf { of, .. } | How::FullScale { of } => {
+                How::Scaled { by, .. } if !by.is_finite() => return wrong("`by` must be a number"),
+                How::BestOf { of, .. } | How::FullScale { of } | How::Scaled { of, .. } => {
                     let trained = |arm: &Arm| matches!(arm.how, How::Trained(_));
                     if !self.arm(of).is_some_and(trained) {
                         return wrong(&format!("`{of}` is no arm that learns"));
@@ -324,7 +327,7 @@ impl How {
     /// The arm whose adapter is used.
     pub fn uses(&self) -> Option<&str> {
         match self {
-            Self::BestOf { of, .. } | Self::FullScale { of } => Some(of),
+            Self::BestOf { of, .. } | Self::FullScale { of } | Self::Scaled { of, .. } => Some(of),
             _ => None,
         }
     }
