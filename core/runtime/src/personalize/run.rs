@@ -5,6 +5,7 @@
 
 mod cache_keys;
 mod judging;
+mod keeping;
 mod online;
 mod ranking;
 mod sampled;
@@ -14,24 +15,23 @@ mod west;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use thumbprint_ggml::llama::gpu_devices;
 use thumbprint_tune::adapter::AdapterFile;
 use thumbprint_tune::config::TrainConfig;
-use thumbprint_tune::durable;
 use thumbprint_tune::example::{Example, Kind};
 use thumbprint_tune::graph::{DeviceOptions, Kernels};
 use thumbprint_tune::model::Model;
 use thumbprint_tune::plan::{self, Plan};
 use thumbprint_tune::trainer::{TrainError, Trainer, lora_shapes};
 
+pub use keeping::give_up_all;
 use online::Round;
 use ranking::comparisons;
 use sampled::{Sampled, Samples};
@@ -40,12 +40,12 @@ use training::{Course, Shifts, Training, fallbacks};
 use super::examples::{Tokenized, classes, questions, shorten, tokenize};
 use super::recipe::{ANCHOR_WEIGHT, Amount, Recipe, replay_examples, train_config};
 use super::{Budget, Online, Outcome, Phase, Shared, Wish};
-use crate::curation::{Curated, curate};
+use crate::curation::{Curated, Reason, curate};
 use crate::engine::{EngineError, With};
 use crate::error::{Error, Result};
 use crate::facade::{ADAPTERS, HeadMaterial, Loaded, Thumbprint, hex};
 use crate::gate::{AdapterState, replay};
-use crate::store::{AdapterRow, NewAdapter, NewRun, Run, RunProgress, RunState, Store};
+use crate::store::{AdapterRow, NewAdapter, RunState};
 use crate::types::{AdapterId, Feedback, FeedbackId, LoggedFeedback, RunId};
 
 /// Tokens of a replayed answer at most.
@@ -108,25 +108,6 @@ pub fn run(
     Ok(outcome)
 }
 
-/// Cleans up after runs that nobody works on.
-pub fn give_up_all(thumbprint: &Thumbprint) -> Result<()> {
-    let store = thumbprint.store();
-    store
-        .unfinished_runs()?
-        .iter()
-        .try_for_each(|run| give_up(store, run))
-}
-
-fn give_up(store: &Store, run: &Run) -> Result<()> {
-    remove_folder(&store.dir().join(run_folder(run.id)))?;
-    let progress = RunProgress {
-        state: RunState::Cancelled,
-        checkpoint: None,
-        ..run.progress.clone()
-    };
-    Ok(store.update_run(run.id, &progress)?)
-}
-
 struct Context<'a> {
     thumbprint: &'a Thumbprint,
     shared: &'a Shared,
@@ -171,9 +152,16 @@ impl Material {
         items.into_iter().collect()
     }
 
-    /// Replies that the person wrote anew.
+    /// Replies that the person wrote anew. What was left as it was, or empty, says nothing of where to go.
     fn n_edits(&self) -> usize {
-        let is_edit = |event: &&LoggedFeedback| matches!(event.feedback, Feedback::Edit(_));
+        let skipped = self.curated.skipped.iter();
+        let void: BTreeSet<_> = skipped
+            .filter(|skipped| skipped.reason != Reason::LeftOver)
+            .map(|skipped| skipped.item)
+            .collect();
+        let is_edit = |event: &&LoggedFeedback| {
+            matches!(event.feedback, Feedback::Edit(_)) && !void.contains(&event.id)
+        };
         self.log.iter().filter(is_edit).count()
     }
 }
@@ -247,27 +235,6 @@ impl Context<'_> {
     }
 
     // ---- before training ----
-
-    /// Cleans up after runs that were killed between their verdict and their end.
-    fn finish_judged_runs(&self) -> Step<()> {
-        let store = self.thumbprint.store();
-        let adapters = store.adapters()?;
-        for run in store.unfinished_runs()? {
-            if adapters
-                .iter()
-                .any(|row| row.run == Some(run.id) && row.state != AdapterState::Candidate)
-            {
-                remove_folder(&store.dir().join(run_folder(run.id)))?;
-                let progress = RunProgress {
-                    state: RunState::Finished,
-                    checkpoint: None,
-                    ..run.progress
-                };
-                store.update_run(run.id, &progress)?;
-            }
-        }
-        Ok(())
-    }
 
     /// The active adapter, if its trial must not be disturbed.
     fn undecided_trial(&self) -> Step<Option<AdapterId>> {
@@ -400,42 +367,6 @@ impl Context<'_> {
         Ok(measured)
     }
 
-    /// Takes up an unfinished run of the same making, or begins one; gives up all others.
-    fn begin(&mut self, resolved: &Resolved, items: Vec<FeedbackId>) -> Step<PathBuf> {
-        let store = self.thumbprint.store();
-        let config = serde_json::to_value(resolved).map_err(|e| Error::Job(e.to_string()))?;
-        let mut taken = None;
-        for run in store.unfinished_runs()? {
-            let same = (&run.base_hash, &run.config, run.seed)
-                == (&self.loaded.sha256, &config, self.budget.seed)
-                && store.run_items(run.id)? == items;
-            if same && taken.is_none() {
-                taken = Some(run.id);
-            } else {
-                give_up(store, &run)?;
-            }
-        }
-        let total_steps = resolved.train.max_steps as u32 * resolved.folds.max(1);
-        let id = match taken {
-            Some(id) => id,
-            None => store.begin_run(&NewRun {
-                base_hash: self.loaded.sha256.clone(),
-                config,
-                seed: self.budget.seed,
-                items,
-                total_steps,
-            })?,
-        };
-        let dir = store.dir().join(run_folder(id));
-        fs::create_dir_all(&dir).map_err(|source| Error::File {
-            path: dir.clone(),
-            source,
-        })?;
-        self.run = Some((id, dir.clone()));
-        self.note(RunState::Running, Phase::Curate, 0, total_steps)?;
-        Ok(dir)
-    }
-
     /// Plain prose on which the base's predictions are kept.
     fn anchors(&self, n: usize) -> Step<Vec<Example>> {
         let model = self.loaded.engine.chat().model();
@@ -540,49 +471,7 @@ impl Context<'_> {
         Ok(store.adapter(id)?)
     }
 
-    // ---- keeping the run ----
-
-    /// What a phase made, from the run's folder, or made now and put there.
-    fn kept<T: Serialize + DeserializeOwned>(
-        &self,
-        dir: &Path,
-        name: &str,
-        make: impl FnOnce(&Self) -> Step<T>,
-    ) -> Step<T> {
-        self.kept_at(dir.join(name), make)
-    }
-
-    /// What the base gives whatever was said to it, made by the first run that needs it. `of` is all that it depends on besides the
-    /// engine.
-    fn of_base<T: Serialize + DeserializeOwned>(
-        &self,
-        what: &str,
-        of: &impl Serialize,
-        make: impl FnOnce(&Self) -> Step<T>,
-    ) -> Step<T> {
-        let info = self.loaded.engine.info();
-        let on = (&self.loaded.sha256, &info.template_hash, info.n_gpu_layers);
-        let key = serde_json::to_vec(&(on, of)).map_err(|e| Error::Job(e.to_string()))?;
-        let key = hex(Sha256::digest(&key));
-        let name = format!("base-{what}-{}.json", &key[..16]);
-        self.kept_at(self.thumbprint.store().dir().join(name), make)
-    }
-
-    fn kept_at<T: Serialize + DeserializeOwned>(
-        &self,
-        path: PathBuf,
-        make: impl FnOnce(&Self) -> Step<T>,
-    ) -> Step<T> {
-        if let Ok(bytes) = fs::read(&path)
-            && let Ok(kept) = serde_json::from_slice(&bytes)
-        {
-            return Ok(kept);
-        }
-        let made = make(self)?;
-        let bytes = serde_json::to_vec(&made).map_err(|e| Error::Job(e.to_string()))?;
-        durable::replace(&path, |file| file.write_all(&bytes))?;
-        Ok(made)
-    }
+    // ---- what others ask for ----
 
     /// Whether to go on: wishes of the caller, and the time budget.
     fn check(&self) -> Step<()> {
@@ -605,47 +494,6 @@ impl Context<'_> {
             progress.step = step;
             progress.total = total;
         });
-    }
-
-    fn note(&self, state: RunState, phase: Phase, step: u32, total_steps: u32) -> Step<()> {
-        let Some((id, _)) = &self.run else {
-            return Ok(());
-        };
-        let phase = serde_json::to_value(phase)
-            .ok()
-            .and_then(|v| v.as_str().map(str::to_owned));
-        let progress = RunProgress {
-            state,
-            phase: phase.unwrap_or_default(),
-            step,
-            total_steps,
-            checkpoint: Some(run_folder(*id)),
-            outcome: None,
-        };
-        Ok(self.thumbprint.store().update_run(*id, &progress)?)
-    }
-
-    /// Records how the run ended; unless it is to go on, its folder goes.
-    fn end(&self, state: RunState) -> Result<()> {
-        let Some((id, dir)) = &self.run else {
-            return Ok(());
-        };
-        let rests = state == RunState::Paused;
-        if !rests {
-            remove_folder(dir)?;
-        }
-        let store = self.thumbprint.store();
-        let before = store.run(*id)?.progress;
-        let checkpoint = before.checkpoint.clone().filter(|_| rests);
-        store.update_run(
-            *id,
-            &RunProgress {
-                state,
-                checkpoint,
-                ..before
-            },
-        )?;
-        Ok(())
     }
 }
 
@@ -676,19 +524,4 @@ fn first_gpu(strict: bool) -> Result<DeviceOptions> {
         name: found.name,
         strict,
     })
-}
-
-/// The folder of a run, relative to the data folder.
-fn run_folder(id: RunId) -> PathBuf {
-    PathBuf::from("runs").join(id.to_string())
-}
-
-fn remove_folder(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File {
-            path: dir.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
 }
