@@ -1,6 +1,8 @@
 //! What is decided about adapters, and that every decision is kept with its numbers and a sentence; on tiny models.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -13,6 +15,8 @@ use thumbprint::{
 };
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::graph::Kernels;
+
+use common::few_replies;
 
 struct Folder(TempDir);
 
@@ -67,6 +71,7 @@ fn lenient() -> Recipe {
             "perplexity_ratio": 1e9, "kl_neutral": 1e9, "kl_feedback": 1e9, "kl_own_samples": 1e9,
             "own_nats_ratio": 1e9, "rate_slack": 1.0, "length_ratio": [0.0, 1e9]
         }),
+        west_of_n: Some(few_replies()),
         ..Recipe::default()
     }
 }

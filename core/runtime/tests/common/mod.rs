@@ -12,14 +12,20 @@ use thumbprint::types::{Message, Sampling};
 use thumbprint::{Recipe, WestOfN};
 use thumbprint_ggml::gguf::GgufWriter;
 
+/// Fewer and shorter replies of the base. A model of random weights seldom ends one, so that they would take most of a test's time.
+pub fn few_replies() -> WestOfN {
+    WestOfN {
+        prompts: 48,
+        max_tokens: 32,
+        ..WestOfN::default()
+    }
+}
+
 /// The product's way, but for folds where there is little feedback, too, and fewer of the base's own replies.
 pub fn with_folds() -> Recipe {
     Recipe {
         folds_from: 0,
-        west_of_n: Some(WestOfN {
-            prompts: 48,
-            ..WestOfN::default()
-        }),
+        west_of_n: Some(few_replies()),
         ..Recipe::default()
     }
 }
