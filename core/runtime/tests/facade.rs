@@ -19,7 +19,7 @@ use thumbprint::{
 use thumbprint_fixtures::TinyModel;
 use thumbprint_tune::graph::Kernels;
 
-use common::with_folds;
+use common::{few_replies, with_folds};
 
 /// A data folder with a tiny model beside it.
 struct Folder(TempDir);
@@ -447,13 +447,14 @@ fn another_recipe_learns_another_adapter_and_the_default_one_the_same_bytes() {
     };
     assert_eq!(with(json!({})).0, whole);
     let (liked, config) = with(json!({
-        "learn_from": "liked", "anchors": false, "train": {"max_steps": 4}
+        "learn_from": "liked", "anchors": false, "train": {"max_steps": 4}, "west_of_n": few_replies()
     }));
     assert_ne!(liked, whole);
     assert_eq!(config["anchors"], 0);
     assert_eq!(config["train"]["max_steps"], 4);
     let (kto, config) = with(json!({
-        "learn_from": "thumbs", "folds": 0, "train": {"unpaired": {"loss_type": "kto"}, "max_steps": 4}
+        "learn_from": "thumbs", "folds": 0, "train": {"unpaired": {"loss_type": "kto"}, "max_steps": 4},
+        "west_of_n": few_replies()
     }));
     assert_ne!(kto, whole);
     assert_eq!(config["train"]["unpaired"]["loss_type"], "kto");

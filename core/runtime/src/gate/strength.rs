@@ -6,10 +6,10 @@
 
 use super::offline::FEW_THUMBS;
 
-/// KL(base || adapter) on the prompts of the feedback that the product brings a candidate to, nats per token (see docs/adr/012 and 019).
-pub const TARGET_KL: f64 = 0.05;
-/// How many times as far the product goes where half of what was said or more are edits (docs/adr/025).
-pub const WITH_EDITS: f64 = 2.0;
+/// KL(base || adapter) on the prompts of the feedback that the product brings a candidate to, nats per token (see docs/adr/012, 019 and 027).
+pub const TARGET_KL: f64 = 0.04;
+/// How many times as far the product goes where half of what was said or more are edits (docs/adr/025, 027).
+pub const WITH_EDITS: f64 = 2.5;
 /// The least and the most that a candidate is scaled by for it.
 pub const STRENGTHS: (f64, f64) = (0.5, 2.0);
 
