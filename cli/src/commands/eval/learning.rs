@@ -24,6 +24,9 @@ use crate::simulation::{Measured, gate_numbers, learn, measured};
 /// How often the time that a cell took is noted.
 const TICK: Duration = Duration::from_secs(5);
 
+/// Replies that are scored between two looks at Ctrl-C.
+const SCORED_AT_ONCE: usize = 32;
+
 /// State of a cell in which nothing was trained.
 pub const NOTHING: &str = "nothing_to_learn";
 
@@ -323,10 +326,14 @@ impl Bench<'_> {
                 let source = AdapterSource::File(file.clone());
                 let adapter = With::Adapter(engine.load_adapter(source, "reward", 1.0)?);
                 let canceller = Canceller::default();
-                let sums = |with| -> Result<Vec<f64>> {
-                    self.interrupt.check()?;
-                    let logps = engine.score(texts.clone(), with, &canceller)?;
-                    Ok(logps.iter().map(|logps| logps.iter().sum()).collect())
+                let sums = |with: With| -> Result<Vec<f64>> {
+                    let mut sums = Vec::with_capacity(texts.len());
+                    for texts in texts.chunks(SCORED_AT_ONCE) {
+                        self.interrupt.check()?;
+                        let logps = engine.score(texts.to_vec(), with.clone(), &canceller)?;
+                        sums.extend(logps.iter().map(|logps| logps.iter().sum::<f64>()));
+                    }
+                    Ok(sums)
                 };
                 let (under_adapter, under_base) = (sums(adapter)?, sums(With::Base)?);
                 // It is in the way of nothing if it stays.
