@@ -41,8 +41,15 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Mat<'_>, b: Mat<'_>, c: &mut [f32],
     }
 }
 
-/// Rows that one micro-kernel keeps in registers.
+/// Rows, and vectors of each, whose sums one micro-kernel keeps in registers, beside a row of `b` and an element of `a`. AVX-512 has 32
+/// registers of a whole vector each; elsewhere a vector takes two of AVX2's 16, or four of NEON's 32, and sums that do not fit go through
+/// memory at every step.
 const MR: usize = 6;
+const NR: usize = if cfg!(target_feature = "avx512f") {
+    4
+} else {
+    1
+};
 
 #[inline(always)]
 fn row_block<const M: usize>(
@@ -54,9 +61,9 @@ fn row_block<const M: usize>(
     c_stride: usize,
 ) {
     let mut column = 0;
-    while column + 4 * LANES <= n {
-        micro::<M, 4>(k, a, b, column, c, c_stride);
-        column += 4 * LANES;
+    while column + NR * LANES <= n {
+        micro::<M, NR>(k, a, b, column, c, c_stride);
+        column += NR * LANES;
     }
     while column < n {
         micro::<M, 1>(k, a, b, column, c, c_stride);
