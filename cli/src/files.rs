@@ -8,6 +8,18 @@ use thumbprint_tune::durable;
 
 use crate::error::{CliError, Result};
 
+/// A file's bytes.
+///
+/// # Errors
+/// The system refuses, with the path.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| CliError::File {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Checks before hours of work that a file can be written at the end of them, and removes what a killed run left beside it.
 ///
 /// # Errors

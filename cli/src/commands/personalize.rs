@@ -1,6 +1,5 @@
 //! `personalize`: learns from the log, with a bar.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -10,10 +9,11 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 use thumbprint::{
-    Budget, GuardFile, Online, Options as Setup, Outcome, Phase, Progress, Recipe, Thumbprint,
+    Budget, GuardFile, Online, Options as Folder, Outcome, Phase, Progress, Recipe, Thumbprint,
 };
 
 use crate::error::{CliError, Result};
+use crate::files;
 use crate::interrupt::Interrupt;
 use crate::options::{DataDirOption, ModelOption, SeedOption, ThreadsOption};
 use crate::output::Output;
@@ -84,9 +84,9 @@ pub struct Options {
 pub fn run(options: &Options, out: &Output) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let model = options.model.path()?;
-    let mut setup = Setup::new(options.data_dir.path()).model(model);
-    setup.engine.n_threads = options.threads.of_engine();
-    let thumbprint = session::open_with(setup, out)?;
+    let mut folder = Folder::new(options.data_dir.path()).model(model);
+    folder.engine.n_threads = options.threads.of_engine();
+    let thumbprint = session::open_with(folder, out)?;
     let guard = |path: &Option<PathBuf>, points: f64| {
         path.clone().map(|path| GuardFile {
             path,
@@ -139,12 +139,7 @@ pub fn run(options: &Options, out: &Output) -> Result<()> {
 }
 
 fn read_recipe(path: &Path) -> Result<Recipe> {
-    let text = fs::read(path).map_err(|source| CliError::File {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    serde_json::from_slice(&text)
+    serde_json::from_slice(&files::read(path)?)
         .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
 }
 

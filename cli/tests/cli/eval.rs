@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Folder, Run, thumbprint};
+use crate::harness::{Folder, Run, few_replies, thumbprint};
 
 /// People who like anything short, and one who rewrites.
 fn users(folder: &Folder) -> PathBuf {
@@ -33,7 +33,7 @@ fn plan(folder: &Folder) -> PathBuf {
     let few = json!({
         "folds": 0,
         "train": {"max_steps": 2},
-        "west_of_n": {"prompts": 8, "max_tokens": 16},
+        "west_of_n": few_replies(),
     });
     // What a model of random weights reads of replies tells little.
     let mut whatever_it_tells = few.clone();

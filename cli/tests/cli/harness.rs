@@ -52,8 +52,8 @@ impl Folder {
 
     /// A recipe that has the base say little again: what takes longest on so small a model, `recipe.json`.
     pub fn small_recipe(&self) -> PathBuf {
-        let recipe = r#"{"west_of_n": {"prompts": 8, "max_tokens": 16}}"#;
-        self.file("recipe.json", recipe)
+        let recipe = serde_json::json!({ "west_of_n": few_replies() });
+        self.file("recipe.json", recipe.to_string())
     }
 
     /// Names of all files in it.
@@ -65,6 +65,11 @@ impl Folder {
         names.sort();
         names
     }
+}
+
+/// Settings under which the base says little again.
+pub fn few_replies() -> Value {
+    serde_json::json!({ "prompts": 8, "max_tokens": 16 })
 }
 
 /// A conversational row.

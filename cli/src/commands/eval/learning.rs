@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use thumbprint::engine::{AdapterSource, Canceller, ScoreText, With};
+use thumbprint::engine::{AdapterSource, ScoreText, With};
 use thumbprint::gate::AdapterState;
 use thumbprint::{
     AdapterDetails, AdapterFormat, Budget, By, Feedback, Outcome, Part, Phase, Recipe, ReplyId,
@@ -23,9 +23,6 @@ use crate::simulation::{Measured, gate_numbers, learn, measured};
 
 /// How often the time that a cell took is noted.
 const TICK: Duration = Duration::from_secs(5);
-
-/// Replies that are scored between two looks at Ctrl-C.
-const SCORED_AT_ONCE: usize = 32;
 
 /// State of a cell in which nothing was trained.
 pub const NOTHING: &str = "nothing_to_learn";
@@ -325,15 +322,12 @@ impl Bench<'_> {
                 let engine = thumbprint.engine()?;
                 let source = AdapterSource::File(file.clone());
                 let adapter = With::Adapter(engine.load_adapter(source, "reward", 1.0)?);
-                let canceller = Canceller::default();
-                let sums = |with: With| -> Result<Vec<f64>> {
-                    let mut sums = Vec::with_capacity(texts.len());
-                    for texts in texts.chunks(SCORED_AT_ONCE) {
-                        self.interrupt.check()?;
-                        let logps = engine.score(texts.to_vec(), with.clone(), &canceller)?;
-                        sums.extend(logps.iter().map(|logps| logps.iter().sum::<f64>()));
-                    }
-                    Ok(sums)
+                let sums = |with| -> Result<Vec<f64>> {
+                    let logps = session::cancellable(self.interrupt, |canceller| {
+                        engine.score(texts.clone(), with, canceller)
+                    });
+                    self.interrupt.check()?;
+                    Ok(logps?.iter().map(|logps| logps.iter().sum()).collect())
                 };
                 let (under_adapter, under_base) = (sums(adapter)?, sums(With::Base)?);
                 // It is in the way of nothing if it stays.
@@ -375,6 +369,6 @@ impl Bench<'_> {
 
 /// The adapter that was learned, once the gate has decided about it.
 fn judged(thumbprint: &Thumbprint) -> Result<Option<AdapterDetails>> {
-    let judged = |details: &AdapterDetails| details.row.state != AdapterState::Candidate;
-    Ok(thumbprint.adapters()?.into_iter().find(judged))
+    let mut adapters = thumbprint.adapters()?.into_iter();
+    Ok(adapters.find(|details| details.row.state != AdapterState::Candidate))
 }

@@ -11,6 +11,7 @@ use thumbprint_tune::plan::Plan;
 
 use super::options::{Objective, Options, Truncation};
 use crate::error::{CliError, Result};
+use crate::files;
 
 /// Everything that decides an adapter, and what it came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,11 +99,7 @@ impl Manifest {
     /// # Errors
     /// It cannot be read, is none, or has settings that no run has.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| CliError::File {
-            doing: "read",
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = files::read(path)?;
         let not_one = |reason: String| {
             CliError::Failed(format!("{}: not a manifest: {reason}", path.display()))
         };

@@ -80,7 +80,7 @@ impl Context<'_> {
         self.kept_at(self.thumbprint.store().dir().join(name), make)
     }
 
-    pub(super) fn kept_at<T: Serialize + DeserializeOwned>(
+    fn kept_at<T: Serialize + DeserializeOwned>(
         &self,
         path: PathBuf,
         make: impl FnOnce(&Self) -> Step<T>,
